@@ -1,0 +1,191 @@
+"""Every seam of the harness on one page: start reading here.
+
+    Backend.prepare(...) -> Arm          once a run and runtime: disks, trees, checks; not timed
+    Arm.launch(trial_id)  -> Instance    the timed path: from `requested` to the agent's marks
+    Probe.watch(instance, emit)          around the time in which the instance is ready
+    Workload.compile(options, image)     what to run and when it is ready: the same for every backend
+    Renderer.render(report)              a finished analysis as text
+
+A probe sees an Instance, never a backend, so that N backends and M probes stay N + M pieces of code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from harness.model.metrics import Absent, Measurement, Metric
+from harness.model.milestones import Mark
+from harness.model.records import Attestation
+from harness.model.report import Report
+from harness.model.spec import ImageConfig, Limits, RootTree, WorkloadSpec
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Emit = Callable[[Measurement | Absent], None]
+Boundary = Literal["process", "container", "vm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Whether something that a backend needs is there. `reason` says why not (or what was found), `hint` what helps."""
+
+    name: str
+    available: bool
+    reason: str = ""
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupMemory:
+    """Memory charged to an instance's cgroup, in bytes; None where this cgroup version does not tell."""
+
+    anon_bytes: int | None
+    file_bytes: int | None
+    kernel_bytes: int | None
+    current_bytes: int | None
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """A command run inside an instance; `returncode` is 128 + n after signal n."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Where one run may put things: everything it creates carries `token` (8 hex digits of the run id).
+
+    `scratch` is a short path on the host for sockets and per-trial files, `cache` survives runs.
+    """
+
+    run_id: str
+    token: str
+    scratch: Path
+    cache: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSpec:
+    """Everything a backend must know to prepare one runtime of a scenario."""
+
+    runtime: str
+    tree: RootTree
+    workload: WorkloadSpec
+    limits: Limits
+
+
+class Instance(Protocol):
+    """One started system under test, seen from the host. Every call may raise TrialError."""
+
+    @property
+    def boundary(self) -> Boundary: ...
+    @property
+    def marks(self) -> Sequence[Mark]: ...
+    def pids(self) -> tuple[int, ...]:
+        """Return the host pids of the instance: its processes, or the VMM with its helpers."""
+        ...
+
+    def cgroup_memory(self) -> CgroupMemory | None: ...
+    def wait(self, milestone: str, deadline_ns: int) -> Mark:
+        """Return the milestone's mark, or raise TrialError at `deadline_ns` (monotonic) or when it cannot come."""
+        ...
+
+    def inside(self) -> Mapping[str, Json]:
+        """Return what the agent sees from inside: kernel, namespaces, capabilities, devices, memory (read now)."""
+        ...
+
+    def attest(self, deadline_ns: int) -> Attestation: ...
+    def calibrate(self, count: int) -> Sequence[Mark]:
+        """Return `count` marks sent only to measure the marker channel; they are not part of `marks`."""
+        ...
+
+    def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult: ...
+    def output(self) -> tuple[bytes, bytes]:
+        """Return the workload's stdout and stderr so far (bounded; complete after `stop`)."""
+        ...
+
+    def stop(self, deadline_ns: int) -> None:
+        """End everything and remove it; afterwards `marks` holds `deleted`. Calling it again does nothing."""
+        ...
+
+
+class Arm(Protocol):
+    """One runtime of one run, prepared. `facts` go into run.json (versions, machine type, accelerator, command)."""
+
+    @property
+    def facts(self) -> Mapping[str, Json]: ...
+    @property
+    def accelerator(self) -> str | None: ...
+    def launch(self, trial_id: str) -> Instance: ...
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """A system under test: one file in `harness.backends` that exports PLUGIN."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def doc(self) -> str: ...
+    @property
+    def options(self) -> type[BaseModel]: ...
+    def needs(self, options: BaseModel) -> Sequence[Capability]:
+        """Return what it needs here and whether it is there; cheap, starts nothing."""
+        ...
+
+    def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm: ...
+    def reap(self, token: str | None, context_cache: Path, *, dry_run: bool) -> Sequence[str]:
+        """Remove what runs with `token` (None: any dead run) left behind; return one line for each thing."""
+        ...
+
+
+class Probe(Protocol):
+    """One family of metrics: one file in `harness.probes` that exports PLUGIN."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def doc(self) -> str: ...
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
+    def watch(self, instance: Instance, emit: Emit) -> AbstractContextManager[None]:
+        """Entered when the instance is ready, left before it is stopped."""
+        ...
+
+    def conclude(self, instance: Instance, emit: Emit) -> None:
+        """Called after `stop`, when all marks are in."""
+        ...
+
+
+class Workload(Protocol):
+    """One kind of workload: one file in `harness.workloads` that exports PLUGIN."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def doc(self) -> str: ...
+    @property
+    def options(self) -> type[BaseModel]: ...
+    def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec: ...
+
+
+class Renderer(Protocol):
+    """One report format: one file in `harness.report` that exports PLUGIN."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def suffix(self) -> str: ...
+    @property
+    def doc(self) -> str: ...
+    def render(self, report: Report) -> str: ...

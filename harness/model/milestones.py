@@ -1,0 +1,49 @@
+"""The ladder of a start, in the order in which the milestones can happen; all stamped by one host clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REQUESTED = "requested"
+RUNTIME_EXEC = "runtime.exec"
+VMM_EXEC = "vmm.exec"
+FIRMWARE = "firmware"
+KERNEL = "kernel"
+INIT = "init"
+EXEC = "exec"
+READY = "ready"
+ANSWER = "answer"
+EXITED = "exited"
+DELETED = "deleted"
+
+LADDER = (
+    REQUESTED, RUNTIME_EXEC, VMM_EXEC, FIRMWARE, KERNEL, INIT, EXEC, READY, ANSWER, EXITED, DELETED,
+)  # fmt: skip
+
+DOCS = {
+    REQUESTED: "the harness asks for the instance; every other milestone counts from here",
+    RUNTIME_EXEC: "the runtime's launcher runs its first instruction",
+    VMM_EXEC: "the VMM's main() has opened its marker channel",
+    FIRMWARE: "the firmware writes its first byte",
+    KERNEL: "the guest kernel writes its first message",
+    INIT: "the agent is pid 1 (in a process: has started)",
+    EXEC: "the agent is about to execve the workload",
+    READY: "the workload's readiness condition holds",
+    ANSWER: "the workload gave its first useful response",
+    EXITED: "the workload has ended",
+    DELETED: "every process, mount, cgroup and file of the instance is gone",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A milestone reached the host at `at_ns` (CLOCK_MONOTONIC, ns).
+
+    `inside_ns` is the sender's own clock at that moment (the host's CLOCK_MONOTONIC in a container, the guest's in
+    a VM; never subtracted from a host time in a VM), None where the sender has none. `detail` is the mark's argument.
+    """
+
+    milestone: str
+    at_ns: int
+    detail: str = ""
+    inside_ns: int | None = None

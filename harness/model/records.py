@@ -1,0 +1,97 @@
+"""What a run leaves behind: the trial record (one line of trials.jsonl) and the run record (run.json)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TRIAL_SCHEMA = "harness.trial/1"
+RUN_SCHEMA = "harness.run/1"
+
+Status = Literal["ok", "failed", "timeout"]
+RunStatus = Literal["running", "complete", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSpec:
+    """One start to be made: `block` counts from 0 (warm-up blocks first), `order` is the place inside the block."""
+
+    trial_id: str
+    block: int
+    order: int
+    runtime: str
+    backend: str
+    warmup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MetricValue:
+    """A stored measurement: like `Measurement`, with the metric by its unit alone, so that old runs stay readable."""
+
+    value: int | float
+    unit: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """What the agent says that it really ran on. `root_digest` covers the read-only root tree."""
+
+    root_digest: str
+    exe_sha256: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    uid: int
+    gid: int
+    cwd: str
+    cpus: int
+    memory_bytes: int
+    kernel: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How disturbed the host was during a trial; ratios are of the trial's wall time. None: this host does not tell."""
+
+    steal_ratio: float | None = None
+    psi_cpu_some_ratio: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial, whether it worked or not. `marks` in ns since `requested`; `metrics` only what was measured."""
+
+    spec: TrialSpec
+    status: Status
+    started: str
+    error: str | None = None
+    accelerator: str | None = None
+    marks: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, MetricValue] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    attestation: Attestation | None = None
+    noise: Noise = Noise()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """run.json: how the run was planned and on what it ran. `metrics` maps a name to its definition as stored."""
+
+    run_id: str
+    scenario: str
+    scenario_hash: str
+    status: RunStatus
+    started: str
+    seed: int
+    control: str
+    runtimes: tuple[str, ...]
+    image: Mapping[str, Any]
+    host: Mapping[str, Any]
+    arms: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[str, str]]
+    tools: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    stop_reason: str = ""
