@@ -1,0 +1,105 @@
+"""The one door to subprocesses: argv lists, no shell, every command logged, every failure one clear line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import CapabilityError, CommandError
+from harness.model.units import format_ns
+
+log = logging.getLogger(__name__)
+
+# Debian's package of a program, where the two names differ or the program is often missing.
+PACKAGES = {
+    "apt-get": "apt",
+    "busybox": "busybox-static",
+    "crun": "crun",
+    "debugfs": "e2fsprogs",
+    "docker": "docker.io",
+    "dpkg-deb": "dpkg",
+    "gcc": "gcc",
+    "ip": "iproute2",
+    "mke2fs": "e2fsprogs",
+    "mkfs.erofs": "erofs-utils",
+    "mksquashfs": "squashfs-tools",
+    "podman": "podman",
+    "qemu-img": "qemu-utils",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "runc": "runc",
+}
+
+_STDERR_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a command that ended with 0 wrote."""
+
+    stdout: bytes
+    stderr: bytes
+
+
+def find_program(name: str) -> Path:
+    """Return the path of a program; also looks where a user's PATH often does not: /usr/sbin and /sbin.
+
+    Raises: CapabilityError when it is missing, with the package that holds it where we know.
+    """
+    found = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    if found is None:
+        package = PACKAGES.get(Path(name).name)
+        hint = f"on Debian: apt-get install {package}" if package else f"install the package that holds {name}"
+        raise CapabilityError(f"program: {name}: not found", hint=hint)
+    return Path(found)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_ns: int | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    input: bytes | None = None,
+) -> Completed:
+    """Run a command to its end and return what it wrote.
+
+    `env` is the whole environment; None takes ours, with LC_ALL=C so that messages can be read by code. The command
+    gets a process group of its own, so that at `timeout_ns` (or Ctrl-C) its children end with it. Without `input`,
+    its stdin is empty.
+
+    Raises: CommandError unless it ends with 0; CapabilityError when the program is missing.
+    """
+    program = find_program(argv[0])
+    log.debug("+ %s", shlex.join(argv))
+    environment = {**os.environ, "LC_ALL": "C"} if env is None else dict(env)
+    with subprocess.Popen(
+        list(argv), executable=program, env=environment, cwd=cwd, process_group=0,
+        stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as child:  # fmt: skip
+        try:
+            stdout, stderr = child.communicate(input, None if timeout_ns is None else timeout_ns / 1e9)
+        except subprocess.TimeoutExpired as error:
+            _kill_group(child)
+            raise CommandError(argv, -signal.SIGKILL, f"no end after {format_ns(timeout_ns or 0)}") from error
+        except BaseException:
+            _kill_group(child)
+            raise
+    if child.returncode:
+        raise CommandError(argv, child.returncode, stderr[-_STDERR_TAIL_BYTES:].decode(errors="replace"))
+    return Completed(stdout, stderr)
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    """Kill the command with all that it started; the leader is still unreaped, so its group id is still its own."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
