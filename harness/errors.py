@@ -10,7 +10,8 @@
     ├── StoreError               2   a run directory is missing, damaged or of an unknown schema
     ├── TrialError               4   one trial failed; it becomes a record, the run goes on
     │   ├── BackendError         4   the system under test could not be started or stopped
-    │   └── AgentError           4   the agent inside did not answer, or answered nonsense
+    │   ├── AgentError           4   the agent inside did not answer, or answered nonsense
+    │   └── TrialTimeout         4   a milestone did not come in time
     ├── RunFailed                4   trials failed beyond tolerance, or arms were not identical
     └── Interrupted            130   Ctrl-C; the run directory can be resumed
 
@@ -100,6 +101,10 @@ class BackendError(TrialError):
 
 
 class AgentError(TrialError):
+    pass
+
+
+class TrialTimeout(TrialError):
     pass
 
 

@@ -1,0 +1,105 @@
+/* The agent: pid 1 on both sides. The protocol is in ../README.md. */
+#ifndef AGENT_H
+#define AGENT_H
+
+#define _GNU_SOURCE 1
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum { FD_OUT = 1, FD_ERR = 2, FD_SPEC = 3, FD_MARKS = 4, FD_CONTROL = 5, FD_TREE = 6 };
+
+enum ready_kind { READY_EXIT, READY_LINE, READY_TCP, READY_HTTP };
+
+struct spec {
+	char **argv, **env, **modules, **late_modules; /* NULL-terminated */
+	const char *cwd, *ready_text, *ready_path, *hostname, *root_device, *root_fs;
+	uid_t uid;
+	gid_t gid;
+	enum ready_kind ready;
+	int ready_port;
+	bool vm;
+	uint64_t upper_bytes;
+	long pids;
+};
+
+/* spec.c: parse NUL-terminated key=value records; the strings live in the one buffer that was read. */
+void spec_read(struct spec *spec, int fd);
+
+/* buf.c: a growing byte string; running out of memory ends the agent. */
+struct buf {
+	char *data;
+	size_t len, cap;
+};
+void buf_add(struct buf *buf, const void *data, size_t len);
+void buf_str(struct buf *buf, const char *text);
+void buf_fmt(struct buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void buf_json(struct buf *buf, const char *text); /* quoted and escaped; bytes that are not UTF-8 become U+FFFD */
+bool buf_file(struct buf *buf, int dirfd, const char *path); /* append a file; false when it cannot be read */
+void json_key(struct buf *buf, const char *key);             /* `,"key":` or `"key":` after `{` */
+
+/* marks.c */
+uint64_t now_ns(void);
+bool marks_use_port(void); /* guest: I/O port 0xe9 (isa-debugcon) instead of FD_MARKS; false when it is forbidden */
+void marks_drop_port(void); /* in the workload's child: it shall not write marks */
+void mark(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void mark_on(int fd, const char *name, const char *detail); /* the same through another channel, to compare them */
+void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2))); /* mark `error`, then end */
+
+/* vm.c: what a guest's init must do before a workload can run. */
+void vm_boot(struct spec *spec);
+void vm_open_console(const struct spec *spec); /* fds 1, 2 and 5 become virtio-serial ports */
+void vm_power_off(void) __attribute__((noreturn));
+
+/* workload.c */
+struct workload {
+	pid_t pid;	 /* 0 when it has ended */
+	int out, err;	 /* read ends of its stdout and stderr, -1 at their end */
+	int exe;	 /* the executable, opened before it ran */
+	int returncode;	 /* valid when `exited` */
+	bool exited;
+	uint64_t exec_ns;
+};
+void workload_start(struct workload *workload, const struct spec *spec);
+int exit_code(int wait_status); /* 128 + n after signal n */
+void run_command(const struct spec *spec, char **argv, uint64_t timeout_ns, struct buf *reply);
+
+/* ready.c: is it ready? Asked again and again without blocking. */
+struct ready_check {
+	int socket; /* -1 when no attempt is under way */
+	struct buf seen;
+};
+bool ready_line(struct ready_check *check, const struct spec *spec, const char *data, size_t len);
+bool ready_poll(struct ready_check *check, const struct spec *spec);
+uint64_t ready_interval_ns(uint64_t since_exec_ns);
+
+/* sha256.c: FIPS 180-4. */
+struct sha256 {
+	uint32_t state[8];
+	uint64_t length;
+	uint8_t block[64];
+};
+void sha256_init(struct sha256 *hash);
+void sha256_add(struct sha256 *hash, const void *data, size_t len);
+void sha256_hex(struct sha256 *hash, char hex[65]);
+bool sha256_fd(int fd, char hex[65]); /* from the file's start; false on a read error */
+
+/* attest.c, inside.c: JSON for the control channel. */
+void attest(struct buf *json, const struct spec *spec, const struct workload *workload);
+void inside(struct buf *json, const struct workload *workload);
+
+/* control.c */
+struct relay {
+	uint64_t out_bytes, err_bytes; /* relayed to the host */
+	struct buf out_wait, err_wait; /* guest: kept until the console is open */
+	bool open;
+};
+void relay_output(struct relay *relay, int *source, bool is_err, const struct spec *spec, struct ready_check *check,
+		  bool *ready);
+void relay_flush(struct relay *relay);
+bool control_serve(const struct spec *spec, struct workload *workload, struct relay *relay); /* false: end */
+void write_all(int fd, const void *data, size_t len);
+
+#endif

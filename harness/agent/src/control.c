@@ -1,0 +1,184 @@
+#include "agent.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { REQUEST_MAX = 1 << 20, CALIBRATE_MAX = 10000, DRAIN_NS = 2000000000 };
+
+static bool read_exactly(void *data, size_t len)
+{
+	for (char *at = data; len > 0;) {
+		ssize_t done = read(FD_CONTROL, at, len);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0)
+			return false;
+		at += done, len -= (size_t)done;
+	}
+	return true;
+}
+
+static bool read_line(char *line, size_t size)
+{
+	for (size_t i = 0; i + 1 < size; i++) {
+		if (!read_exactly(line + i, 1))
+			return false;
+		if (line[i] == '\n') {
+			line[i] = 0;
+			return true;
+		}
+	}
+	return false;
+}
+
+static void reply(const char *kind, const struct buf *body)
+{
+	char head[64];
+	int len = snprintf(head, sizeof head, "%s %zu\n", kind, body->len);
+	write_all(FD_CONTROL, head, (size_t)len);
+	write_all(FD_CONTROL, body->data ? body->data : "", body->len);
+}
+
+static void sink(struct relay *relay, bool is_err, const char *data, size_t len)
+{
+	*(is_err ? &relay->err_bytes : &relay->out_bytes) += len;
+	if (relay->open)
+		write_all(is_err ? FD_ERR : FD_OUT, data, len);
+	else
+		buf_add(is_err ? &relay->err_wait : &relay->out_wait, data, len);
+}
+
+void relay_flush(struct relay *relay)
+{
+	relay->open = true;
+	write_all(FD_OUT, relay->out_wait.data, relay->out_wait.len);
+	write_all(FD_ERR, relay->err_wait.data, relay->err_wait.len);
+	free(relay->out_wait.data), free(relay->err_wait.data);
+	relay->out_wait = relay->err_wait = (struct buf){0};
+}
+
+void relay_output(struct relay *relay, int *source, bool is_err, const struct spec *spec, struct ready_check *check,
+		  bool *ready)
+{
+	static char chunk[1 << 16];
+	ssize_t len = read(*source, chunk, sizeof chunk);
+	if (len < 0 && errno == EINTR)
+		return;
+	if (len <= 0) {
+		close(*source);
+		*source = -1;
+		return;
+	}
+	if (!is_err && !*ready && spec->ready == READY_LINE && ready_line(check, spec, chunk, (size_t)len)) {
+		*ready = true;
+		mark("ready", "%s", "");
+	}
+	sink(relay, is_err, chunk, (size_t)len);
+}
+
+static void serve_exec(const struct spec *spec, const char *arguments)
+{
+	unsigned long long timeout_ns;
+	size_t len;
+	struct buf body = {0};
+	if (sscanf(arguments, "%llu %zu", &timeout_ns, &len) != 2 || len == 0 || len > REQUEST_MAX) {
+		buf_str(&body, "exec: bad request");
+		reply("ERR", &body);
+		free(body.data);
+		return;
+	}
+	char *words = malloc(len + 1), **argv = calloc(len + 1, sizeof *argv);
+	if (!words || !argv)
+		die("exec: out of memory");
+	if (!read_exactly(words, len))
+		die("exec: the request ended early");
+	words[len] = 0;
+	int argc = 0;
+	for (char *at = words; at < words + len; at += strlen(at) + 1)
+		argv[argc++] = at;
+	run_command(spec, argv, timeout_ns, &body);
+	reply("OK", &body);
+	free(words), free(argv), free(body.data);
+}
+
+/* `calibrate N [control]`: marks through the marks channel or, to compare it, through the control channel. */
+static void serve_calibrate(const char *arguments)
+{
+	int count = 0;
+	char channel[16] = "marks", number[16];
+	struct buf empty = {0};
+	sscanf(arguments, "%d %15s", &count, channel);
+	for (int i = 0; i < count && i < CALIBRATE_MAX; i++) {
+		uint64_t start = now_ns();
+		snprintf(number, sizeof number, "%d", i);
+		if (strcmp(channel, "control") == 0)
+			mark_on(FD_CONTROL, "cal", number);
+		else
+			mark("cal", "%d", i);
+		uint64_t took = now_ns() - start;
+		mark("took", "%llu", (unsigned long long)took);
+		poll(NULL, 0, 2); /* let the reader sleep again, as it does before a real mark */
+	}
+	reply("OK", &empty);
+}
+
+/* End every process and relay what is left in the pipes, so that no byte of output is lost. */
+static void serve_stop(const struct spec *spec, struct workload *workload, struct relay *relay)
+{
+	struct ready_check unused = {.socket = -1};
+	struct buf body = {0};
+	bool ready = true;
+	if (getpid() == 1)
+		kill(-1, SIGKILL);
+	else if (!workload->exited)
+		kill(-workload->pid, SIGKILL); /* its own session; what left that is the cgroup's to kill */
+	uint64_t deadline_ns = now_ns() + DRAIN_NS;
+	while ((workload->out >= 0 || workload->err >= 0) && now_ns() < deadline_ns) {
+		struct pollfd fds[2] = {{.fd = workload->out, .events = POLLIN}, {.fd = workload->err, .events = POLLIN}};
+		poll(fds, 2, 100);
+		if (fds[0].revents)
+			relay_output(relay, &workload->out, false, spec, &unused, &ready);
+		if (fds[1].revents)
+			relay_output(relay, &workload->err, true, spec, &unused, &ready);
+	}
+	buf_fmt(&body, "%llu %llu\n", (unsigned long long)relay->out_bytes, (unsigned long long)relay->err_bytes);
+	reply("OK", &body);
+	free(body.data);
+}
+
+bool control_serve(const struct spec *spec, struct workload *workload, struct relay *relay)
+{
+	char line[256];
+	struct buf body = {0};
+	if (!read_line(line, sizeof line) || strcmp(line, "bye") == 0)
+		return false;
+	if (strncmp(line, "exec ", 5) == 0) {
+		serve_exec(spec, line + 5);
+		return true;
+	}
+	if (strncmp(line, "calibrate ", 10) == 0) {
+		serve_calibrate(line + 10);
+		return true;
+	}
+	if (strcmp(line, "stop") == 0) {
+		serve_stop(spec, workload, relay);
+		return true;
+	}
+	if (strcmp(line, "attest") == 0)
+		attest(&body, spec, workload);
+	else if (strcmp(line, "inside") == 0)
+		inside(&body, workload);
+	bool known = body.len > 0;
+	if (!known) {
+		buf_str(&body, "unknown request: ");
+		buf_str(&body, line);
+	}
+	reply(known ? "OK" : "ERR", &body);
+	free(body.data);
+	return true;
+}

@@ -1,0 +1,138 @@
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { WAIT_MAX_BYTES = 128 * 1024 };
+
+struct agent {
+	struct spec spec;
+	struct workload workload;
+	struct relay relay;
+	struct ready_check check;
+	bool ready;
+	int signals;
+};
+
+static void set_ready(struct agent *agent)
+{
+	agent->ready = true;
+	mark("ready", "%s", "");
+	if (agent->spec.ready == READY_HTTP)
+		mark("answer", "%s", "");
+}
+
+/* Reap everything, as pid 1 must; note when the workload ends. */
+static void reap(struct agent *agent)
+{
+	struct signalfd_siginfo info;
+	if (read(agent->signals, &info, sizeof info) < 0)
+		return;
+	int status;
+	for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+		if (pid != agent->workload.pid)
+			continue;
+		agent->workload.exited = true;
+		agent->workload.returncode = exit_code(status);
+		if (agent->spec.ready == READY_EXIT && agent->workload.returncode == 0)
+			set_ready(agent);
+		mark("exited", "%d", agent->workload.returncode);
+	}
+}
+
+static bool asks(const struct agent *agent)
+{
+	return !agent->ready && !agent->workload.exited && (agent->spec.ready == READY_TCP || agent->spec.ready == READY_HTTP);
+}
+
+static void wait_for_events(struct agent *agent, struct pollfd fds[5])
+{
+	uint64_t wait_ns = ready_interval_ns(now_ns() - agent->workload.exec_ns);
+	struct timespec bound = {.tv_nsec = (long)wait_ns};
+	bool waiting_for_answer = agent->check.socket >= 0;
+	fds[0] = (struct pollfd){.fd = agent->relay.open ? FD_CONTROL : -1, .events = POLLIN};
+	fds[1] = (struct pollfd){.fd = agent->workload.out, .events = POLLIN};
+	fds[2] = (struct pollfd){.fd = agent->workload.err, .events = POLLIN};
+	fds[3] = (struct pollfd){.fd = agent->signals, .events = POLLIN};
+	fds[4] = (struct pollfd){.fd = agent->check.socket, .events = POLLIN};
+	ppoll(fds, 5, asks(agent) && !waiting_for_answer ? &bound : NULL, NULL);
+}
+
+/* A guest loads the console's modules only when nobody waits for it any more, or when too much output piles up. */
+static void open_console_when_due(struct agent *agent)
+{
+	const struct relay *relay = &agent->relay;
+	if (relay->open)
+		return;
+	if (agent->ready || agent->workload.exited || relay->out_wait.len + relay->err_wait.len > WAIT_MAX_BYTES) {
+		vm_open_console(&agent->spec);
+		relay_flush(&agent->relay);
+	}
+}
+
+/* One round; false when the host has said that it is over. */
+static bool step(struct agent *agent)
+{
+	struct pollfd fds[5];
+	wait_for_events(agent, fds);
+	if (fds[1].revents)
+		relay_output(&agent->relay, &agent->workload.out, false, &agent->spec, &agent->check, &agent->ready);
+	if (fds[2].revents)
+		relay_output(&agent->relay, &agent->workload.err, true, &agent->spec, &agent->check, &agent->ready);
+	if (asks(agent) && (agent->check.socket < 0 || fds[4].revents) && ready_poll(&agent->check, &agent->spec))
+		set_ready(agent);
+	if (fds[3].revents)
+		reap(agent);
+	open_console_when_due(agent);
+	return !fds[0].revents || control_serve(&agent->spec, &agent->workload, &agent->relay);
+}
+
+static void catch_children(struct agent *agent)
+{
+	sigset_t children;
+	sigemptyset(&children);
+	sigaddset(&children, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &children, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	agent->signals = signalfd(-1, &children, SFD_CLOEXEC);
+	if (agent->signals < 0)
+		die("signalfd: %s", strerror(errno));
+}
+
+int main(void)
+{
+	static struct agent agent = {.check.socket = -1};
+	bool guest = getpid() == 1 && fcntl(FD_SPEC, F_GETFD) < 0;
+	prctl(PR_SET_DUMPABLE, 0);
+	prctl(PR_SET_CHILD_SUBREAPER, 1); /* as pid 1 is, where it is not */
+	if (guest)
+		marks_use_port();
+	mark("init", "%s", "");
+	int spec = guest ? open("/spec", O_RDONLY | O_CLOEXEC) : FD_SPEC;
+	if (spec < 0)
+		die("/spec: %s", strerror(errno));
+	spec_read(&agent.spec, spec);
+	if (guest)
+		vm_boot(&agent.spec);
+	for (int fd = FD_MARKS; fd <= FD_TREE; fd++)
+		fcntl(fd, F_SETFD, FD_CLOEXEC);
+	catch_children(&agent);
+	agent.relay.open = !guest;
+	workload_start(&agent.workload, &agent.spec);
+	while (step(&agent))
+		;
+	if (guest)
+		vm_power_off();
+	if (!agent.workload.exited)
+		kill(getpid() == 1 ? -1 : -agent.workload.pid, SIGKILL);
+	return 0;
+}

@@ -1,0 +1,195 @@
+/* The guest's side of what a container's launcher does on the host: a root made of the same read-only tree under an
+ * overlay in memory, the usual mounts, loopback, and the console when it is needed. */
+#include "agent.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { DEVICE_WAIT_NS = 1000000000 };
+
+static int initramfs = -1; /* its root, to find late modules after the root has changed */
+static int devices = -1;   /* its /dev */
+
+static void must(int result, const char *what)
+{
+	if (result < 0)
+		die("guest: %s: %s", what, strerror(errno));
+}
+
+static void load(char **modules)
+{
+	for (char **path = modules; *path; path++) {
+		int fd = openat(initramfs, *path, O_RDONLY | O_CLOEXEC);
+		must(fd, *path);
+		if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)
+			die("guest: module %s: %s", *path, strerror(errno));
+		close(fd);
+	}
+}
+
+static void mount_at(const char *type, const char *source, const char *target, unsigned long flags, const char *data)
+{
+	mkdir(target, 0755);
+	if (mount(source, target, type, flags, data) < 0)
+		die("guest: mount %s on %s: %s", type, target, strerror(errno));
+}
+
+static void wait_for_device(const char *path)
+{
+	uint64_t deadline_ns = now_ns() + DEVICE_WAIT_NS;
+	struct stat st;
+	while (stat(path, &st) < 0) {
+		if (now_ns() > deadline_ns)
+			die("guest: %s: no such device: is the disk attached and its driver loaded?", path);
+		poll(NULL, 0, 1);
+	}
+}
+
+static void make_root(const struct spec *spec)
+{
+	char options[64];
+	wait_for_device(spec->root_device);
+	mount_at(spec->root_fs, spec->root_device, "/lower", MS_RDONLY, "");
+	must(dup2(open("/lower", O_RDONLY | O_DIRECTORY | O_CLOEXEC), FD_TREE), "root tree");
+	snprintf(options, sizeof options, "mode=755,size=%llu", (unsigned long long)spec->upper_bytes);
+	mount_at("tmpfs", "tmpfs", "/rw", 0, options);
+	must(mkdir("/rw/upper", 0755), "upper"), must(mkdir("/rw/work", 0755), "work");
+	mount_at("overlay", "overlay", "/root", 0,
+		 "lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work,index=off,metacopy=off,redirect_dir=off,xino=off");
+}
+
+/* An initramfs cannot be pivoted away from: move the new root over it (Documentation/filesystems/ramfs-rootfs-initramfs). */
+static void enter_root(void)
+{
+	must(chdir("/root"), "chdir /root");
+	must(mount(".", "/", NULL, MS_MOVE, NULL), "move root");
+	must(chroot("."), "chroot");
+	must(chdir("/"), "chdir /");
+	mount_at("proc", "proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "");
+	mount_at("sysfs", "sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, "");
+	mount_at("devtmpfs", "devtmpfs", "/dev", MS_NOSUID, "mode=755");
+	mount_at("devpts", "devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620");
+	mount_at("tmpfs", "shm", "/dev/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=65536k");
+	symlink("/proc/self/fd", "/dev/fd");
+	symlink("/proc/self/fd/0", "/dev/stdin");
+	symlink("/proc/self/fd/1", "/dev/stdout");
+	symlink("/proc/self/fd/2", "/dev/stderr");
+}
+
+static void loopback_up(void)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+	must(fd, "socket");
+	must(ioctl(fd, SIOCSIFFLAGS, &request), "loopback");
+	close(fd);
+}
+
+/* The guest's kernel threads count too, so the limit is on top of what runs now. */
+static void limit_processes(long pids)
+{
+	struct buf text = {0};
+	char number[32];
+	long running = 0;
+	if (pids <= 0)
+		return;
+	if (!buf_file(&text, AT_FDCWD, "/proc/loadavg") || sscanf(text.data, "%*s %*s %*s %*d/%ld", &running) != 1)
+		die("guest: /proc/loadavg: cannot count processes");
+	free(text.data);
+	int fd = open("/proc/sys/kernel/threads-max", O_WRONLY | O_CLOEXEC);
+	must(fd, "threads-max");
+	snprintf(number, sizeof number, "%ld", running + pids);
+	must((int)write(fd, number, strlen(number)), "threads-max");
+	close(fd);
+}
+
+/* Nothing of the initramfs is open below 7, so that the fixed numbers stay free for their purpose. */
+static int open_high(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	must(fd, path);
+	int high = fcntl(fd, F_DUPFD_CLOEXEC, FD_TREE + 1);
+	close(fd);
+	return high;
+}
+
+void vm_boot(struct spec *spec)
+{
+	initramfs = open_high("/");
+	mount_at("devtmpfs", "devtmpfs", "/dev", 0, "");
+	devices = open_high("/dev");
+	int null = open("/dev/null", O_RDWR);
+	for (int fd = 0; fd < FD_TREE; fd++)
+		if (fd != null)
+			dup2(null, fd);
+	load(spec->modules);
+	make_root(spec);
+	enter_root();
+	loopback_up();
+	limit_processes(spec->pids);
+	if (*spec->hostname)
+		must(sethostname(spec->hostname, strlen(spec->hostname)), "hostname");
+}
+
+/* Open the virtio-serial port of that name: /sys/class/virtio-ports/vportNpM/name tells which node it is. */
+static bool open_port(const char *name, int as)
+{
+	DIR *ports = opendir("/sys/class/virtio-ports");
+	struct dirent *entry;
+	int found = -1;
+	while (ports && found < 0 && (entry = readdir(ports))) {
+		char path[300];
+		struct buf text = {0};
+		snprintf(path, sizeof path, "/sys/class/virtio-ports/%.200s/name", entry->d_name);
+		if (buf_file(&text, AT_FDCWD, path) && text.len > 1 && strncmp(text.data, name, text.len - 1) == 0 &&
+		    name[text.len - 1] == 0)
+			found = openat(devices, entry->d_name, O_RDWR | O_CLOEXEC);
+		free(text.data);
+	}
+	if (ports)
+		closedir(ports);
+	if (found < 0)
+		return false;
+	must(dup2(found, as), name);
+	fcntl(as, F_SETFD, FD_CLOEXEC);
+	close(found);
+	return true;
+}
+
+void vm_open_console(const struct spec *spec)
+{
+	static const struct {
+		const char *name;
+		int fd;
+	} ports[] = {{"stdout", FD_OUT}, {"stderr", FD_ERR}, {"control", FD_CONTROL}};
+	load(spec->late_modules);
+	uint64_t deadline_ns = now_ns() + DEVICE_WAIT_NS;
+	for (size_t i = 0; i < sizeof ports / sizeof *ports;) {
+		if (open_port(ports[i].name, ports[i].fd))
+			i++;
+		else if (now_ns() > deadline_ns)
+			die("guest: virtio-serial port %s: %s", ports[i].name, strerror(errno));
+		else
+			poll(NULL, 0, 1); /* the host announces ports one by one */
+	}
+}
+
+void vm_power_off(void)
+{
+	reboot(RB_POWER_OFF);
+	for (;;)
+		pause();
+}
