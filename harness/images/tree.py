@@ -4,7 +4,8 @@ The agent computes it inside from the mounted root; equal digests prove that two
 that are hashed are defined in harness/agent/README.md, "The root digest".
 """
 
-# ruff: noqa: PTH - names in a tree are bytes, which pathlib does not take.
+# Names in a tree are bytes, which pathlib does not take.
+# ruff: noqa: PTH115, PTH118
 from __future__ import annotations
 
 import hashlib

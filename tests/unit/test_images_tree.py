@@ -1,4 +1,5 @@
-# ruff: noqa: PTH - names in a tree are bytes, which pathlib does not take.
+# Names in a tree are bytes, which pathlib does not take.
+# ruff: noqa: PTH101, PTH102, PTH118
 import hashlib
 import os
 import socket
