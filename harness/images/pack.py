@@ -1,0 +1,144 @@
+"""Files to a layer: a tar whose bytes depend on nothing but the content, so that equal layers have equal digests.
+
+PAX format, no compression (the digest of the blob is then the diff id, and no zlib version changes it), one fixed time,
+no user or group names, entries in the order in which they are added.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, cast
+
+from harness.errors import ImageError
+from harness.images import oci
+from harness.images.oci import Layer
+from harness.images.store import BlobWriter, Store
+from harness.images.tree import Entry, walk
+
+_KEPT_XATTRS = ("user.", "security.capability")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(slots=True)
+class LayerWriter:
+    """Writes one layer. Paths are relative to the root, as bytes; `mtime_s` is the time of every entry."""
+
+    out: BlobWriter
+    mtime_s: int = 0
+    count: int = 0
+    _tar: tarfile.TarFile = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tar = tarfile.open(  # noqa: SIM115 - closed by close()
+            fileobj=cast("IO[bytes]", self.out), mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape",
+            encoding="utf-8",
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._tar.close()
+
+    def _info(self, path: bytes, kind: bytes, mode: int, owner: Owner) -> tarfile.TarInfo:
+        info = tarfile.TarInfo(path.decode("utf-8", "surrogateescape"))
+        info.type, info.mode, info.mtime = kind, mode, self.mtime_s
+        info.uid, info.gid = owner.uid, owner.gid
+        return info
+
+    def _add(self, info: tarfile.TarInfo, content: IO[bytes] | None = None) -> None:
+        self._tar.addfile(info, content)
+        self._tar.members = []  # type: ignore[attr-defined]  # or it keeps every header in memory
+        self.count += 1
+
+    def directory(self, path: bytes, mode: int = 0o755, owner: Owner = Owner()) -> None:
+        self._add(self._info(path, tarfile.DIRTYPE, mode, owner))
+
+    def link(self, path: bytes, target: bytes, owner: Owner = Owner()) -> None:
+        """Add a symbolic link."""
+        info = self._info(path, tarfile.SYMTYPE, 0o777, owner)
+        info.linkname = target.decode("utf-8", "surrogateescape")
+        self._add(info)
+
+    def file(self, path: bytes, content: IO[bytes] | bytes, mode: int = 0o644, owner: Owner = Owner()) -> None:
+        """Add a regular file. Raises: ImageError when it shrinks while it is read."""
+        info = self._info(path, tarfile.REGTYPE, mode, owner)
+        if isinstance(content, bytes):
+            info.size = len(content)
+            self._add(info, io.BytesIO(content))
+            return
+        info.size = os.fstat(content.fileno()).st_size
+        info.pax_headers = _xattr_headers(content.fileno())
+        try:
+            self._add(info, content)
+        except OSError as error:
+            raise ImageError(f"layer: {info.name}: changed while it was read: {error}") from error
+
+    def copy(self, base: bytes, entry: Entry, first: bytes | None) -> None:
+        """Add an entry of a directory tree as it is; `first` is the earlier path of the same file (hard link)."""
+        status, owner = entry.status, Owner(entry.status.st_uid, entry.status.st_gid)
+        mode, source = stat.S_IMODE(status.st_mode), base + b"/" + entry.path
+        if first is not None:
+            info = self._info(entry.path, tarfile.LNKTYPE, mode, owner)
+            info.linkname = first.decode("utf-8", "surrogateescape")
+            self._add(info)
+        elif stat.S_ISDIR(status.st_mode):
+            self.directory(entry.path, mode, owner)
+        elif stat.S_ISLNK(status.st_mode):
+            self.link(entry.path, os.readlink(source), owner)  # noqa: PTH115 - bytes
+        elif stat.S_ISREG(status.st_mode):
+            with os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+                self.file(entry.path, file, mode, owner)
+        else:
+            self._special(entry, mode, owner)
+
+    def _special(self, entry: Entry, mode: int, owner: Owner) -> None:
+        kinds = {stat.S_IFCHR: tarfile.CHRTYPE, stat.S_IFBLK: tarfile.BLKTYPE, stat.S_IFIFO: tarfile.FIFOTYPE}
+        kind = kinds.get(stat.S_IFMT(entry.status.st_mode))
+        if kind is None:
+            message = f"layer: /{os.fsdecode(entry.path)}: a socket: an image cannot hold it"
+            raise ImageError(message, hint="stop the program that made it, or remove the file")
+        info = self._info(entry.path, kind, mode, owner)
+        info.devmajor, info.devminor = os.major(entry.status.st_rdev), os.minor(entry.status.st_rdev)
+        self._add(info)
+
+
+def _xattr_headers(fd: int) -> dict[str, str]:
+    try:
+        names = [name for name in os.listxattr(fd) if name.startswith(_KEPT_XATTRS)]
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:  # a file system without attributes
+            return {}
+        raise
+    return {f"SCHILY.xattr.{name}": os.getxattr(fd, name).decode("utf-8", "surrogateescape") for name in sorted(names)}
+
+
+def pack_tree(store: Store, root: Path) -> Layer:
+    """Store a directory as one layer: owners, modes, links, devices kept; times not. Its own mode becomes 0755.
+
+    Raises: ImageError when something in it cannot be read, or is a socket.
+    """
+    base = os.fsencode(root)
+
+    def write(out: BlobWriter) -> None:
+        writer, seen = LayerWriter(out), dict[tuple[int, int], bytes]()
+        for entry in walk(root):
+            identity = (entry.status.st_dev, entry.status.st_ino)
+            shared = entry.status.st_nlink > 1 and not stat.S_ISDIR(entry.status.st_mode)
+            try:
+                writer.copy(base, entry, seen.get(identity) if shared else None)
+            except OSError as error:
+                raise ImageError(f"layer: {root}: /{os.fsdecode(entry.path)}: {error.strerror}") from error
+            seen.setdefault(identity, entry.path) if shared else None
+        writer.close()
+
+    blob = store.add_blob(oci.LAYER, write)
+    return Layer(blob, blob.digest)
