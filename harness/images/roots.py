@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,10 +51,7 @@ def open_tree(store: Store, image: Image, reference: str = "", *, budget: Budget
     with store.adding(), store.lock(f"tree-{key}"):
         if not record_path.exists():
             _make_tree(store, image, tree, budget)
-        record_file = record_path.open("rb")
-        fcntl.flock(record_file, fcntl.LOCK_SH)
-        store.pin(record_file)
-    document = oci.parse_json(record_file.read(), str(record_path))
+        document = oci.parse_json(store.pin(record_path), str(record_path))
     record = _Record(str(document.get("root_digest")), int(document.get("size_bytes", -1)))
     found = root_digest(tree)
     if found != record.root_digest:

@@ -19,6 +19,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -52,11 +53,10 @@ class BlobWriter:
 
 
 class Store:
-    """The store in one directory, made when it does not exist. Cheap to open; holds no file open but pinned trees."""
+    """The store in one directory, made when it does not exist. Cheap to open."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._pins: list[IO[bytes]] = []
         for name in ("blobs/sha256", "trees", "disks", "tmp", "locks"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         if not (self.path / "oci-layout").exists():
@@ -93,9 +93,12 @@ class Store:
             file.write(data)
             commit_file(file, Path(file.name), path)
 
-    def pin(self, file: IO[bytes]) -> None:
-        """Keep a file open, and with it the lock that it holds, as long as this store object lives."""
-        self._pins.append(file)
+    def pin(self, path: Path) -> bytes:
+        """Return a record's bytes and keep it from `collect` as long as this store object lives."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return os.pread(descriptor, _DOCUMENT_BYTES, 0)
 
     # Blobs
 
@@ -251,7 +254,8 @@ class Store:
         made = {record.stem for record in records}
         disks = {str(oci.parse_json(r.read_bytes(), str(r)).get("root_digest")).partition(":")[2] for r in records}
         dead = [path for path in (self.path / "trees").iterdir() if path.is_dir() and path.name not in made]
-        dead += [path for path in (self.path / "disks").iterdir() if path.stem not in disks]
+        made_disks = [*(self.path / "disks").glob("*.erofs"), *(self.path / "disks").glob("*.ext4")]
+        dead += [path for path in made_disks if path.stem not in disks]
         return [path for path in dead if _discard(path)]
 
     def _referenced(self) -> tuple[set[str], set[str]]:
