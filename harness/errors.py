@@ -42,7 +42,10 @@ class UsageError(HarnessError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake in a file; `line` and `column` count from 1, `key` is the dotted path, may be empty."""
+    """One mistake in a file; `line` and `column` count from 1, `key` is the dotted path, may be empty.
+
+    `line` is 0 where the mistake has no place: a file that cannot be read, a value given on the command line.
+    """
 
     path: str
     line: int
@@ -52,7 +55,7 @@ class Problem:
     code: str = "invalid"
 
     def __str__(self) -> str:
-        where = f"{self.path}:{self.line}:{self.column}: "
+        where = f"{self.path}:{self.line}:{self.column}: " if self.line else f"{self.path}: "
         return where + (f"{self.key}: {self.message}" if self.key else self.message)
 
 

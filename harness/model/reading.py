@@ -1,0 +1,210 @@
+"""From a scenario file to a Scenario, or to every mistake in it at once.
+
+The options of plugins are checked by the plugins' own models, which the caller passes in: the model imports no plugin.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import Problem, ScenarioError, UsageError
+from harness.model.complaints import problems as complaints
+from harness.model.document import Document, Loc, did_you_mean, override, read
+from harness.model.scenario import SCHEMA, Scenario, resolved
+
+OptionModels = Mapping[str, type[BaseModel] | None]
+
+NOT_YET = {
+    "matrix": "not supported yet: write one scenario for each value, or sweep with --set",
+    "density": "not supported yet: every trial starts one instance",
+    "volumes": "not supported yet: what the workload needs must be in the image",
+    "mounts": "not supported yet: what the workload needs must be in the image",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What plugins there are. A model is None where the plugin exists but cannot be loaded here."""
+
+    backends: OptionModels
+    workloads: OptionModels
+    families: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedScenario:
+    """A scenario with where it came from and how it was changed. `notes` say what a reader may not expect."""
+
+    scenario: Scenario
+    path: Path
+    text: str
+    overrides: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def base_dir(self) -> Path:
+        """The directory that paths in the scenario count from."""
+        return self.path.parent
+
+    def resolved(self) -> dict[str, Any]:
+        """Return what scenario.resolved.json holds: the scenario with every default, and how it was overridden."""
+        return {**resolved(self.scenario), "overrides": list(self.overrides), "only": list(self.only)}
+
+
+def load(path: Path, known: Known, *, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> LoadedScenario:
+    """Return the scenario of a file.
+
+    `overrides` are `dotted.key=value`, applied in order; `only` keeps these runtimes alone.
+
+    Raises: ScenarioError with every mistake; UsageError for an override or a runtime of `only` that cannot be.
+    """
+    document = read(path)
+    for assignment in overrides:
+        document = override(document, assignment)
+    scenario, notes = check(document, known)
+    if only:
+        scenario, left_out = _keep(scenario, only)
+        notes = (*notes, *left_out)
+    return LoadedScenario(scenario, path, document.text, tuple(overrides), tuple(only), notes)
+
+
+def check(document: Document, known: Known) -> tuple[Scenario, tuple[str, ...]]:
+    """Return the scenario in a document with notes about what could not be checked. Raises: ScenarioError."""
+    if not isinstance(document.data, dict):
+        raise ScenarioError([document.problem((), "expected a mapping (key: value)", code="not_a_mapping")])
+    found = _Check(document, known)
+    found.refuse_what_is_not_supported()
+    found.schema()
+    found.plugins()
+    found.control()
+    found.blocks()
+    found.families()
+    scenario = found.scenario()
+    if found.problems or scenario is None:
+        raise ScenarioError(sorted(found.problems, key=lambda problem: (problem.line, problem.column)))
+    return scenario, tuple(found.notes)
+
+
+class _Check:
+    """One pass over a document: each method looks at one thing, so that a mistake hides no other."""
+
+    def __init__(self, document: Document, known: Known) -> None:
+        self.document = document
+        self.known = known
+        self.data: dict[str, Any] = dict(document.data)
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+
+    def _wrong(self, loc: Loc, message: str, code: str, at: str = "value") -> None:
+        self.problems.append(self.document.problem(loc, message, code=code, at=at))
+
+    def _mapping(self, key: str) -> dict[str, Any]:
+        """Return the mapping at a top key; empty where there is none (pydantic says so)."""
+        value = self.data.get(key)
+        return value if isinstance(value, dict) else {}
+
+    def refuse_what_is_not_supported(self) -> None:
+        for key, message in NOT_YET.items():
+            if key in self.data:
+                self._wrong((key,), message, "not_supported", at="key")
+                del self.data[key]
+        trials = self._mapping("trials")
+        if trials.get("cache") == "cold":
+            self._wrong(("trials", "cache"), "cold: not supported yet: only warm", "not_supported")
+            self.data["trials"] = {**trials, "cache": "warm"}
+
+    def schema(self) -> None:
+        """Every minor version of our major one is read; unknown keys of a newer one are refused like any other."""
+        given = self.data.get("schema")
+        if isinstance(given, str) and not re.fullmatch(rf"{re.escape(SCHEMA)}(\.\d+)?", given):
+            self._wrong(("schema",), f"expected {SCHEMA}, got {given!r}", "schema")
+
+    def plugins(self) -> None:
+        """Check the options of the workload and of every runtime with the models of their plugins."""
+        workload = self.data.get("workload")
+        if isinstance(workload, dict):
+            self.data["workload"] = self._options(("workload",), workload, "kind", self.known.workloads)
+        runtimes = self._mapping("runtimes")
+        if runtimes:
+            self.data["runtimes"] = {
+                name: self._options(("runtimes", name), entry, "backend", self.known.backends)
+                if isinstance(entry, dict)
+                else entry
+                for name, entry in runtimes.items()
+            }
+
+    def _options(self, loc: Loc, entry: dict[str, Any], selector: str, models: OptionModels) -> dict[str, Any]:
+        """Return `{selector: name, options: checked}`; what is wrong with the selector itself, pydantic says."""
+        name = entry.get(selector)
+        options: Any = {key: value for key, value in entry.items() if key != selector}
+        chosen = {selector: name} if selector in entry else {}
+        if not isinstance(name, str) or not name:
+            return chosen
+        if name not in models:
+            self._wrong((*loc, selector), f"{name}: unknown{did_you_mean(name, models)}", f"unknown_{selector}")
+        elif (model := models[name]) is None:
+            self.notes.append(f"{'.'.join(map(str, loc))}: {name} cannot be loaded here: its options were not checked")
+        else:
+            try:
+                options = model.model_validate(options)
+            except ValidationError as error:
+                self.problems += complaints(self.document, error, model, loc)
+        return {**chosen, "options": options}
+
+    def control(self) -> None:
+        runtimes = self._mapping("runtimes")
+        if "control" not in self.data and runtimes:
+            self.data["control"] = next(iter(runtimes))
+        control = self.data.get("control")
+        if isinstance(control, str) and runtimes and control not in runtimes:
+            self._wrong(("control",), f"{control}: not one of the runtimes{did_you_mean(control, runtimes)}", "control")
+
+    def blocks(self) -> None:
+        blocks = self._mapping("trials").get("blocks")
+        if not isinstance(blocks, dict):
+            return
+        low, high = blocks.get("min"), blocks.get("max")
+        if isinstance(low, int) and isinstance(high, int) and low > high:
+            self._wrong(("trials", "blocks", "min"), f"{low} is more than max, which is {high}", "blocks")
+
+    def families(self) -> None:
+        """Check the families in `metrics`, and that each metric of the gate belongs to one that is measured."""
+        metrics = self.data.get("metrics")
+        families = [name for name in metrics if isinstance(name, str)] if isinstance(metrics, list) else []
+        for index, name in enumerate(metrics if isinstance(metrics, list) else []):
+            if isinstance(name, str) and name not in self.known.families:
+                suggestion = did_you_mean(name, self.known.families)
+                self._wrong(("metrics", index), f"{name}: unknown family of metrics{suggestion}", "unknown_metrics")
+        gated = self._mapping("gate").get("metrics")
+        for index, name in enumerate(gated if isinstance(gated, list) else []):
+            if isinstance(name, str) and name.partition(".")[0] not in families:
+                message = f"{name}: not measured: its family is not in metrics"
+                self._wrong(("gate", "metrics", index), message, "unknown_metrics")
+
+    def scenario(self) -> Scenario | None:
+        try:
+            return Scenario.model_validate(self.data)
+        except ValidationError as error:
+            self.problems += complaints(self.document, error, Scenario)
+            return None
+
+
+def _keep(scenario: Scenario, only: Sequence[str]) -> tuple[Scenario, tuple[str, ...]]:
+    """Return the scenario with these runtimes alone, in its own order, and what that changes."""
+    for name in only:
+        if name not in scenario.runtimes:
+            suggestion = did_you_mean(name, scenario.runtimes).removeprefix("; ")
+            raise UsageError(f"--only: {name}: not one of the runtimes", hint=suggestion or None)
+    runtimes = {name: runtime for name, runtime in scenario.runtimes.items() if name in only}
+    if scenario.control in runtimes:
+        return scenario.model_copy(update={"runtimes": runtimes}), ()
+    control = next(iter(runtimes))
+    note = f"--only leaves out the control {scenario.control}: {control} is the control of this run"
+    return scenario.model_copy(update={"runtimes": runtimes, "control": control}), (note,)

@@ -1,0 +1,134 @@
+"""The scenario: which workload runs in which runtimes, how often, and what is measured. See docs/scenario.md.
+
+These models hold a scenario that was found right (`harness.model.reading` finds the mistakes): sizes are bytes,
+durations ns, plugin options instances of the plugin's own model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from harness.model.fields import DurationNs, Ratio, SizeBytes, Strict, Strings, exactly_one
+from harness.model.spec import Limits
+
+SCHEMA = "harness.scenario/1"
+
+# Names become parts of cgroup, domain and file names: lower case, no dots, short.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]
+RuntimeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=24)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Image(Strict):
+    """Where the one root file system comes from; paths are relative to the scenario's own directory."""
+
+    build: Text | None = Field(default=None, description="directory with a Containerfile")
+    oci: Text | None = Field(default=None, description="image of a registry: registry/name:tag")
+    layout: Text | None = Field(default=None, description="directory or archive in OCI image layout")
+    rootfs: Text | None = Field(default=None, description="directory that holds an unpacked root file system")
+    name: Text | None = Field(default=None, description="image of the local store, as `harness image ls` shows it")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        exactly_one(self, type(self).model_fields)
+        return self
+
+    @property
+    def kind(self) -> Literal["build", "oci", "layout", "rootfs", "name"]:
+        kinds: tuple[Literal["build", "oci", "layout", "rootfs", "name"], ...]
+        kinds = ("build", "oci", "layout", "rootfs", "name")
+        return next(kind for kind in kinds if getattr(self, kind) is not None)
+
+    @property
+    def value(self) -> str:
+        return str(getattr(self, self.kind))
+
+
+class Workload(Strict):
+    """What runs inside; `options` are those of the workload plugin `kind`."""
+
+    kind: Text
+    options: Any = None
+
+
+class Runtime(Strict):
+    """One column of the comparison; `options` are those of the backend plugin."""
+
+    backend: Text
+    options: Any = None
+
+
+class LimitsSection(Strict):
+    """The same limits on every side: a cgroup for processes and containers, the machine's size for VMs."""
+
+    cpus: float = Field(default=1.0, gt=0, le=4096, description="CPUs; whole ones for VMs")
+    memory_bytes: SizeBytes = Field(default=256 << 20, ge=1 << 20, alias="memory", description="memory, without swap")
+    pids: int = Field(default=128, ge=1, le=4_194_304, description="processes and threads")
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.cpus, self.memory_bytes, self.pids)
+
+
+class Blocks(Strict):
+    """How many blocks count; in a block every runtime starts once, in random order."""
+
+    min: int = Field(default=10, ge=1, le=10_000, description="blocks that always run")
+    max: int = Field(default=30, ge=1, le=10_000, description="blocks after which the run stops undecided")
+
+
+class Trials(Strict):
+    """How often, in which order and until when."""
+
+    blocks: Blocks = Blocks()
+    warmup: int = Field(default=1, ge=0, le=100, description="blocks before those that count; stored, never counted")
+    precision: Ratio = Field(default=0.05, gt=0, lt=1, description="stop early when intervals are narrower than this")
+    cache: Literal["warm"] = Field(default="warm", description="state of the host's page cache before a trial")
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**63, description="of the random order; chosen and recorded if left out"
+    )
+    timeout_ns: DurationNs | None = Field(default=None, gt=0, alias="timeout", description="limit of one whole trial")
+
+
+class Gate(Strict):
+    """What a later run may not make worse, and by how much."""
+
+    margin: Ratio = Field(default=0.05, gt=0, lt=1, description="changes smaller than this do not matter")
+    metrics: Strings = Field(default=(), description="names of metrics, such as startup.ready")
+
+
+class Scenario(Strict):
+    """A whole scenario. `control` is the runtime that all others are compared with."""
+
+    schema_version: str = Field(alias="schema", description="harness.scenario/1")
+    name: Name
+    image: Image
+    workload: Workload
+    limits: LimitsSection = LimitsSection()
+    runtimes: dict[RuntimeName, Runtime] = Field(min_length=1)
+    control: RuntimeName = Field(description="the runtime that all others are compared with; default: the first")
+    trials: Trials = Trials()
+    metrics: Strings = Field(min_length=1, description="families of metrics, see `harness list probes`")
+    gate: Gate | None = None
+
+
+def resolved(scenario: Scenario) -> dict[str, Any]:
+    """Return the scenario as JSON data: defaults written out, what is unset left out; bytes and ns."""
+    document = scenario.model_dump(mode="json", exclude={"schema_version"}, exclude_none=True)
+    return {"schema": SCHEMA, **document}
+
+
+def scenario_hash(document: Mapping[str, Any]) -> str:
+    """Return the sha256 (64 hex digits) of a resolved scenario: equal for equal content, however it was written.
+
+    How a value came in (`overrides`, `only`) does not count, nor does the seed: neither changes what is measured.
+    """
+    content = {key: value for key, value in document.items() if key not in {"overrides", "only"}}
+    content["trials"] = {key: value for key, value in content.get("trials", {}).items() if key != "seed"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
