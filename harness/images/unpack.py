@@ -61,7 +61,7 @@ class Unpacker:
         """Give directories their modes and times, deepest first, and let go of the tree."""
         for names, (mode, mtime_ns) in sorted(self._directories.items(), reverse=True):
             with self._tree.directory(b"/".join(names)) as (fd, _):
-                os.fchmod(fd, mode)
+                os.fchmod(fd, mode if self._owners else mode | 0o700)  # without root, or the next layer is locked out
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
         self._tree.close()
 

@@ -1,0 +1,235 @@
+"""`harness image ...`: the images that workloads run on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.errors import UsageError
+from harness.host.paths import cache_dir, data_dir
+from harness.images import oci
+from harness.images.bootstrap import bootstrap_busybox
+from harness.images.build import build_image
+from harness.images.disk import disk_image
+from harness.images.interchange import export_image, import_image
+from harness.images.oci import Image
+from harness.images.resolve import find_containerfile
+from harness.images.roots import open_tree
+from harness.images.store import Store
+from harness.model.units import format_bytes
+
+_SCHEMA = "harness.image/1"
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+def _store() -> Store:
+    return Store(data_dir() / "images")
+
+
+def _print_json(**content: Any) -> None:
+    click.echo(json.dumps({"schema": _SCHEMA, **content}, indent=2))
+
+
+def _facts(name: str, image: Image) -> dict[str, Any]:
+    return {
+        "name": name,
+        "digest": image.manifest.digest,
+        "size_bytes": sum(layer.blob.size_bytes for layer in image.layers),
+        "layers": len(image.layers),
+    }
+
+
+@click.group()
+def image() -> None:
+    """Build, fetch, look at and pass on images.
+
+    An image is what every runtime of a scenario starts from: containers get its files as their root, VMs get the same
+    files as a read-only disk. Images live in a store on this machine, an OCI layout that other tools can read.
+
+    \b
+    First steps:
+      harness image bootstrap busybox       a base image, from Debian's package
+      harness image build images/webserver  an image of your own
+      harness image ls
+    """
+
+
+@image.command()
+@click.argument("context", type=click.Path(exists=True, path_type=Path))
+@click.option("-t", "--name", help="NAME[:TAG] of the result; the directory's name where it is left out.")
+@click.option("-f", "--file", "containerfile", type=click.Path(dir_okay=False, path_type=Path),
+              help="The Containerfile; CONTEXT/Containerfile or CONTEXT/Dockerfile where it is left out.")  # fmt: skip
+@click.option("--build-arg", "pairs", multiple=True, metavar="NAME=VALUE", help="A value for ARG NAME. Repeat it.")
+@_JSON
+def build(
+    context: Path, name: str | None, containerfile: Path | None, pairs: tuple[str, ...], *, as_json: bool
+) -> None:
+    """Build an image from the Containerfile in the directory CONTEXT.
+
+    Supported: FROM (scratch or an image of the store), COPY and ADD of files, ENV, ARG, WORKDIR, USER, LABEL, EXPOSE,
+    CMD, ENTRYPOINT, VOLUME, STOPSIGNAL, SHELL, and .dockerignore. The same files give the same digest every time.
+
+    \b
+    Example:
+      harness image build images/webserver --name webserver
+    """
+    file = containerfile or find_containerfile(context)
+    directory = context if context.is_dir() else context.parent
+    arguments = dict(_pair(text) for text in pairs)
+    chosen = oci.full_name(name or directory.resolve().name.lower())
+    built = build_image(
+        file, directory, _store(), name=chosen, arguments=arguments, log=lambda s: click.echo(s, err=True)
+    )
+    if as_json:
+        _print_json(image=_facts(chosen, built))
+    else:
+        click.echo(f"{chosen} {built.manifest.digest}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--build-arg: {text}: expected NAME=VALUE")
+    return name, value
+
+
+@image.command()
+@_JSON
+def ls(*, as_json: bool) -> None:
+    """List the images of the store by name, with their digests and the size of their layers."""
+    store = _store()
+    found = [_facts(name, store.read_image(manifest)) for name, manifest in store.names().items()]
+    if as_json:
+        _print_json(store=str(store.path), images=found)
+        return
+    if not found:
+        click.echo(f"no images in {store.path}; make one: harness image bootstrap busybox", err=True)
+        return
+    width = max(len(facts["name"]) for facts in found)
+    click.echo(f"{'NAME':{width}}  {'DIGEST':19}  {'LAYERS':>6}  {'SIZE':>9}")
+    for facts in found:
+        size = format_bytes(facts["size_bytes"])
+        click.echo(f"{facts['name']:{width}}  {facts['digest'][:19]}  {facts['layers']:>6}  {size:>9}")
+
+
+@image.command()
+@click.argument("name")
+@_JSON
+def inspect(name: str, *, as_json: bool) -> None:
+    """Show one image: how it is run, its layers, and how each of them came to be."""
+    store = _store()
+    found = store.find(name)
+    layers = [{"digest": layer.blob.digest, "diff_id": layer.diff_id, "size_bytes": layer.blob.size_bytes}
+              for layer in found.layers]  # fmt: skip
+    if as_json:
+        facts = {**_facts(oci.full_name(name), found), "layers": layers, "configuration": found.document}
+        _print_json(image=facts)
+        return
+    config = found.config
+    rows = [
+        ("name", oci.full_name(name)),
+        ("digest", found.manifest.digest),
+        ("runs", json.dumps([*config.entrypoint, *config.cmd])),
+        ("workdir", config.workdir),
+        ("user", config.user or "0"),
+        ("ports", " ".join(config.exposed_ports)),
+    ]
+    rows += [("env", f"{key}={value}") for key, value in config.env.items()]
+    rows += [("label", f"{key}={value}") for key, value in sorted(config.labels.items())]
+    rows += [("layer", f"{layer['digest']} {format_bytes(int(str(layer['size_bytes'])))}") for layer in layers]
+    rows += [("made by", str(step.get("created_by", ""))) for step in found.document.get("history") or []]
+    for key, value in rows:
+        click.echo(f"{key:8} {value}")
+
+
+@image.command(name="import")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--name", help="NAME[:TAG] for a source that holds one image; its own name where it is left out.")
+@_JSON
+def import_(source: Path, name: str | None, *, as_json: bool) -> None:
+    """Take images from SOURCE into the store.
+
+    SOURCE is an OCI layout directory, an OCI archive, or the tar of `docker save` or `podman save`; it may be
+    compressed with gzip or zstd. Every byte is checked against its digest.
+
+    \b
+    Example:
+      docker save nginx:1.27 | gzip > nginx.tar.gz
+      harness image import nginx.tar.gz
+    """
+    found = import_image(source, _store(), name=name)
+    if as_json:
+        _print_json(images=[_facts(text, one) for text, one in found.items()])
+        return
+    for text, one in found.items():
+        click.echo(f"{text} {one.manifest.digest}")
+
+
+@image.command()
+@click.argument("name")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--format", "fmt", type=click.Choice(["oci-archive", "oci-dir"]),
+              help="Archive or directory; an archive where TARGET ends with .tar and this is left out.")  # fmt: skip
+def export(name: str, target: Path, fmt: str | None) -> None:
+    """Write the image NAME to TARGET, as an OCI layout directory or as one tar.
+
+    The tar is an OCI archive that `docker load` takes as well. TARGET must not exist.
+    """
+    archive = fmt == "oci-archive" or (fmt is None and target.suffix == ".tar")
+    export_image(_store(), name, target, "oci-archive" if archive else "oci-dir")
+    click.echo(str(target))
+
+
+@image.command()
+@click.argument("base", type=click.Choice(["busybox"]))
+@click.option("--refresh", is_flag=True, help="Ask the distribution for its newest package, even if one is cached.")
+@_JSON
+def bootstrap(base: str, *, refresh: bool, as_json: bool) -> None:
+    """Make a base image from the distribution's own package; nothing is installed on this machine.
+
+    busybox: Debian's busybox-static with all its applets, a shell and little else (2 MB), as `busybox:latest`.
+    """
+    name = f"{base}:latest"
+    made = bootstrap_busybox(_store(), cache_dir(), name=name, refresh=refresh)
+    if as_json:
+        _print_json(image=_facts(name, made))
+    else:
+        click.echo(f"{name} {made.manifest.digest} {made.config.labels['harness.package']}")
+
+
+@image.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def rm(names: tuple[str, ...]) -> None:
+    """Remove images by name, and every layer, tree and disk that no other image needs.
+
+    What a running measurement uses stays until the next `harness image rm`.
+    """
+    store = _store()
+    for name in names:
+        store.remove(name)
+    for path in store.collect():
+        click.echo(f"removed {path}", err=True)
+
+
+@image.command()
+@click.argument("name")
+@click.option("--fs", type=click.Choice(["erofs", "ext4"]), default="erofs", show_default=True,
+              help="ext4 is for guests whose kernel has no erofs.")  # fmt: skip
+@_JSON
+def disk(name: str, fs: str, *, as_json: bool) -> None:
+    """Make the disk on which a VM gets the image NAME, and print its path. It is made once and kept.
+
+    The disk is a bare, read-only file system with exactly the files of the image: its root digest is the tree's.
+    """
+    store = _store()
+    tree = open_tree(store, store.find(name), name)
+    made = disk_image(tree, store.path / "disks", "ext4" if fs == "ext4" else "erofs")
+    if as_json:
+        _print_json(
+            disk={"path": str(made.path), "fs": made.fs, "size_bytes": made.size_bytes, "root_digest": tree.digest}
+        )
+    else:
+        click.echo(str(made.path))

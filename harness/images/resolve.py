@@ -1,0 +1,107 @@
+"""From what a scenario says of its image to the one root tree that every arm starts from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import ImageError, UsageError
+from harness.images import oci
+from harness.images.build import Log, build_image
+from harness.images.interchange import import_image
+from harness.images.oci import Image
+from harness.images.pack import pack_tree
+from harness.images.roots import open_tree
+from harness.images.store import Store
+from harness.model.spec import RootTree
+
+ImageKind = Literal["build", "oci", "layout", "rootfs", "name"]
+_FILES = ("Containerfile", "Dockerfile")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image as a scenario names it.
+
+    build: a directory with a Containerfile, or a Containerfile (its directory is the context). oci, name: NAME[:TAG] in
+    the store. layout: an OCI layout directory or archive, or a `docker save` tar. rootfs: a directory that is copied.
+    """
+
+    kind: ImageKind
+    value: str
+
+    def __str__(self) -> str:
+        return self.value if self.kind == "name" else f"{self.kind}:{self.value}"
+
+
+def resolve_image(ref: ImageRef, base_dir: Path, store: Store, *, log: Log = lambda _: None) -> RootTree:
+    """Build, import, copy or find an image and return its root tree, unpacked and checked.
+
+    Relative paths count from `base_dir` (the scenario's directory). What is built, imported or copied gets a name in
+    the store that its place on disk decides, so that the next run replaces it.
+
+    Raises: ImageError for a missing or damaged image; BuildError for a Containerfile.
+    """
+    if ref.kind in {"oci", "name"}:
+        return open_tree(store, _find(ref, store), str(ref))
+    path = (base_dir / ref.value).resolve()
+    if not path.exists():
+        raise ImageError(f"image: {ref}: no such file or directory: {path}")
+    name = f"{ref.kind}/{_slug(path.name)}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if ref.kind == "build":
+        file = find_containerfile(path)
+        image = build_image(file, file.parent, store, name=name, log=log)
+    elif ref.kind == "layout":
+        (image,) = import_image(path, store, name=name).values()
+    else:
+        image = copy_directory(path, store, name)
+    return open_tree(store, image, str(ref))
+
+
+def _find(ref: ImageRef, store: Store) -> Image:
+    try:
+        return store.find(ref.value)
+    except UsageError as error:
+        raise ImageError(error.message, hint=error.hint) from error
+    except ImageError as error:
+        if ref.kind == "oci" and error.hint is not None and "harness image ls" in error.hint:
+            hint = f"registries are not read yet; import it: harness image import FILE --name {ref.value}"
+            raise ImageError(error.message, hint=hint) from error
+        raise
+
+
+def find_containerfile(path: Path) -> Path:
+    """Return the Containerfile (or Dockerfile) of a directory, or the file itself. Raises: ImageError."""
+    if path.is_file():
+        return path
+    for name in _FILES:
+        if (path / name).is_file():
+            return path / name
+    raise ImageError(f"image: {path}: no Containerfile there", hint="a build needs a directory with a Containerfile")
+
+
+def copy_directory(path: Path, store: Store, name: str) -> Image:
+    """Store a root file system's directory as an image of one layer: owners, modes, links and devices kept.
+
+    Raises: ImageError when it is no directory, or something in it cannot be read.
+    """
+    if not path.is_dir():
+        raise ImageError(f"image: {path}: a root file system must be a directory")
+    with store.adding():
+        layer = pack_tree(store, path)
+        document: oci.Document = {
+            "architecture": oci.host_architecture(),
+            "os": "linux",
+            "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
+            "history": [{"created_by": "harness: copy of a directory"}],
+        }
+        return store.add_image(document, [layer], name)
+
+
+def _slug(text: str) -> str:
+    """Return a text as a part of an image's name."""
+    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in text.lower())
+    return "-".join(part for part in kept.split("-") if part) or "root"
