@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.model.fields import DurationNs, Ratio, SizeBytes, Strict, Strings, exactly_one
+from harness.model.fields import Ratio, SizeBytes, Strict, Strings, exactly_one
 from harness.model.spec import Limits
 
 SCHEMA = "harness.scenario/1"
@@ -92,7 +92,6 @@ class Trials(Strict):
     seed: int | None = Field(
         default=None, ge=0, lt=2**63, description="of the random order; chosen and recorded if left out"
     )
-    timeout_ns: DurationNs | None = Field(default=None, gt=0, alias="timeout", description="limit of one whole trial")
 
 
 class Gate(Strict):
