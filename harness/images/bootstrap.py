@@ -61,18 +61,17 @@ def _program(root: Path, package: Path) -> Path:
 
 def _layer(store: Store, program: bytes, applets: Sequence[str]) -> Layer:
     def write(out: BlobWriter) -> None:
-        writer = LayerWriter(out)
-        writer.directory(b"bin")
-        writer.file(b"bin/busybox", program, 0o755)
-        for applet in sorted(set(applets) - {"busybox"}):
-            writer.link(b"bin/" + applet.encode(), b"busybox")
-        for path in (b"dev", b"etc", b"proc", b"run", b"sys"):
-            writer.directory(path)
-        writer.file(b"etc/group", _GROUP)
-        writer.file(b"etc/passwd", _PASSWD)
-        writer.directory(b"root", 0o700)
-        writer.directory(b"tmp", 0o1777)
-        writer.close()
+        with LayerWriter(out) as writer:
+            writer.directory(b"bin")
+            writer.file(b"bin/busybox", program, 0o755)
+            for applet in sorted(set(applets) - {"busybox"}):
+                writer.link(b"bin/" + applet.encode(), b"busybox")
+            for path in (b"dev", b"etc", b"proc", b"run", b"sys"):
+                writer.directory(path)
+            writer.file(b"etc/group", _GROUP)
+            writer.file(b"etc/passwd", _PASSWD)
+            writer.directory(b"root", 0o700)
+            writer.directory(b"tmp", 0o1777)
 
     blob = store.add_blob(oci.LAYER, write)
     return Layer(blob, blob.digest)

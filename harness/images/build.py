@@ -208,9 +208,8 @@ class _Build:
 
         def fill(out: BlobWriter) -> None:
             nonlocal count
-            writer = LayerWriter(out, self.epoch_s)
-            write(writer)
-            writer.close()
+            with LayerWriter(out, self.epoch_s) as writer:
+                write(writer)
             count = writer.count
 
         blob = self.store.add_blob(oci.LAYER, fill)

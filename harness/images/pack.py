@@ -13,6 +13,7 @@ import stat
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import IO, cast
 
 from harness.errors import ImageError
@@ -40,13 +41,16 @@ class LayerWriter:
     _tar: tarfile.TarFile = field(init=False)
 
     def __post_init__(self) -> None:
-        self._tar = tarfile.open(  # noqa: SIM115 - closed by close()
+        self._tar = tarfile.open(  # noqa: SIM115 - closed by __exit__
             fileobj=cast("IO[bytes]", self.out), mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape",
             encoding="utf-8",
         )  # fmt: skip
 
-    def close(self) -> None:
-        self._tar.close()
+    def __enter__(self) -> LayerWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._tar.__exit__(kind, error, at)  # writes the end mark, after an error only what it still holds
 
     def _info(self, path: bytes, kind: bytes, mode: int, owner: Owner) -> tarfile.TarInfo:
         info = tarfile.TarInfo(path.decode("utf-8", "surrogateescape"))
@@ -129,16 +133,21 @@ def pack_tree(store: Store, root: Path) -> Layer:
     base = os.fsencode(root)
 
     def write(out: BlobWriter) -> None:
-        writer, seen = LayerWriter(out), dict[tuple[int, int], bytes]()
-        for entry in walk(root):
-            identity = (entry.status.st_dev, entry.status.st_ino)
-            shared = entry.status.st_nlink > 1 and not stat.S_ISDIR(entry.status.st_mode)
-            try:
-                writer.copy(base, entry, seen.get(identity) if shared else None)
-            except OSError as error:
-                raise ImageError(f"layer: {root}: /{os.fsdecode(entry.path)}: {error.strerror}") from error
-            seen.setdefault(identity, entry.path) if shared else None
-        writer.close()
+        first_names = dict[tuple[int, int], bytes]()
+        with LayerWriter(out) as writer:
+            for entry in walk(root):
+                try:
+                    writer.copy(base, entry, _first_name(entry, first_names))
+                except OSError as error:
+                    raise ImageError(f"layer: {root}: /{os.fsdecode(entry.path)}: {error.strerror}") from error
 
     blob = store.add_blob(oci.LAYER, write)
     return Layer(blob, blob.digest)
+
+
+def _first_name(entry: Entry, names: dict[tuple[int, int], bytes]) -> bytes | None:
+    """Return the path under which a file with several names came before, None the first time."""
+    if entry.status.st_nlink == 1 or stat.S_ISDIR(entry.status.st_mode):
+        return None
+    first = names.setdefault((entry.status.st_dev, entry.status.st_ino), entry.path)
+    return None if first == entry.path else first

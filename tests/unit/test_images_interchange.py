@@ -1,0 +1,186 @@
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+
+import pytest
+import zstandard
+
+from harness.errors import ImageError, UsageError
+from harness.images import oci
+from harness.images.build import build_image
+from harness.images.interchange import export_image, import_image
+from harness.images.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def other(tmp_path):
+    return Store(tmp_path / "other")
+
+
+@pytest.fixture
+def image(store, tmp_path):
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "f").write_text("f")
+    (tmp_path / "Containerfile").write_text('FROM scratch\nCOPY f /a\nCOPY f /b\nCMD ["/a"]\n')
+    return build_image(tmp_path / "Containerfile", context, store, name="lab/it:1")
+
+
+@pytest.mark.parametrize("fmt", ["oci-dir", "oci-archive"])
+def test_there_and_back(store, other, image, tmp_path, fmt):
+    export_image(store, "lab/it:1", tmp_path / "out", fmt)
+    assert import_image(tmp_path / "out", other) == {"lab/it:1": image}
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+def test_a_packed_archive(store, other, image, tmp_path, pack):
+    export_image(store, "lab/it:1", tmp_path / "out.tar", "oci-archive")
+    (tmp_path / "packed").write_bytes(pack((tmp_path / "out.tar").read_bytes()))
+    assert import_image(tmp_path / "packed", other, name="mine") == {"mine:latest": image}
+
+
+def test_exporting_twice_gives_the_same_bytes(store, image, tmp_path):
+    for name in ("one", "two"):
+        export_image(store, "lab/it:1", tmp_path / name, "oci-archive")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_an_existing_target_is_left_alone(store, image, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UsageError, match="exists already"):
+        export_image(store, "lab/it:1", tmp_path / "out", "oci-archive")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_damaged_blob_is_not_exported(store, image, tmp_path):
+    path = store.blob_path(image.layers[0].blob.digest)
+    path.write_bytes(b"x" * image.layers[0].blob.size_bytes)
+    with pytest.raises(ImageError, match="damaged"):
+        export_image(store, "lab/it:1", tmp_path / "out", "oci-dir")
+    assert not (tmp_path / "out").exists()
+
+
+def archive(path, files, links=()):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for name, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+    return path
+
+
+def layer_tar(name):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    return out.getvalue()
+
+
+def docker_config(*layers):
+    ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+    return json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ids}}).encode()
+
+
+def test_docker_save_of_old_with_a_link_between_layers(store, tmp_path):
+    # Docker before 25 stores a layer that occurs twice once, and links to it.
+    layer = layer_tar("etc/a")
+    config = docker_config(layer, layer)
+    manifest = [{"Config": "c.json", "RepoTags": ["web:1", "web:latest"], "Layers": ["1/layer.tar", "2/layer.tar"]}]
+    files = {
+        "1/VERSION": b"1.0",
+        "1/layer.tar": layer,
+        "c.json": config,
+        "manifest.json": json.dumps(manifest).encode(),
+    }
+    path = archive(tmp_path / "saved.tar", files, [("2/layer.tar", "../1/layer.tar")])
+    found = import_image(path, store)
+    assert list(found) == ["web:1", "web:latest"]
+    assert [layer.blob.digest for layer in found["web:1"].layers] == [oci.sha256_digest(layer)] * 2
+    assert found["web:1"].config_blob.digest == oci.sha256_digest(config)
+
+
+def test_docker_save_with_packed_layers_says_so_in_the_manifest(store, tmp_path):
+    layer = layer_tar("a")
+    files = {
+        "l": gzip.compress(layer),
+        "c": docker_config(layer),
+        "manifest.json": json.dumps([{"Config": "c", "RepoTags": None, "Layers": ["l"]}]).encode(),
+    }
+    found = import_image(archive(tmp_path / "Saved.tar", files), store)
+    assert list(found) == ["saved:latest"]
+    assert found["saved:latest"].layers[0].blob.media_type.endswith(".tar+gzip")
+
+
+def test_an_index_of_platforms_gives_this_machines_image(store, other, image, tmp_path):
+    export_image(store, "lab/it:1", tmp_path / "out", "oci-dir")
+    mine = {**image.manifest.document(), "platform": {"os": "linux", "architecture": oci.host_architecture()}}
+    alien = {"mediaType": oci.MANIFEST, "digest": "sha256:" + "0" * 64, "size": 1,
+             "platform": {"os": "linux", "architecture": "s390x"}}  # fmt: skip
+    data = oci.canonical_json({"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": [alien, mine]})
+    blob = tmp_path / "out" / "blobs" / "sha256" / hashlib.sha256(data).hexdigest()
+    blob.write_bytes(data)
+    top = {"mediaType": oci.INDEX, "digest": oci.sha256_digest(data), "size": len(data)}
+    (tmp_path / "out" / "index.json").write_bytes(oci.canonical_json({"schemaVersion": 2, "manifests": [top]}))
+    assert import_image(tmp_path / "out", other) == {"out:latest": image}
+
+
+def test_only_a_foreign_image_is_told(store, other, image, tmp_path):
+    export_image(store, "lab/it:1", tmp_path / "out", "oci-dir")
+    entry = {**image.manifest.document(), "platform": {"os": "linux", "architecture": "s390x"}}
+    (tmp_path / "out" / "index.json").write_bytes(oci.canonical_json({"manifests": [entry]}))
+    with pytest.raises(ImageError, match="holds no image for linux/"):
+        import_image(tmp_path / "out", other)
+
+
+def test_a_changed_blob_is_damaged(store, other, image, tmp_path):
+    export_image(store, "lab/it:1", tmp_path / "out", "oci-dir")
+    blob = tmp_path / "out" / "blobs" / "sha256" / image.layers[1].blob.digest[7:]
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    with pytest.raises(ImageError, match="damaged: its bytes have the digest"):
+        import_image(tmp_path / "out", other)
+    assert other.names() == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"a": b"x"}, "neither an OCI layout nor"),
+        ({"manifest.json": b"[]"}, "holds no image"),
+        ({"manifest.json": b"{"}, "damaged: no JSON"),
+        ({"manifest.json": b'[{"Config": "c", "Layers": ["l"]}]'}, "c: missing"),
+        ({"manifest.json": b'[{"Config": "../../etc/passwd", "Layers": []}]'}, "etc/passwd: missing"),
+        ({"manifest.json": b'[{"Layers": 1}]'}, "without a list of layers"),
+        ({"oci-layout": b"{}"}, "index.json: missing"),
+        ({"oci-layout": b"{}", "index.json": b'{"manifests": [{"digest": "../x"}]}'}, "without a valid size"),
+        ({"oci-layout": b"{}", "index.json": b'{"manifests": [{"digest": "../x", "size": 1}]}'}, "not a sha256 digest"),
+        ({"blobs/sha256/" + "0" * 64: b"x"}, "damaged: its bytes have the digest"),
+    ],
+)
+def test_hostile_and_damaged_archives(store, tmp_path, files, why):
+    with pytest.raises(ImageError, match=why):
+        import_image(archive(tmp_path / "a.tar", files), store)
+    assert store.names() == {}
+
+
+def test_a_file_that_is_no_archive(store, tmp_path):
+    (tmp_path / "x").write_bytes(b"hello" * 500)
+    with pytest.raises(ImageError, match="damaged"):
+        import_image(tmp_path / "x", store)
+
+
+def test_a_directory_that_is_no_layout(store, tmp_path):
+    (tmp_path / "d").mkdir()
+    with pytest.raises(ImageError, match="no OCI layout"):
+        import_image(tmp_path / "d", store)
