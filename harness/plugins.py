@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import HarnessError, UsageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Group = Literal["backends", "probes", "workloads", "report"]
 
@@ -21,6 +25,8 @@ Group = Literal["backends", "probes", "workloads", "report"]
 @cache
 def _index(group: Group) -> dict[str, str]:
     """Map plugin name -> module path."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  (30 ms that `--help` need not pay)
+
     package = importlib.import_module(f"harness.{group}")
     found = {
         info.name: f"harness.{group}.{info.name}"
@@ -46,3 +52,44 @@ def load(group: Group, name: str) -> Any:
     if name not in index:
         raise UsageError(f"{group}: {name}: unknown", hint=f"known: {', '.join(sorted(index))}")
     return importlib.import_module(index[name]).PLUGIN
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A plugin whose module cannot be imported here, and why: most often a library that is not installed."""
+
+    name: str
+    reason: str
+
+
+def try_load(group: Group, name: str) -> Any:
+    """Return the PLUGIN of one module, or Unavailable where its import fails. Raises UsageError for an unknown name."""
+    try:
+        return load(group, name)
+    except ImportError as error:
+        return Unavailable(name, str(error))
+
+
+class OptionModels(Mapping[str, "type[BaseModel] | None"]):
+    """The options model of every plugin of a group: None where the plugin cannot be loaded here.
+
+    Knows all names at once, but imports a plugin only when its model is asked for.
+    """
+
+    def __init__(self, group: Literal["backends", "workloads"]) -> None:
+        self._group: Literal["backends", "workloads"] = group
+
+    def __getitem__(self, name: str) -> type[BaseModel] | None:
+        if name not in names(self._group):
+            raise KeyError(name)
+        plugin = try_load(self._group, name)
+        return None if isinstance(plugin, Unavailable) else plugin.options
+
+    def __contains__(self, name: object) -> bool:
+        return name in names(self._group)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(names(self._group))
+
+    def __len__(self) -> int:
+        return len(names(self._group))

@@ -39,29 +39,36 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class LoadedScenario:
-    """A scenario with where it came from and how it was changed. `notes` say what a reader may not expect."""
+    """A scenario with where it came from and how it was changed.
+
+    Paths in the scenario count from `base_dir`; `notes` say what a reader may not expect.
+    """
 
     scenario: Scenario
     path: Path
+    base_dir: Path
     text: str
     overrides: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def base_dir(self) -> Path:
-        """The directory that paths in the scenario count from."""
-        return self.path.parent
 
     def resolved(self) -> dict[str, Any]:
         """Return what scenario.resolved.json holds: the scenario with every default, and how it was overridden."""
         return {**resolved(self.scenario), "overrides": list(self.overrides), "only": list(self.only)}
 
 
-def load(path: Path, known: Known, *, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> LoadedScenario:
+def load(
+    path: Path,
+    known: Known,
+    *,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    base_dir: Path | None = None,
+) -> LoadedScenario:
     """Return the scenario of a file.
 
-    `overrides` are `dotted.key=value`, applied in order; `only` keeps these runtimes alone.
+    `overrides` are `dotted.key=value`, applied in order; `only` keeps these runtimes alone. `base_dir` is
+    given where the file is a copy; otherwise paths count from the file's own directory.
 
     Raises: ScenarioError with every mistake; UsageError for an override or a runtime of `only` that cannot be.
     """
@@ -72,7 +79,7 @@ def load(path: Path, known: Known, *, overrides: Sequence[str] = (), only: Seque
     if only:
         scenario, left_out = _keep(scenario, only)
         notes = (*notes, *left_out)
-    return LoadedScenario(scenario, path, document.text, tuple(overrides), tuple(only), notes)
+    return LoadedScenario(scenario, path, base_dir or path.parent, document.text, tuple(overrides), tuple(only), notes)
 
 
 def check(document: Document, known: Known) -> tuple[Scenario, tuple[str, ...]]:

@@ -1,0 +1,21 @@
+"""Scenarios as the command line reads them: checked against all plugins of this installation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import plugins
+from harness.model.reading import Known, LoadedScenario, load
+
+
+def known() -> Known:
+    """Return what plugins there are; each is imported only when a scenario names it."""
+    return Known(plugins.OptionModels("backends"), plugins.OptionModels("workloads"), plugins.names("probes"))
+
+
+def load_scenario(
+    path: Path, overrides: Sequence[str] = (), only: Sequence[str] = (), base_dir: Path | None = None
+) -> LoadedScenario:
+    """Return the scenario of a file, see `harness.model.reading.load`. Raises: ScenarioError, UsageError."""
+    return load(path, known(), overrides=overrides, only=only, base_dir=base_dir)
