@@ -61,7 +61,11 @@ def check_digest(text: object, what: str) -> str:
 
 
 def full_name(name: str) -> str:
-    """Return NAME:TAG; the tag is `latest` where none is given. Raises: UsageError for what is no image name."""
+    """Return NAME:TAG; the tag is `latest` where none is given, and what Docker Hub is called in full is left out.
+
+    Raises: UsageError for what is no image name.
+    """
+    name = name.removeprefix("docker.io/").removeprefix("library/") if name.startswith("docker.io/") else name
     if not _NAME.fullmatch(name):
         raise UsageError(f"image name: {name}: not of the form NAME[:TAG]", hint="for instance: busybox, lab/web:1.2")
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

@@ -65,9 +65,9 @@ def test_bad_names_are_refused(name):
 
 
 def test_good_names():
-    names = ["busybox", "lab/web:1.2", "host:5000/a/b", "docker.io/library/x:y"]
+    names = ["busybox", "lab/web:1.2", "host:5000/a/b", "docker.io/library/x:y", "docker.io/a/b"]
     assert [full_name(name) for name in names] == [
-        "busybox:latest", "lab/web:1.2", "host:5000/a/b:latest", "docker.io/library/x:y",
+        "busybox:latest", "lab/web:1.2", "host:5000/a/b:latest", "x:y", "a/b:latest",
     ]  # fmt: skip
 
 
