@@ -90,6 +90,11 @@ class Instance(Protocol):
     @property
     def boundary(self) -> Boundary: ...
     @property
+    def memory_bytes(self) -> int:
+        """The memory limit that it was started with: a VM's RAM, a cgroup's limit."""
+        ...
+
+    @property
     def marks(self) -> Sequence[Mark]: ...
     def pids(self) -> tuple[int, ...]:
         """Return the host pids of the instance: its processes, or the VMM with its helpers."""
@@ -112,6 +117,10 @@ class Instance(Protocol):
     def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult: ...
     def output(self) -> tuple[bytes, bytes]:
         """Return the workload's stdout and stderr so far (bounded; complete after `stop`)."""
+        ...
+
+    def console(self) -> bytes:
+        """Return what firmware and kernel wrote; empty where there are none."""
         ...
 
     def stop(self, deadline_ns: int) -> None:
@@ -144,8 +153,12 @@ class Backend(Protocol):
         ...
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm: ...
-    def reap(self, token: str | None, context_cache: Path, *, dry_run: bool) -> Sequence[str]:
-        """Remove what runs with `token` (None: any dead run) left behind; return one line for each thing."""
+    def tokens(self) -> set[str]:
+        """Return the tokens of all runs, living or dead, of which this backend finds something on this host."""
+        ...
+
+    def reap(self, token: str, *, dry_run: bool) -> Sequence[str]:
+        """Remove what the dead run `token` left behind; return one line for each thing found."""
         ...
 
 

@@ -37,6 +37,7 @@ class AgentSession:
         self._changed = threading.Condition()
         self._poll = select.epoll()
         self._handlers: dict[int, _Handler] = {}
+        self._watchers: dict[int, Callable[[], None]] = {}
         self._owned: dict[int, socket.socket] = {}
         self._control: socket.socket | None = None
         self._marks_open = False
@@ -82,13 +83,22 @@ class AgentSession:
         fd = server.fileno()
         self._owned[fd] = server
 
-        def on_accept(_fd: int, _chunk: bytes, _at: int) -> None:
+        def accept() -> None:
             channel, _ = server.accept()
             self._forget(fd)
             on_connect(channel)
 
-        self._handlers[fd] = on_accept
+        self.watch(fd, accept)
+
+    def watch(self, fd: int, on_ready: Callable[[], None]) -> None:
+        """Call `on_ready` in the reader thread when `fd` becomes readable; it must `unwatch` or consume it."""
+        self._watchers[fd] = on_ready
         self._poll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Watch it no more; the fd stays open."""
+        del self._watchers[fd]
+        self._poll.unregister(fd)
 
     def own(self, channel: socket.socket) -> int:
         """Take over a connected socket; return its fd for `add_*`."""
@@ -110,12 +120,11 @@ class AgentSession:
                 self._read_one(fd, at_ns)
 
     def _read_one(self, fd: int, at_ns: int) -> None:
-        handler = self._handlers.get(fd)
-        if handler is None:
+        if fd in self._watchers:
+            self._watchers[fd]()
             return
-        owner = self._owned.get(fd)
-        if owner is not None and owner.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            handler(fd, b"", at_ns)
+        handler = self._handlers.get(fd)
+        if handler is None:  # forgotten by a handler of the same round
             return
         try:
             chunk = os.read(fd, _CHUNK_BYTES)
@@ -132,7 +141,8 @@ class AgentSession:
 
     def _forget(self, fd: int) -> None:
         self._poll.unregister(fd)
-        del self._handlers[fd]
+        self._handlers.pop(fd, None)
+        self._watchers.pop(fd, None)
         owner = self._owned.pop(fd, None)
         if owner is not None:
             owner.close()
@@ -281,8 +291,8 @@ class AgentSession:
             self._forget(fd)
         if self._control is not None:
             self._control.close()
-        for channel in self._owned.values():
-            channel.close()
+        for fd in list(self._owned):  # listeners that nobody connected to
+            self._forget(fd)
         self._poll.close()
         os.close(self._wake_r)
         os.close(self._wake_w)

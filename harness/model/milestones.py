@@ -14,10 +14,11 @@ EXEC = "exec"
 READY = "ready"
 ANSWER = "answer"
 EXITED = "exited"
+STOPPING = "stopping"
 DELETED = "deleted"
 
 LADDER = (
-    REQUESTED, RUNTIME_EXEC, VMM_EXEC, FIRMWARE, KERNEL, INIT, EXEC, READY, ANSWER, EXITED, DELETED,
+    REQUESTED, RUNTIME_EXEC, VMM_EXEC, FIRMWARE, KERNEL, INIT, EXEC, READY, ANSWER, EXITED, STOPPING, DELETED,
 )  # fmt: skip
 
 DOCS = {
@@ -30,7 +31,8 @@ DOCS = {
     EXEC: "the agent is about to execve the workload",
     READY: "the workload's readiness condition holds",
     ANSWER: "the workload gave its first useful response",
-    EXITED: "the workload has ended",
+    EXITED: "the workload has ended by itself",
+    STOPPING: "the harness asks the instance to end",
     DELETED: "every process, mount, cgroup and file of the instance is gone",
 }
 

@@ -97,7 +97,10 @@ def test_ready_by_a_line_of_stdout(tmp_path: Path) -> None:
 
 
 def test_ready_by_tcp_and_by_http(tmp_path: Path) -> None:
-    program = "import sys,time,http.server as h; time.sleep(0.1); h.HTTPServer(('127.0.0.1', int(sys.argv[1])), h.SimpleHTTPRequestHandler).serve_forever()"
+    program = (
+        "import sys, time, http.server as h; time.sleep(0.1); "
+        "h.HTTPServer(('127.0.0.1', int(sys.argv[1])), h.SimpleHTTPRequestHandler).serve_forever()"
+    )
     for kind, port in (("tcp", 18931), ("http", 18932)):
         workload = WorkloadSpec(
             argv=("/usr/bin/python3", "-c", program, str(port)),
@@ -163,7 +166,7 @@ def test_inside_reports_what_proc_says(tmp_path: Path) -> None:
     with running(shell("sleep 60", ready=Ready("line", text="never")), tmp_path) as session:
         session.wait("exec", deadline())
         seen = session.inside(deadline())
-    assert seen["namespaces"]["pid"] == os.readlink("/proc/self/ns/pid")
+    assert seen["namespaces"]["pid"] == str(Path("/proc/self/ns/pid").readlink())
     assert int(seen["status"]["CapEff"], 16) > 0
     assert seen["memory_bytes"]["MemTotal"] > 2**20
     assert seen["devices"]["character"] > 3

@@ -1,0 +1,162 @@
+"""One libvirt connection of this process: the event loop, the embedded driver's directory, errors as ours.
+
+libvirt-python is imported here alone, and only when a VM is wanted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from harness.backends import _passwd
+from harness.errors import BackendError, CapabilityError
+
+# No daemon, no service, no change to the host: QEMU runs as the caller, and libvirt keeps its hands off cgroups,
+# namespaces and security drivers (the harness meters and confines by itself).
+QEMU_CONF = """\
+stdio_handler = "file"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+cgroup_controllers = []
+namespaces = []
+max_core = 0
+"""
+
+_loop_started = threading.Event()
+_locks: dict[Path, int] = {}
+
+
+def import_libvirt() -> Any:
+    """Return the module. Raises CapabilityError where libvirt-python is missing or does not fit the library."""
+    try:
+        import libvirt  # noqa: PLC0415
+    except ImportError as error:
+        raise CapabilityError(
+            f"libvirt-python: cannot be imported: {error}", hint="scripts/setup installs it (pip install .[vm])"
+        ) from error
+    return libvirt
+
+
+def _run_loop(libvirt: Any) -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _start_loop(libvirt: Any) -> None:
+    """The embedded driver needs an event loop, registered before the first connection, on a thread of its own."""
+    if _loop_started.is_set():
+        return
+    _loop_started.set()
+    libvirt.virEventRegisterDefaultImpl()
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print to stderr
+    libvirt.virEventAddTimeout(1000, lambda *_: None, None)
+    threading.Thread(target=_run_loop, args=(libvirt,), name="libvirt-events", daemon=True).start()
+
+
+def _lock(root: Path) -> None:
+    """Hold the embedded driver's directory for the life of this process.
+
+    libvirt allows one process a directory, and after a failed attempt this process could not open it any more.
+    """
+    if root in _locks:
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    fd = os.open(root / "harness.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise CapabilityError(
+            f"libvirt: {root}: in use by another harness process",
+            hint="wait until that run has ended: two runs at once would disturb each other's figures anyway",
+        ) from None
+    _locks[root] = fd
+
+
+def embed_root(cache: Path) -> Path:
+    """Return the directory of the embedded driver; it is kept, since its capability cache takes 8 s to make."""
+    return cache / "libvirt"
+
+
+def check_uri(uri: str) -> None:
+    """Raise CapabilityError for a remote host: its marks would cross a network and its files are not ours."""
+    parts = urlsplit(uri)
+    local = parts.hostname is None and not parts.scheme.endswith(("+ssh", "+tls", "+tcp", "+libssh2", "+libssh"))
+    if not local:
+        raise CapabilityError(
+            f"libvirt: {uri}: a remote host cannot be timed by this host's clock",
+            hint="run the harness on that host with uri: qemu:///system",
+        )
+
+
+def connect(uri: str | None, cache: Path) -> Any:
+    """Return an open virConnect; `uri` None is the embedded driver. Raises CapabilityError."""
+    if uri is not None:
+        check_uri(uri)
+        libvirt = import_libvirt()
+        _start_loop(libvirt)
+        return _open(libvirt, uri, "is the daemon running, and may this user talk to it?")
+    root = embed_root(cache)
+    _lock(root)
+    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc" / "qemu.conf").write_text(QEMU_CONF)
+    # Read when the library is loaded; without it libvirt's own warnings go to our stderr.
+    os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{root / 'libvirt.log'}")
+    libvirt = import_libvirt()
+    _start_loop(libvirt)
+    embedded = f"qemu:///embed?root={root}"
+    hint = "the embedded driver needs the package libvirt-daemon-driver-qemu"
+    if os.geteuid() == 0 and _passwd.is_missing():
+        return _passwd.call_with_user(root / "etc", lambda: _open(libvirt, embedded, hint))
+    return _open(libvirt, embedded, hint)
+
+
+def _open(libvirt: Any, uri: str, hint: str) -> Any:
+    try:
+        return libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        raise CapabilityError(f"libvirt: {uri}: {error}", hint=hint) from error
+
+
+def create(connection: Any, xml: str) -> Any:
+    """Start a transient domain. Raises BackendError with libvirt's own words."""
+    libvirt = import_libvirt()
+    try:
+        return connection.createXML(xml, 0)
+    except libvirt.libvirtError as error:
+        raise BackendError(f"libvirt: the domain did not start: {error}") from error
+
+
+def destroy(connection: Any, name: str) -> None:
+    """End a domain at once; one that has ended already is no error."""
+    libvirt = import_libvirt()
+    try:
+        connection.lookupByName(name).destroy()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}:
+            raise BackendError(f"libvirt: {name}: cannot be destroyed: {error}") from error
+
+
+def domains(connection: Any, prefix: str) -> list[str]:
+    """Return the names of the running domains that start with `prefix`."""
+    return [name for domain in connection.listAllDomains() if (name := domain.name()).startswith(prefix)]
+
+
+def versions(connection: Any) -> dict[str, str]:
+    """Return what answers: the versions of libvirt and QEMU and the URI."""
+
+    def dotted(number: int) -> str:
+        return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
+
+    return {
+        "libvirt": dotted(connection.getLibVersion()),
+        "qemu": dotted(connection.getVersion()),
+        "uri": connection.getURI(),
+    }

@@ -1,0 +1,205 @@
+"""One running guest: its sockets, its QEMU process, and how all of it goes away again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.agent.session import AgentSession
+from harness.backends import _connection, _metering
+from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
+from harness.container import syscalls
+from harness.errors import TrialError
+from harness.interfaces import Boundary, CgroupMemory, ExecResult, Json
+from harness.model.milestones import DELETED, EXITED, FIRMWARE, KERNEL, READY, REQUESTED, STOPPING, VMM_EXEC, Mark
+from harness.model.records import Attestation
+
+_ANSWER_NS = 30_000_000_000
+_POWER_OFF_NS = 10_000_000_000
+_PEERCRED = struct.Struct("3i")
+
+
+def _listen(path: Path) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    server.bind(str(path))
+    server.listen(1)
+    return server
+
+
+def peer_pid(channel: socket.socket) -> int:
+    """Return the pid of the process at the other end of a unix socket (unix(7), SO_PEERCRED)."""
+    pid: int = _PEERCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))[0]
+    return pid
+
+
+class _KernelAware(AgentSession):
+    """Marks and the kernel's early messages share a port: the first byte that is no mark is the kernel's."""
+
+    def _on_marks(self, _fd: int, chunk: bytes, at_ns: int) -> None:
+        super()._on_marks(_fd, chunk, at_ns)
+        if self.parser.console and self.find(KERNEL) is None:
+            self._append(Mark(KERNEL, at_ns))
+
+
+class Guest:
+    """A guest as an Instance. `start` returns when libvirt does, which is before the guest's first instruction."""
+
+    boundary: Boundary = "vm"
+
+    def __init__(self, connection: Any, spec: GuestSpec, meter: _metering.Meter) -> None:
+        self.spec = spec
+        self._connection = connection
+        self._meter = meter
+        self._session = _KernelAware()
+        self._pid: int | None = None
+        self._pidfd: int | None = None
+        self._stopped = False
+        self.rusage: Mapping[str, float] = {}
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The timed path: listen, ask libvirt, read marks."""
+        self._session.mark(REQUESTED)
+        self.spec.sockets.mkdir(parents=True)
+        self._listen_for("marks", self._on_marks_connected)
+        self._listen_for("firmware", self._session_first_byte)
+        for name, add in zip(CHANNELS, (self._session.add_stdout, self._session.add_stderr), strict=False):
+            self._listen_for(name, self._adder(add))
+        self._listen_for("control", self._session.add_control)
+        self._session.start()
+        with self._meter.inside(), syscalls.child_subreaper():
+            _connection.create(self._connection, domain_xml(self.spec))
+
+    def _listen_for(self, name: str, on_connect: Callable[[socket.socket], None]) -> None:
+        self._session.listen(_listen(self.spec.sockets / name), on_connect)
+
+    def _adder(self, add: Callable[[int], None]) -> Callable[[socket.socket], None]:
+        return lambda channel: add(self._session.own(channel))
+
+    def _session_first_byte(self, channel: socket.socket) -> None:
+        self._session.add_first_byte(self._session.own(channel), FIRMWARE)
+
+    def _on_marks_connected(self, channel: socket.socket) -> None:
+        """QEMU opens its devices' channels early in main(): the first sign of life, and where its pid comes from."""
+        self._session.mark(VMM_EXEC)
+        self._pid = peer_pid(channel)
+        self._pidfd = os.pidfd_open(self._pid)
+        self._session.watch(self._pidfd, self._reap)
+        self._session.add_marks(self._session.own(channel))
+
+    # -- Instance ------------------------------------------------------------------------------------------------
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.spec.memory_bytes
+
+    @property
+    def marks(self) -> Sequence[Mark]:
+        return self._session.marks
+
+    def pids(self) -> tuple[int, ...]:
+        return (self._pid,) if self._pid is not None else ()
+
+    def cgroup_memory(self) -> CgroupMemory | None:
+        return self._meter.memory()
+
+    def wait(self, milestone: str, deadline_ns: int) -> Mark:
+        return self._session.wait(milestone, deadline_ns)
+
+    def inside(self) -> Mapping[str, Json]:
+        return self._session.inside(time.monotonic_ns() + _ANSWER_NS)
+
+    def attest(self, deadline_ns: int) -> Attestation:
+        return self._session.attest(deadline_ns)
+
+    def calibrate(self, count: int) -> Sequence[Mark]:
+        return self._session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
+
+    def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:
+        return ExecResult(*self._session.exec(argv, timeout_ns))
+
+    def output(self) -> tuple[bytes, bytes]:
+        return bytes(self._session.stdout), bytes(self._session.stderr)
+
+    def console(self) -> bytes:
+        """Return what firmware and kernel wrote on the marks channel and on the first serial port."""
+        early = bytes(self._session.parser.console)
+        try:
+            return early + self.spec.console.read_bytes()
+        except FileNotFoundError:
+            return early
+
+    # -- stop ----------------------------------------------------------------------------------------------------
+
+    def stop(self, deadline_ns: int) -> None:
+        """Ask the agent, then wait, then destroy; remove the rest. Raises TrialError when something is left."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._session.mark(STOPPING)
+        try:
+            self._ask_to_end(deadline_ns)
+        finally:
+            self._end()
+            self._session.mark(DELETED)
+            self._wait_until_forgotten()
+            self._session.close()
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+
+    def _ask_to_end(self, deadline_ns: int) -> None:
+        """The console is open once the workload was ready or has ended; before that only `destroy` helps."""
+        if self._session.find(READY) is None and self._session.find(EXITED) is None:
+            return
+        self._session.finish(deadline_ns)
+        self._wait_for_exit(_POWER_OFF_NS)
+
+    def _wait_for_exit(self, timeout_ns: int) -> bool:
+        if self._pidfd is None:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(timeout_ns / 1e6))
+
+    def _end(self) -> None:
+        if not self._wait_for_exit(0):
+            with contextlib.suppress(TrialError):
+                _connection.destroy(self._connection, self.spec.name)
+            if not self._wait_for_exit(_POWER_OFF_NS) and self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                self._wait_for_exit(_POWER_OFF_NS)
+        self._meter.remove()
+        shutil.rmtree(self.spec.sockets, ignore_errors=True)
+
+    def _reap(self) -> None:
+        """In the reader thread, as soon as QEMU has ended.
+
+        QEMU is our child because this process is a sub-reaper while libvirt starts it. libvirt polls kill(pid, 0) until
+        it is gone, which a zombie never is: without this, `destroy` would wait for its own time-out.
+        """
+        assert self._pid is not None
+        assert self._pidfd is not None
+        self._session.unwatch(self._pidfd)
+        try:
+            _, _, usage = os.wait4(self._pid, 0)
+        except ChildProcessError:  # a daemon's child, not ours
+            return
+        self.rusage = {"user_s": usage.ru_utime, "system_s": usage.ru_stime, "max_rss_bytes": usage.ru_maxrss * 1024}
+
+    def _wait_until_forgotten(self) -> None:
+        """libvirt notices the end a little later; its work would disturb the trial that follows."""
+        deadline_ns = time.monotonic_ns() + _POWER_OFF_NS
+        while _connection.domains(self._connection, self.spec.name):
+            if time.monotonic_ns() > deadline_ns:
+                raise TrialError(f"libvirt: {self.spec.name}: still listed after its process has ended")
+            time.sleep(0.005)

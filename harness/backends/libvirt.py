@@ -1,0 +1,330 @@
+"""A QEMU guest through libvirt: the distribution's cloud kernel, the agent as init, the image as a read-only disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.agent.program import PATH as AGENT_PATH
+from harness.agent.program import agent_bytes, encode_spec
+from harness.backends import _accelerator, _connection, _metering
+from harness.backends._domain import GuestSpec, Machine, domain_xml, identity, kernel_cmdline
+from harness.backends._guest import Guest
+from harness.errors import CapabilityError
+from harness.host.paths import data_dir
+from harness.host.process import find_program, run
+from harness.images import disk, initramfs, kernel
+from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
+from harness.model.spec import WorkloadSpec
+
+EMULATOR = "qemu-system-x86_64"
+_BUS = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
+_LATE_MODULES = ("virtio_console",)
+_SOCKET_PATH_MAX_BYTES = 107  # unix(7): sun_path without its NUL
+
+
+class Options(BaseModel):
+    """What a scenario may say under `backend: libvirt`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    machine: Machine = "q35"
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    uri: str | None = None
+    kernel: Path | None = None
+    modules: Path | None = None
+    cmdline: str = ""
+    disk: Literal["erofs", "ext4"] = "erofs"
+    fast_start: bool = True
+
+
+def _kernel(options: Options, cache: Path) -> kernel.GuestKernel:
+    if options.kernel is not None:
+        return kernel.from_path(cache, options.kernel, options.modules)
+    found = kernel.find(cache)
+    if found is None:
+        raise CapabilityError(
+            "guest kernel: not in the cache", hint="scripts/setup fetches it (python -m harness.images.kernel fetch)"
+        )
+    return found
+
+
+@functools.cache
+def _tsc_khz() -> int:
+    return int(run([str(AGENT_PATH), "--tsc-khz"]).stdout)
+
+
+@dataclass(frozen=True, slots=True)
+class _Boot:
+    """What every guest of an arm shares: the kernel, its modules and their names for the agent."""
+
+    kernel: kernel.GuestKernel
+    base: bytes
+    modules: tuple[str, ...]
+    late_modules: tuple[str, ...]
+
+
+def _boot(options: Options, cache: Path) -> _Boot:
+    guest_kernel = _kernel(options, cache)
+    early = kernel.module_files(guest_kernel, [_BUS[options.machine], "virtio_blk", options.disk, "overlay"])
+    every = kernel.module_files(
+        guest_kernel, [_BUS[options.machine], "virtio_blk", options.disk, "overlay", *_LATE_MODULES]
+    )
+    paths = [*early, *(path for path in every if path not in early)]
+    names = [path.lstrip("/") for path in initramfs.module_paths(paths)]
+    base = initramfs.base_initramfs(agent_bytes(), paths)
+    return _Boot(guest_kernel, base, tuple(names[: len(early)]), tuple(names[len(early) :]))
+
+
+def _agent_spec(spec: ArmSpec, options: Options, boot: _Boot) -> bytes:
+    """Half of the guest's memory may be written to, as a tmpfs allows by default and as the container side does."""
+    extra = [
+        ("mode", "vm"),
+        ("root_device", "/dev/vda"),
+        ("root_fs", options.disk),
+        ("upper_bytes", str(spec.limits.memory_bytes // 2)),
+        ("pids", str(spec.limits.pids)),
+        ("hostname", spec.runtime),
+        *(("module", name) for name in boot.modules),
+        *(("late_module", name) for name in boot.late_modules),
+    ]
+    return encode_spec(spec.workload, extra)
+
+
+class LibvirtArm:
+    """A prepared VM runtime: one disk, one initramfs, one connection; every launch is a new transient domain."""
+
+    def __init__(self, connection: Any, template: GuestSpec, context: RunContext, facts: Mapping[str, Json]) -> None:
+        self._connection = connection
+        self._template = template
+        self._context = context
+        self._facts = facts
+
+    @property
+    def facts(self) -> Mapping[str, Json]:
+        return self._facts
+
+    @property
+    def accelerator(self) -> str | None:
+        return self._template.accelerator
+
+    @property
+    def template(self) -> GuestSpec:
+        return self._template
+
+    def launch(self, trial_id: str) -> Instance:
+        sockets = self._context.scratch / trial_id
+        spec = replace(
+            self._template,
+            name=f"harness-{self._context.token}-{trial_id}",
+            sockets=sockets,
+            console=sockets / "console.log",
+        )
+        guest = Guest(self._connection, spec, _metering.Meter(self._context.token, trial_id))
+        try:
+            guest.start()
+        except BaseException:
+            guest.stop(0)
+            raise
+        return guest
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class LibvirtBackend:
+    name = "libvirt"
+    doc = "a QEMU guest (KVM or TCG) through libvirt, by default its embedded driver: no daemon"
+    options: type[BaseModel] = Options
+
+    def needs(self, options: BaseModel) -> Sequence[Capability]:
+        assert isinstance(options, Options)
+        return (
+            _need_emulator(),
+            _need_libvirt(),
+            _need_kernel(options),
+            _need_disk_tool(options),
+            _need_accel(options),
+        )
+
+    def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
+        assert isinstance(options, Options)
+        boot = _boot(options, context.cache)
+        connection = _connection.connect(options.uri, context.cache)
+        versions = _connection.versions(connection)
+        template = self._template(spec.limits.memory_bytes, math.ceil(spec.limits.cpus), options, boot, context)
+        template, why = self._accelerated(template, connection, versions, options, context)
+        image = disk.disk_image(spec.tree, data_dir() / "disks", fs=options.disk)
+        initrd = context.scratch / f"{spec.runtime}.initrd"
+        initrd.write_bytes(boot.base + initramfs.spec_archive(_agent_spec(spec, options, boot)))
+        template = replace(template, initrd=initrd, disk=image.path)
+        facts: dict[str, Json] = {
+            "boundary": "vm",
+            "machine": options.machine,
+            "accelerator": template.accelerator,
+            "accelerator_reason": why,
+            "cmdline": template.cmdline,
+            "kernel": boot.kernel.release,
+            "kernel_digest": boot.kernel.digest,
+            "kernel_bytes": boot.kernel.vmlinux.stat().st_size,
+            "initrd_bytes": initrd.stat().st_size,
+            "disk_bytes": image.size_bytes,
+            "disk_fs": image.fs,
+            "fast_start": options.fast_start,
+            "domain_xml": domain_xml(template),
+            **versions,
+        }
+        return LibvirtArm(connection, template, context, facts)
+
+    def _template(self, memory_bytes: int, vcpus: int, options: Options, boot: _Boot, context: RunContext) -> GuestSpec:
+        sockets = context.scratch / "template"
+        longest = len(os.fsencode(context.scratch / ("x" * 40) / "firmware"))
+        if longest > _SOCKET_PATH_MAX_BYTES:
+            raise CapabilityError(
+                f"sockets: {context.scratch}: the path is too long for a unix socket",
+                hint="set HARNESS_RUNTIME to a short directory",
+            )
+        return GuestSpec(
+            name=f"harness-{context.token}",
+            token=context.token,
+            machine=options.machine,
+            accelerator="tcg",
+            emulator=str(find_program(EMULATOR)),
+            kernel=boot.kernel.vmlinux,
+            initrd=context.scratch / "none",
+            cmdline=kernel_cmdline(options.machine, "tcg", tsc_khz=_tsc_khz(), extra=options.cmdline),
+            disk=None,
+            sockets=sockets,
+            console=sockets / "console.log",
+            memory_bytes=memory_bytes,
+            vcpus=vcpus,
+            fast_start=options.fast_start,
+        )
+
+    def _accelerated(
+        self, template: GuestSpec, connection: Any, versions: Mapping[str, str], options: Options, context: RunContext
+    ) -> tuple[GuestSpec, str]:
+        """Return the template with the accelerator that is usable here, and why that one."""
+        with_kvm = replace(
+            template,
+            accelerator="kvm",
+            cmdline=kernel_cmdline(options.machine, "kvm", tsc_khz=None, extra=options.cmdline),
+        )
+
+        def verdict() -> _accelerator.Verdict:
+            return _accelerator.probe(
+                context.cache,
+                _verdict_key(with_kvm, versions["qemu"]),
+                lambda: _trial_guest(with_kvm, connection, context),
+            )
+
+        accelerator, why = _accelerator.choose(options.accel, verdict)
+        return (with_kvm if accelerator == "kvm" else template), why
+
+    def tokens(self) -> set[str]:
+        """Return the run tokens of all guests that run on this host under a harness name."""
+        return {token for token, _pid in _guests()}
+
+    def reap(self, token: str, *, dry_run: bool) -> Sequence[str]:
+        lines = []
+        for found, pid in _guests():
+            if found != token:
+                continue
+            lines.append(f"guest: qemu pid {pid} of run {token}")
+            if not dry_run:
+                os.kill(pid, signal.SIGKILL)
+        return lines
+
+
+def _verdict_key(template: GuestSpec, qemu: str) -> str:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    digest = hashlib.sha256(f"{template.kernel} {template.kernel.stat().st_mtime_ns}".encode()).hexdigest()[:16]
+    return f"{boot_id} " + identity({"kernel": digest, "qemu": qemu, "machine": template.machine})
+
+
+def _trial_guest(template: GuestSpec, connection: Any, context: RunContext) -> Guest:
+    """A guest without a disk that only has to reach its init."""
+    initrd = context.scratch / "probe.initrd"
+    initrd.write_bytes(initramfs.base_initramfs(agent_bytes(), []) + initramfs.spec_archive(_nothing_to_run()))
+    sockets = context.scratch / "probe"
+    spec = replace(
+        template, name=f"{template.name}-probe", initrd=initrd, sockets=sockets, console=sockets / "console.log"
+    )
+    return Guest(connection, spec, _metering.Meter(context.token, "probe"))
+
+
+def _nothing_to_run() -> bytes:
+    return encode_spec(WorkloadSpec(argv=("/none",)), [("mode", "vm"), ("root_device", "/dev/none")])
+
+
+def _guests() -> list[tuple[str, int]]:
+    """Return (token, pid) of every QEMU process whose guest carries a harness name, from /proc/PID/cmdline."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        for word in words:
+            if word.startswith(b"guest=harness-"):
+                found.append((word.decode("utf-8", "replace").split("-")[1].split(",")[0], int(entry.name)))
+    return found
+
+
+def _need_emulator() -> Capability:
+    try:
+        return Capability("qemu", available=True, reason=str(find_program(EMULATOR)))
+    except CapabilityError as error:
+        return Capability("qemu", available=False, reason=error.message, hint=error.hint)
+
+
+def _need_libvirt() -> Capability:
+    try:
+        libvirt = _connection.import_libvirt()
+    except CapabilityError as error:
+        return Capability("libvirt", available=False, reason=error.message, hint=error.hint)
+    number = libvirt.getVersion()
+    return Capability("libvirt", available=True, reason=f"libvirt {number // 10**6}.{number // 1000 % 1000}")
+
+
+def _need_kernel(options: Options) -> Capability:
+    from harness.host.paths import cache_dir  # noqa: PLC0415 -- the cache of the caller's environment, not the run's
+
+    try:
+        return Capability("kernel", available=True, reason=_kernel(options, cache_dir()).release)
+    except CapabilityError as error:
+        return Capability("kernel", available=False, reason=error.message, hint=error.hint)
+
+
+def _need_disk_tool(options: Options) -> Capability:
+    tool = "mkfs.erofs" if options.disk == "erofs" else "mke2fs"
+    try:
+        return Capability("disk", available=True, reason=str(find_program(tool)))
+    except CapabilityError as error:
+        return Capability("disk", available=False, reason=error.message, hint=error.hint)
+
+
+def _need_accel(options: Options) -> Capability:
+    """Cheap: says what is known. The proof is a boot, made once when a run is prepared."""
+    missing = _accelerator.device_missing()
+    if options.accel == "tcg":
+        return Capability("accel", available=True, reason="tcg: asked for by the scenario")
+    if missing and options.accel == "kvm":
+        return Capability("accel", available=False, reason=missing, hint="accel: auto lets the run fall back to TCG")
+    if missing:
+        return Capability("accel", available=True, reason=f"tcg: {missing}")
+    return Capability("accel", available=True, reason="kvm, if a guest boots with it (tried when the run is prepared)")
+
+
+PLUGIN = LibvirtBackend()

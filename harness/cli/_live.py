@@ -1,0 +1,147 @@
+"""What people see while a run goes on: a live line on a terminal, plain lines in CI and files, nothing with --json."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol, Self, TextIO
+
+from harness.model.milestones import READY
+from harness.model.records import RunRecord, TrialRecord, TrialSpec
+from harness.model.units import format_ns
+from harness.trials.planner import Plan
+
+
+class LiveObserver(AbstractContextManager["LiveObserver"], Protocol):
+    """The runner's Observer, and what the command itself has to say. Everything goes to stderr."""
+
+    def say(self, text: str) -> None: ...
+    def start(self, directory: Path, record: RunRecord) -> None: ...
+    def phase(self, spec: TrialSpec, phase: str) -> None: ...
+    def finished(self, record: TrialRecord, done: int, total: int) -> None: ...
+
+
+def header(plan: Plan, directory: Path, record: RunRecord) -> list[str]:
+    """Return the lines that open a run: what, in which order, where to, and with which accelerator."""
+    blocks = str(plan.max_blocks) if plan.min_blocks == plan.max_blocks else f"{plan.min_blocks}..{plan.max_blocks}"
+    lines = [
+        f"{record.scenario}   {len(plan.runtimes)} runtimes x {blocks} blocks (+{plan.warmup_blocks} warm-up)"
+        f"   seed {plan.seed}   control {plan.control}",
+        f"writing   {directory}",
+    ]
+    for runtime, arm in record.arms.items():
+        if arm.get("accelerator"):
+            lines.append(f"{runtime}   {arm.get('machine')}, accelerator {arm['accelerator']}: {arm['accelerator_reason']}")
+    return lines
+
+
+def outcome(record: TrialRecord) -> str:
+    """Return one trial's result in a few words."""
+    if record.status != "ok":
+        return f"{record.status}: {record.error}"
+    return format_ns(record.marks[READY]) if READY in record.marks else "ok"
+
+
+class _Quiet:
+    """For --json: nothing but the document and errors."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def start(self, directory: Path, record: RunRecord) -> None:
+        pass
+
+    def phase(self, spec: TrialSpec, phase: str) -> None:
+        pass
+
+    def finished(self, record: TrialRecord, done: int, total: int) -> None:
+        pass
+
+
+class _Lines(_Quiet):
+    """One line when a block has ended, for logs; failures at once."""
+
+    def __init__(self, plan: Plan, stream: TextIO) -> None:
+        self._plan = plan
+        self._stream = stream
+        self._block: dict[str, str] = {}
+
+    def say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def start(self, directory: Path, record: RunRecord) -> None:
+        for line in header(self._plan, directory, record):
+            self.say(line)
+
+    def finished(self, record: TrialRecord, done: int, total: int) -> None:
+        self._block[record.spec.runtime] = outcome(record)
+        if record.status != "ok":
+            self.say(f"[{time.strftime('%H:%M:%S')}] {record.spec.trial_id} {outcome(record)}")
+        if len(self._block) == len(self._plan.runtimes):
+            results = "   ".join(f"{name} {self._block.get(name, '-')}" for name, _backend in self._plan.runtimes)
+            kind = "warm-up" if record.spec.warmup else f"block {record.spec.block - self._plan.warmup_blocks + 1}"
+            self.say(f"[{time.strftime('%H:%M:%S')}] {kind}/{self._plan.max_blocks}   {results}")
+            self._block = {}
+
+
+class _Terminal(_Lines):
+    """One line that is rewritten between trials: never while one is being timed."""
+
+    def __init__(self, plan: Plan, stream: TextIO) -> None:
+        super().__init__(plan, stream)
+        self._seconds: list[float] = []
+        self._trial_started = time.monotonic()
+        self._status = ""
+        self._ready: dict[str, list[int]] = {}
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._stream.write("\r\x1b[K")
+        self._stream.flush()
+
+    def _draw(self, text: str) -> None:
+        width = os.get_terminal_size(self._stream.fileno()).columns
+        self._stream.write("\r\x1b[K" + text[: max(20, width - 1)])
+        self._stream.flush()
+
+    def say(self, text: str) -> None:
+        self._clear()
+        super().say(text)
+
+    def phase(self, spec: TrialSpec, phase: str) -> None:
+        if phase == "starting":
+            self._trial_started = time.monotonic()
+            self._draw(f"{self._status}  {spec.runtime}: starting")
+
+    def finished(self, record: TrialRecord, done: int, total: int) -> None:
+        self._seconds.append(time.monotonic() - self._trial_started)
+        if record.status != "ok":
+            self.say(f"{record.spec.trial_id}   {outcome(record)}")
+        elif READY in record.marks and not record.spec.warmup:
+            self._ready.setdefault(record.spec.runtime, []).append(record.marks[READY])
+        left_s = statistics.mean(self._seconds) * (total - done)
+        filled = round(20 * done / total)
+        bar = "━" * filled + "╌" * (20 - filled)
+        medians = "  ".join(f"{name} {format_ns(statistics.median(values))}" for name, values in self._ready.items())
+        self._status = f"{bar} {done}/{total} trials  ETA {int(left_s // 60)}:{int(left_s % 60):02d}  {medians}"
+        self._draw(self._status)
+
+
+def observer_for(plan: Plan, *, quiet: bool) -> LiveObserver:
+    """Return the display that fits where stderr goes."""
+    if quiet:
+        return _Quiet()
+    live = sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
+    return _Terminal(plan, sys.stderr) if live else _Lines(plan, sys.stderr)

@@ -1,0 +1,144 @@
+"""What separates the workload from the host: read inside by the agent, compared with the host's own values.
+
+In a VM most of these act on the guest's own kernel: full capabilities there are no power over the host. Such values are
+labelled `acts_on: own kernel`, and what has no meaning across two kernels (namespace numbers) is absent, not false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.interfaces import Emit, Instance, Json
+from harness.model.metrics import Absent, Assume, Better, Measurement, Metric, Unit
+
+# Bit numbers of include/uapi/linux/capability.h.
+CAPABILITIES = (
+    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service "
+    "net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin "
+    "sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override "
+    "mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
+).split()
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
+
+
+def _metric(name: str, unit: Unit, better: Better, doc: str) -> Metric:
+    return Metric(f"isolation.{name}", unit, better, doc, Assume.EXACT)
+
+
+KERNEL_SHARED = _metric("kernel.shared", Unit.BOOL, Better.LOWER, "the boot id inside is the host's")
+OWN_NAMESPACES = _metric("namespaces.own", Unit.COUNT, Better.HIGHER, "namespaces that are not the host's")
+NAMESPACE = {
+    kind: _metric(f"namespace.{kind}", Unit.BOOL, Better.HIGHER, f"the {kind} namespace is not the host's")
+    for kind in NAMESPACES
+}
+CAPS_EFFECTIVE = _metric("capabilities.effective", Unit.COUNT, Better.LOWER, "effective capabilities of the workload")
+CAPS_BOUNDING = _metric("capabilities.bounding", Unit.COUNT, Better.LOWER, "capabilities that a program could gain")
+SECCOMP = _metric("seccomp.mode", Unit.COUNT, Better.HIGHER, "0 none, 1 strict, 2 filter (seccomp(2))")
+NO_NEW_PRIVS = _metric("no_new_privs", Unit.BOOL, Better.HIGHER, "setuid programs give it nothing (prctl(2))")
+DEVICES = _metric("devices.visible", Unit.COUNT, Better.LOWER, "device nodes in its /dev")
+PROCESSES = _metric("host_processes.visible", Unit.COUNT, Better.LOWER, "processes of the host that its /proc shows")
+INTERFACES = _metric("network_interfaces.visible", Unit.COUNT, Better.LOWER, "network interfaces in its /proc/net/dev")
+
+
+def capability_names(mask: int) -> list[str]:
+    """Return the names of the bits of a capability set; a bit newer than our list by its number."""
+    return [CAPABILITIES[bit] if bit < len(CAPABILITIES) else f"cap_{bit}" for bit in range(64) if mask >> bit & 1]
+
+
+def _text(seen: Mapping[str, Json], *path: str) -> str:
+    value: Json = dict(seen)
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return "" if value is None else str(value)
+
+
+def _host_namespaces() -> dict[str, str]:
+    links = {}
+    for kind in NAMESPACES:
+        try:
+            links[kind] = str(Path(f"/proc/self/ns/{kind}").readlink())
+        except FileNotFoundError:
+            continue  # this kernel has no such namespace
+    return links
+
+
+def _emit_namespaces(seen: Mapping[str, Json], *, shared: bool, emit: Emit) -> None:
+    if not shared:
+        reason = "own kernel: its namespaces say nothing about the host's"
+        for metric in (OWN_NAMESPACES, *NAMESPACE.values()):
+            emit(Absent(metric, reason))
+        return
+    host, inside = _host_namespaces(), seen.get("namespaces")
+    own = []
+    for kind, metric in NAMESPACE.items():
+        link = inside.get(kind) if isinstance(inside, dict) else None
+        if kind not in host or link is None:
+            emit(Absent(metric, "this kernel has no such namespace, or /proc inside does not show it"))
+            continue
+        if link != host[kind]:
+            own.append(kind)
+        emit(Measurement(metric, int(link != host[kind])))
+    emit(Measurement(OWN_NAMESPACES, len(own), {"names": " ".join(own), "of": str(len(host))}))
+
+
+def _emit_privileges(seen: Mapping[str, Json], acts_on: str, emit: Emit) -> None:
+    for metric, key in ((CAPS_EFFECTIVE, "CapEff"), (CAPS_BOUNDING, "CapBnd")):
+        mask = _text(seen, "status", key)
+        if mask:
+            names = capability_names(int(mask, 16))
+            emit(Measurement(metric, len(names), {"acts_on": acts_on, "mask": mask, "names": " ".join(names)}))
+        else:
+            emit(Absent(metric, f"/proc/self/status inside has no {key}"))
+    for metric, key in ((SECCOMP, "Seccomp"), (NO_NEW_PRIVS, "NoNewPrivs")):
+        value = _text(seen, "status", key)
+        if value:
+            emit(Measurement(metric, int(value), {"acts_on": acts_on}))
+        else:
+            emit(Absent(metric, f"/proc/self/status inside has no {key}"))
+
+
+def _emit_view(seen: Mapping[str, Json], instance: Instance, acts_on: str, emit: Emit) -> None:
+    devices = seen.get("devices")
+    if isinstance(devices, dict):
+        count = int(_text(devices, "character") or 0) + int(_text(devices, "block") or 0)
+        emit(Measurement(DEVICES, count, {"acts_on": acts_on, "names": _text(devices, "names")}))
+    else:
+        emit(Absent(DEVICES, "/dev inside could not be read"))
+    visible, interfaces = _text(seen, "processes"), _text(seen, "network_interfaces")
+    if acts_on == "own kernel":
+        emit(Measurement(PROCESSES, 0, {"basis": "own kernel", "visible": visible}))
+    else:
+        emit(Measurement(PROCESSES, max(0, int(visible or 0) - len(instance.pids())), {"visible": visible}))
+    if interfaces:
+        emit(Measurement(INTERFACES, int(interfaces), {"acts_on": acts_on}))
+    else:
+        emit(Absent(INTERFACES, "/proc/net/dev inside could not be read"))
+
+
+class IsolationProbe:
+    name = "isolation"
+    doc = "kernel, namespaces, capabilities, seccomp, devices and processes, as seen from inside"
+    metrics = (
+        KERNEL_SHARED, OWN_NAMESPACES, *NAMESPACE.values(), CAPS_EFFECTIVE, CAPS_BOUNDING, SECCOMP, NO_NEW_PRIVS,
+        DEVICES, PROCESSES, INTERFACES,
+    )  # fmt: skip
+
+    @contextmanager
+    def watch(self, instance: Instance, emit: Emit) -> Iterator[None]:
+        seen = instance.inside()
+        host_boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        shared = _text(seen, "boot_id") == host_boot_id
+        acts_on = "host kernel" if shared else "own kernel"
+        emit(Measurement(KERNEL_SHARED, int(shared), {"kernel": _text(seen, "kernel")}))
+        _emit_namespaces(seen, shared=shared, emit=emit)
+        _emit_privileges(seen, acts_on, emit)
+        _emit_view(seen, instance, acts_on, emit)
+        yield
+
+    def conclude(self, instance: Instance, emit: Emit) -> None:
+        """Everything was read while it ran."""
+
+
+PLUGIN = IsolationProbe()

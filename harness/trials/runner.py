@@ -1,0 +1,160 @@
+"""The loop of a run: block after block until the plan or a stop rule says that it is enough.
+
+Every finished trial is on disk before the next one starts, so that nothing is lost by Ctrl-C, a crash or a full disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.analysis.identity import differences
+from harness.analysis.statistics import decide
+from harness.errors import RunFailed
+from harness.interfaces import Arm, Probe
+from harness.model.records import TrialRecord, TrialSpec
+from harness.trials.planner import Plan
+from harness.trials.trial import run_trial
+
+GIVE_UP_AFTER = 2
+"""A runtime whose first trials all failed is not tried further: its failure would only be repeated."""
+FAILURE_TOLERANCE_RATIO = 0.1
+"""More failed trials than this in any runtime, and the run does not count as a measurement (exit code 4)."""
+CHECK_EVERY_BLOCKS = 5
+"""Looking at the interval after every block would stop some runs by chance."""
+
+
+class Observer(Protocol):
+    """Whoever shows a run to people. Nothing of it is called between `requested` and `ready`."""
+
+    def phase(self, spec: TrialSpec, phase: str) -> None: ...
+    def finished(self, record: TrialRecord, done: int, total: int) -> None: ...
+
+
+class Journal(Protocol):
+    """Where finished trials go (`harness.results.store.RunDirectory`)."""
+
+    def append(self, record: TrialRecord) -> None: ...
+    def log_dir(self, trial_id: str) -> Path: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """When enough is known: `metrics` are those that decide, compared with the control."""
+
+    metrics: tuple[str, ...]
+    margin: float
+    precision: float
+    budget_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Everything that a run needs besides its plan."""
+
+    arms: Mapping[str, Arm]
+    probes: Sequence[Probe]
+    timeout_ns: int
+    journal: Journal
+    observer: Observer
+
+
+def measure(plan: Plan, bench: Bench, stopping: Stopping, records: Sequence[TrialRecord] = ()) -> str:
+    """Run what `records` (of an interrupted run) does not hold yet; return why it ended.
+
+    Raises: RunFailed when arms do not run the same thing, or a runtime cannot be started.
+    """
+    done = list(records)
+    known = {record.spec.trial_id for record in done}
+    deadline_ns = None if stopping.budget_ns is None else time.monotonic_ns() + stopping.budget_ns
+    for block in range(plan.block_count):
+        for spec in plan.block_trials(block):
+            if spec.trial_id in known:
+                continue
+            done.append(_one(spec, bench, done, len(plan.trials)))
+            _give_up_on_failures(done, spec.runtime)
+        _refuse_different_arms(done)
+        reason = _enough(plan, block, done, stopping, deadline_ns)
+        if reason:
+            return reason
+    return f"all {plan.max_blocks} blocks ran"
+
+
+def _one(spec: TrialSpec, bench: Bench, done: Sequence[TrialRecord], total: int) -> TrialRecord:
+    record = run_trial(
+        bench.arms[spec.runtime],
+        spec,
+        bench.probes,
+        timeout_ns=bench.timeout_ns,
+        log_dir=bench.journal.log_dir(spec.trial_id),
+        progress=bench.observer.phase,
+    )
+    bench.journal.append(record)
+    bench.observer.finished(record, len(done) + 1, total)
+    return record
+
+
+def _give_up_on_failures(done: Sequence[TrialRecord], runtime: str) -> None:
+    own = [record for record in done if record.spec.runtime == runtime]
+    if len(own) >= GIVE_UP_AFTER and all(record.status != "ok" for record in own):
+        raise RunFailed(
+            f"{runtime}: its first {len(own)} trials failed: {own[-1].error}",
+            hint="the trial's logs are in the run directory under logs/",
+        )
+
+
+def _refuse_different_arms(done: Sequence[TrialRecord]) -> None:
+    found = differences(done)
+    if found:
+        raise RunFailed(
+            f"arms are not identical: {found[0]}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""),
+            hint="only identical workloads are compared: the same root tree, program, arguments, environment and user",
+        )
+
+
+def _enough(
+    plan: Plan, block: int, done: Sequence[TrialRecord], stopping: Stopping, deadline_ns: int | None
+) -> str | None:
+    """Return why to stop after this block, None to go on. Never asks whether a difference is significant."""
+    counted = block + 1 - plan.warmup_blocks
+    if deadline_ns is not None and time.monotonic_ns() > deadline_ns and counted >= 1:
+        return f"the time budget was used up after {counted} blocks"
+    if counted < plan.min_blocks or (counted - plan.min_blocks) % CHECK_EVERY_BLOCKS:
+        return None
+    contrasts = [
+        _paired(done, runtime, plan.control, metric)
+        for runtime, _backend in plan.runtimes
+        if runtime != plan.control
+        for metric in stopping.metrics
+    ]
+    pending = [pairs for pairs in contrasts if decide(pairs, stopping.margin, stopping.precision) == "more"]
+    return None if pending or not contrasts else f"every contrast is decided after {counted} blocks"
+
+
+def _paired(done: Sequence[TrialRecord], runtime: str, control: str, metric: str) -> list[float]:
+    """Return runtime/control of one metric for every counted block in which both have it."""
+    values: dict[tuple[str, int], float] = {
+        (record.spec.runtime, record.spec.block): record.metrics[metric].value
+        for record in done
+        if record.status == "ok" and not record.spec.warmup and metric in record.metrics
+    }
+    blocks = sorted({block for name, block in values if name == runtime})
+    return [
+        values[runtime, block] / values[control, block]
+        for block in blocks
+        if values.get((control, block)) and values[runtime, block] > 0
+    ]
+
+
+def beyond_tolerance(records: Sequence[TrialRecord]) -> list[str]:
+    """Return one line for each runtime of which too many trials failed, to end the run with exit code 4."""
+    lines = []
+    for runtime in dict.fromkeys(record.spec.runtime for record in records):
+        own = [record for record in records if record.spec.runtime == runtime]
+        failed = [record for record in own if record.status != "ok"]
+        if len(failed) > FAILURE_TOLERANCE_RATIO * len(own):
+            lines.append(f"{runtime}: {len(failed)} of {len(own)} trials failed: {failed[0].error}")
+    return lines

@@ -1,0 +1,191 @@
+"""One trial from `requested` to `deleted`: the only place that knows the order of its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.errors import TrialError, TrialTimeout
+from harness.host.noise import Sampler
+from harness.interfaces import Arm, Instance, Probe
+from harness.model.metrics import Absent, Measurement
+from harness.model.milestones import REQUESTED
+from harness.model.records import Attestation, MetricValue, Noise, Status, TrialRecord, TrialSpec
+
+STOP_NS = 30_000_000_000
+ATTEST_NS = 120_000_000_000
+
+Progress = Callable[[TrialSpec, str], None]
+"""Called when a trial enters a phase: starting, ready, stopping. Not between `requested` and `ready`."""
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """What the probes have said so far. The first word on a metric stands; a second one is a bug of the probe."""
+
+    values: dict[str, MetricValue] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def emit(self, item: Measurement | Absent) -> None:
+        name = item.metric.name
+        if name in self.values or name in self.absent:
+            raise AssertionError(f"probe: {name}: emitted twice in one trial")
+        if isinstance(item, Absent):
+            self.absent[name] = item.reason
+        else:
+            self.values[name] = MetricValue(item.value, item.metric.unit.value, dict(item.labels))
+
+    def complete(self, probes: Sequence[Probe], reason: str) -> None:
+        """Every metric has a value or a reason: nothing is missing without a word."""
+        for probe in probes:
+            for metric in probe.metrics:
+                if metric.name not in self.values:
+                    self.absent.setdefault(metric.name, reason)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    status: Status = "ok"
+    error: str | None = None
+    attestation: Attestation | None = None
+
+    def fail(self, error: TrialError) -> None:
+        if self.status == "ok":  # the first failure is the cause, later ones its consequences
+            self.status = "timeout" if isinstance(error, TrialTimeout) else "failed"
+            self.error = error.message
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _say_nothing(_spec: TrialSpec, _phase: str) -> None:
+    pass
+
+
+def run_trial(
+    arm: Arm,
+    spec: TrialSpec,
+    probes: Sequence[Probe],
+    *,
+    timeout_ns: int,
+    log_dir: Path,
+    progress: Progress = _say_nothing,
+) -> TrialRecord:
+    """Start, wait until ready, watch, attest, stop; return the record whatever happened.
+
+    A TrialError becomes a record with its reason and everything measured before. Anything else (Ctrl-C, a bug) stops
+    the instance and goes on up.
+    """
+    ledger, outcome = _Ledger(), _Outcome()
+    started, sampler = _now(), Sampler()
+    marks: Mapping[str, int] = {}
+    progress(spec, "starting")
+    instance: Instance | None = None
+    try:
+        instance = _launch(arm, spec, timeout_ns)
+        progress(spec, "ready")
+        _observe(instance, probes, ledger, outcome)
+    except _NotReady as failure:
+        instance = failure.instance
+        outcome.fail(failure.error)
+    except TrialError as error:
+        outcome.fail(error)
+    finally:
+        if instance is not None:
+            progress(spec, "stopping")
+            marks = _finish(instance, probes, ledger, outcome, log_dir)
+    ledger.complete(
+        probes, "not measured: the trial failed before" if outcome.status != "ok" else "the probe did not tell"
+    )
+    return TrialRecord(
+        spec=spec,
+        status=outcome.status,
+        started=started,
+        error=outcome.error,
+        accelerator=arm.accelerator,
+        marks=marks,
+        metrics=ledger.values,
+        absent=ledger.absent,
+        attestation=outcome.attestation,
+        noise=_noise(sampler),
+    )
+
+
+class _NotReady(Exception):
+    """Carries a launched instance out of a failed wait, so that it is stopped and its output kept."""
+
+    def __init__(self, instance: Instance, error: TrialError) -> None:
+        super().__init__(error.message)
+        self.instance = instance
+        self.error = error
+
+
+def _launch(arm: Arm, spec: TrialSpec, timeout_ns: int) -> Instance:
+    """The timed path. The garbage collector waits: a full collection takes longer than a container's start."""
+    gc.collect()
+    gc.disable()
+    instance: Instance | None = None
+    try:
+        deadline_ns = time.monotonic_ns() + timeout_ns
+        instance = arm.launch(spec.trial_id)
+        instance.wait("ready", deadline_ns)
+    except TrialError as error:
+        if instance is None:
+            raise
+        raise _NotReady(instance, error) from error
+    except BaseException:
+        if instance is not None:
+            instance.stop(time.monotonic_ns())
+        raise
+    finally:
+        gc.enable()
+    return instance
+
+
+def _observe(instance: Instance, probes: Sequence[Probe], ledger: _Ledger, outcome: _Outcome) -> None:
+    with contextlib.ExitStack() as watches:
+        for probe in probes:
+            watches.enter_context(probe.watch(instance, ledger.emit))
+    outcome.attestation = instance.attest(time.monotonic_ns() + ATTEST_NS)
+
+
+def _finish(
+    instance: Instance, probes: Sequence[Probe], ledger: _Ledger, outcome: _Outcome, log_dir: Path
+) -> Mapping[str, int]:
+    """Stop, keep the logs, let the probes conclude; return the marks in ns since `requested`."""
+    try:
+        instance.stop(time.monotonic_ns() + STOP_NS)
+    except TrialError as error:
+        outcome.fail(error)
+    _keep_logs(instance, outcome, log_dir)
+    for probe in probes:
+        probe.conclude(instance, ledger.emit)
+    requested_ns = next(mark.at_ns for mark in instance.marks if mark.milestone == REQUESTED)
+    return {mark.milestone: mark.at_ns - requested_ns for mark in reversed(instance.marks) if mark.milestone != "error"}
+
+
+def _keep_logs(instance: Instance, outcome: _Outcome, log_dir: Path) -> None:
+    """What it wrote is kept beside the record; the end of stderr explains a failure."""
+    stdout, stderr = instance.output()
+    log_dir.mkdir(parents=True, exist_ok=True)
+    logs = {"stdout.log": stdout, "stderr.log": stderr, "console.log": instance.console()}
+    for name, content in logs.items():
+        if content:
+            (log_dir / name).write_bytes(content)
+    if outcome.status == "ok":
+        return
+    for name, content in (("stderr", stderr), ("stdout", stdout), ("console", logs["console.log"])):
+        lines = content[-2000:].decode("utf-8", "replace").strip().splitlines()
+        if lines:
+            outcome.error = f"{outcome.error} | {name}: {lines[-1].strip()}"
+            return
+
+
+def _noise(sampler: Sampler) -> Noise:
+    return sampler.finish()

@@ -1,0 +1,93 @@
+"""The domain XML and the kernel's command line, for every machine type and accelerator."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from harness.backends._domain import CHANNELS, Accelerator, GuestSpec, Machine, domain_xml, kernel_cmdline
+
+QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+
+
+def guest(machine: Machine = "q35", accelerator: Accelerator = "tcg", *, fast_start: bool = True) -> GuestSpec:
+    return GuestSpec(
+        name="harness-0123abcd-b00-vm",
+        token="0123abcd",
+        machine=machine,
+        accelerator=accelerator,
+        emulator="/usr/bin/qemu-system-x86_64",
+        kernel=Path("/k/vmlinux"),
+        initrd=Path("/k/initrd"),
+        cmdline="quiet & <tricky>",
+        disk=Path("/d/disk.erofs"),
+        sockets=Path("/s"),
+        console=Path("/s/console.log"),
+        memory_bytes=256 << 20,
+        vcpus=2,
+        fast_start=fast_start,
+    )
+
+
+def test_kvm_is_a_kvm_domain_with_the_hosts_cpu_and_tcg_is_not() -> None:
+    kvm, tcg = (ET.fromstring(domain_xml(guest(accelerator=kind))) for kind in ("kvm", "tcg"))
+    assert (kvm.get("type"), tcg.get("type")) == ("kvm", "qemu")
+    cpu = kvm.find("cpu")
+    assert cpu is not None
+    assert cpu.get("mode") == "host-passthrough"
+    assert tcg.find("cpu") is None
+
+
+def test_size_name_and_command_line_survive() -> None:
+    domain = ET.fromstring(domain_xml(guest()))
+    assert domain.findtext("name") == "harness-0123abcd-b00-vm"
+    assert domain.findtext("memory") == str(256 * 1024)
+    assert domain.findtext("vcpu") == "2"
+    assert domain.findtext("os/cmdline") == "quiet & <tricky>"
+
+
+def test_the_disk_is_read_only_and_raw() -> None:
+    disk = ET.fromstring(domain_xml(guest())).find("devices/disk")
+    assert disk is not None
+    assert disk.find("readonly") is not None
+    driver = disk.find("driver")
+    assert driver is not None
+    assert driver.get("type") == "raw"
+
+
+def test_the_marks_channel_is_port_e9_and_the_channels_are_named() -> None:
+    devices = ET.fromstring(domain_xml(guest())).find("devices")
+    assert devices is not None
+    ports = {address.get("iobase") for address in devices.findall("serial/address")}
+    assert ports == {"0xe9", "0x402"}
+    names = tuple(target.get("name") for target in devices.findall("channel/target"))
+    assert names == CHANNELS
+
+
+@pytest.mark.parametrize("machine", ["q35", "pc", "microvm"])
+def test_only_a_microvm_puts_its_virtio_devices_on_mmio(machine: Machine) -> None:
+    domain = ET.fromstring(domain_xml(guest(machine)))
+    on_mmio = [address for address in domain.iter("address") if address.get("type") == "virtio-mmio"]
+    assert len(on_mmio) == (2 if machine == "microvm" else 0)
+
+
+def test_however_it_ends_it_is_gone() -> None:
+    domain = ET.fromstring(domain_xml(guest()))
+    assert {domain.findtext(event) for event in ("on_poweroff", "on_reboot", "on_crash")} == {"destroy"}
+
+
+def test_fast_start_is_an_option() -> None:
+    assert f"{QEMU}capabilities" in {child.tag for child in ET.fromstring(domain_xml(guest()))}
+    assert f"{QEMU}capabilities" not in {child.tag for child in ET.fromstring(domain_xml(guest(fast_start=False)))}
+
+
+def test_only_a_microvm_under_tcg_is_told_the_tsc() -> None:
+    assert "tsc_early_khz=2600000 tsc=reliable" in kernel_cmdline("microvm", "tcg", tsc_khz=2_600_000)
+    assert "tsc" not in kernel_cmdline("q35", "tcg", tsc_khz=2_600_000)
+    assert "tsc" not in kernel_cmdline("microvm", "kvm", tsc_khz=2_600_000)
+
+
+def test_nothing_weakens_the_guest_and_extra_words_come_last() -> None:
+    cmdline = kernel_cmdline("q35", "kvm", tsc_khz=None, extra="  a=b  c ")
+    assert cmdline.endswith("cryptomgr.notests a=b c")
+    assert not {"mitigations=off", "nokaslr", "init_on_alloc=0"} & set(cmdline.split())

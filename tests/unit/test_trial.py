@@ -1,0 +1,80 @@
+"""The order of a trial's steps, and that whatever happens becomes a record."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import BackendError, TrialError
+from harness.model.records import TrialSpec
+from harness.trials.trial import run_trial
+from tests.fakes import ATTESTATION, CountingProbe, FakeArm, FakeInstance
+
+SPEC = TrialSpec("b01-vm", 1, 0, "vm", "fake")
+
+
+def trial(instance: FakeInstance, logs: Path, probes: list[CountingProbe] | None = None):
+    arm = FakeArm(lambda _id: instance)
+    return run_trial(arm, SPEC, [CountingProbe()] if probes is None else probes, timeout_ns=10**9, log_dir=logs)
+
+
+def test_the_steps_come_in_order(tmp_path: Path) -> None:
+    instance = FakeInstance()
+    record = trial(instance, tmp_path)
+    assert instance.log == ["wait ready", "watch", "unwatch", "attest", "stop", "conclude"]
+    assert record.status == "ok"
+    assert record.attestation == ATTESTATION
+
+
+def test_marks_count_from_requested(tmp_path: Path) -> None:
+    record = trial(FakeInstance(ready_ns=77), tmp_path)
+    assert (record.marks["requested"], record.marks["ready"]) == (0, 77)
+
+
+def test_a_time_out_is_a_record_with_what_was_measured_and_the_end_of_stderr(tmp_path: Path) -> None:
+    record = trial(FakeInstance(ready_ns=None), tmp_path)
+    assert record.status == "timeout"
+    assert record.error == "ready: not reached in time; last: requested | stderr: last words"
+    assert record.metrics["fake.length"].value == 3
+    assert (tmp_path / "stderr.log").read_bytes() == b"first\nlast words\n"
+
+
+def test_a_failed_launch_has_every_metric_absent_with_the_reason(tmp_path: Path) -> None:
+    def fail(_id: str) -> FakeInstance:
+        raise BackendError("libvirt: the domain did not start: no space")
+
+    record = run_trial(FakeArm(fail), SPEC, [CountingProbe()], timeout_ns=1, log_dir=tmp_path)
+    assert (record.status, record.error) == ("failed", "libvirt: the domain did not start: no space")
+    assert record.absent == {"fake.length": "not measured: the trial failed before"}
+
+
+def test_an_instance_that_does_not_stop_cleanly_fails_its_trial(tmp_path: Path) -> None:
+    record = trial(FakeInstance(stop_error=TrialError("output: incomplete")), tmp_path)
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error.startswith("output: incomplete")
+
+
+def test_an_interrupt_stops_the_instance_and_goes_on_up(tmp_path: Path) -> None:
+    class Interrupting(FakeInstance):
+        def wait(self, milestone, deadline_ns):
+            raise KeyboardInterrupt
+
+    instance = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        trial(instance, tmp_path)
+    assert "stop" in instance.log
+
+
+def test_a_metric_that_is_told_twice_is_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="emitted twice"):
+        trial(FakeInstance(), tmp_path, [CountingProbe(), CountingProbe()])
+
+
+def test_a_metric_that_no_probe_told_is_absent_not_zero(tmp_path: Path) -> None:
+    class Silent(CountingProbe):
+        def conclude(self, instance, emit):
+            pass
+
+    record = trial(FakeInstance(), tmp_path, [Silent()])
+    assert record.metrics == {}
+    assert record.absent == {"fake.length": "the probe did not tell"}
