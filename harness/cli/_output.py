@@ -16,6 +16,7 @@ from harness.errors import HarnessError, Problem, ScenarioError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 CI_WIDTH_COLUMNS = 100
 
@@ -36,6 +37,14 @@ def console() -> Console:
     quiet = bool(os.environ.get("CI")) or not sys.stdout.isatty()
     width = CI_WIDTH_COLUMNS if quiet and "COLUMNS" not in os.environ else shutil.get_terminal_size().columns
     return Console(force_interactive=False if quiet else None, width=width, highlight=False, soft_wrap=False)
+
+
+def print_table(table: Table) -> None:
+    """Write a table to stdout without the blanks that would pad its lines."""
+    terminal = console()
+    with terminal.capture() as captured:
+        terminal.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_error(error: HarnessError) -> None:

@@ -79,7 +79,7 @@ class LazyGroup(click.Group):
         if args and not args[0].startswith("-") and args[0] not in VERBS:
             from harness.model.document import did_you_mean  # noqa: PLC0415
 
-            ctx.fail(f"No such command '{args[0]}'{did_you_mean(args[0], VERBS)}")
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], VERBS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -125,7 +125,7 @@ def run(arguments: Sequence[str]) -> int:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        _print_usage_error(error)
         return EXIT_USAGE
     except HarnessError as error:
         print_error(error)
@@ -137,6 +137,16 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001  (the last door: a bug, told as one)
         return _bug(error)
     return result if isinstance(result, int) else 0
+
+
+def _print_usage_error(error: click.ClickException) -> None:
+    """Write click's complaint in our form; `harness` alone shows its help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "harness"
+    print_error(HarnessError(f"{path}: {error.format_message()}", hint=f"{path} --help"))
 
 
 def _bug(error: Exception) -> int:

@@ -78,14 +78,14 @@ class LimitsSection(Strict):
 class Blocks(Strict):
     """How many blocks count; in a block every runtime starts once, in random order."""
 
-    min: int = Field(default=10, ge=1, le=10_000, description="blocks that always run")
-    max: int = Field(default=30, ge=1, le=10_000, description="blocks after which the run stops undecided")
+    min: int = Field(ge=1, le=10_000, description="blocks that always run")
+    max: int = Field(ge=1, le=10_000, description="blocks after which the run stops undecided")
 
 
 class Trials(Strict):
     """How often, in which order and until when."""
 
-    blocks: Blocks = Blocks()
+    blocks: Blocks = Blocks(min=10, max=30)
     warmup: int = Field(default=1, ge=0, le=100, description="blocks before those that count; stored, never counted")
     precision: Ratio = Field(default=0.05, gt=0, lt=1, description="stop early when intervals are narrower than this")
     cache: Literal["warm"] = Field(default="warm", description="state of the host's page cache before a trial")

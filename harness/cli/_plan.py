@@ -1,0 +1,214 @@
+"""What `harness plan` gathers and shows: the order, the needs, the time, what is missing."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness import plugins
+from harness.cli._output import note
+from harness.errors import HarnessError, ImageError, StoreError
+from harness.images import containerfile
+from harness.images.resolve import find_containerfile
+from harness.interfaces import Capability
+from harness.model.records import TrialRecord
+from harness.model.scenario import scenario_hash
+from harness.model.units import format_bytes, format_ns
+from harness.trials import planner
+from harness.trials.planner import Plan
+
+if TYPE_CHECKING:
+    from harness.model.reading import LoadedScenario
+
+SHOWN_BLOCKS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How long the whole run may take: `bound` means at most, else about. `basis` says where it comes from."""
+
+    total_ns: int
+    bound: bool
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A run before it is made. `needs` by runtime, and under `image` what the image needs."""
+
+    loaded: LoadedScenario
+    plan: Plan
+    seed_is_example: bool
+    needs: Mapping[str, tuple[Capability, ...]]
+    estimate: Estimate
+
+    @property
+    def missing(self) -> list[tuple[str, Capability]]:
+        return [(who, need) for who, needs in self.needs.items() for need in needs if not need.available]
+
+
+def gather(loaded: LoadedScenario, results: Path) -> Preview:
+    """Return the preview of a run; nothing is started, built or written."""
+    scenario = loaded.scenario
+    seed = scenario.trials.seed
+    plan = planner.plan(scenario, planner.choose_seed() if seed is None else seed)
+    needs: dict[str, tuple[Capability, ...]] = {"image": (image_need(loaded),)}
+    for name, runtime in scenario.runtimes.items():
+        needs[name] = backend_needs(runtime.backend, runtime.options)
+    return Preview(loaded, plan, seed is None, needs, _estimate(loaded, plan, results))
+
+
+def backend_needs(name: str, options: Any) -> tuple[Capability, ...]:
+    """Return what a backend needs here; one line that says why where it cannot even be loaded."""
+    backend = plugins.try_load("backends", name)
+    if isinstance(backend, plugins.Unavailable):
+        return (Capability("backend", available=False, reason=f"cannot be loaded: {backend.reason}"),)
+    return tuple(backend.needs(options))
+
+
+def image_need(loaded: LoadedScenario) -> Capability:
+    """Return whether the image can be had, as far as that can be told without building it."""
+    image = loaded.scenario.image
+    try:
+        return Capability("image", available=True, reason=_find_image(image.kind, image.value, loaded.base_dir))
+    except HarnessError as error:
+        return Capability("image", available=False, reason=error.message, hint=error.hint)
+
+
+def _find_image(kind: str, value: str, base_dir: Path) -> str:
+    """Return what was found. Raises: ImageError, BuildError."""
+    if kind in {"oci", "name"}:
+        return _in_store(value)
+    path = (base_dir / value).resolve()
+    if not path.exists():
+        raise ImageError(f"{kind}: {path}: no such file or directory", hint="paths count from the scenario's directory")
+    if kind == "build":
+        file = find_containerfile(path)
+        stages = containerfile.parse(file.read_text(), str(file)).stages
+        base = stages[0].base
+        if base != "scratch" and "$" not in base:
+            return f"{file}, from {_in_store(base)}"
+        return str(file)
+    return str(path)
+
+
+def _in_store(name: str) -> str:
+    from harness.host.paths import data_dir  # noqa: PLC0415
+    from harness.images.store import Store  # noqa: PLC0415
+
+    image = Store(data_dir() / "images").find(name)
+    return f"{name} in the store ({image.manifest.digest[:19]})"
+
+
+def _estimate(loaded: LoadedScenario, plan: Plan, results: Path) -> Estimate:
+    """Return the time of the longest run that the plan allows."""
+    medians, run_id = _former_medians(loaded, results)
+    if medians and all(name in medians for name, _ in plan.runtimes):
+        block_ns = sum(medians[name] for name, _ in plan.runtimes)
+        return Estimate(round(block_ns * plan.block_count), bound=False, basis=f"medians of the former run {run_id}")
+    timeout_ns = getattr(loaded.scenario.workload.options, "timeout_ns", None)
+    count = len(plan.trials)
+    if timeout_ns is None:
+        return Estimate(0, bound=True, basis="this kind of workload has no time-out and no former run was found")
+    return Estimate(
+        timeout_ns * count, bound=True,
+        basis=f"{count} trials that may each take {format_ns(timeout_ns)} to be ready; no former run in {results}",
+    )  # fmt: skip
+
+
+def _former_medians(loaded: LoadedScenario, results: Path) -> tuple[dict[str, float], str]:
+    """Return the median time of a trial by runtime, in ns, from the newest run of the same scenario; or nothing."""
+    from harness.results.store import RunDirectory, list_runs  # noqa: PLC0415
+
+    wanted = scenario_hash(loaded.resolved())
+    for path in sorted(list_runs(results) if results.is_dir() else (), reverse=True):
+        try:
+            directory = RunDirectory.open(path)
+            record, trials = directory.run(), directory.trials()
+        except StoreError:
+            continue
+        if record.scenario_hash == wanted and trials:
+            return trial_medians_ns(trials), record.run_id
+    return {}, ""
+
+
+def trial_medians_ns(trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """Return the median time from a trial's start to the next one's, in ns, by runtime: what it costs in all."""
+    took: dict[str, list[float]] = {}
+    for trial, following in itertools.pairwise(trials):
+        seconds = (datetime.fromisoformat(following.started) - datetime.fromisoformat(trial.started)).total_seconds()
+        took.setdefault(trial.spec.runtime, []).append(seconds * 1e9)
+    return {runtime: statistics.median(values) for runtime, values in took.items()}
+
+
+def show_plan(preview: Preview) -> None:
+    """Write a preview for people."""
+    plan, scenario = preview.plan, preview.loaded.scenario
+    blocks = str(plan.min_blocks) if plan.min_blocks == plan.max_blocks else f"{plan.min_blocks} to {plan.max_blocks}"
+    limits = scenario.limits
+    click.echo(
+        f"{plan.scenario}: {len(plan.runtimes)} runtimes x {blocks} blocks, {plan.warmup_blocks} before to warm up"
+    )
+    click.echo(f"  control   {plan.control}")
+    click.echo(f"  limits    {limits.cpus:g} CPU, {format_bytes(limits.memory_bytes)}, {limits.pids} processes")
+    click.echo(f"  metrics   {', '.join(scenario.metrics)}")
+    click.echo(f"  time      {_time_line(preview.estimate)}")
+    example = " (an example: without a seed in the scenario every run draws its own)" if preview.seed_is_example else ""
+    click.echo(f"\norder, seed {plan.seed}{example}")
+    for block in range(min(plan.block_count, SHOWN_BLOCKS)):
+        trials = plan.block_trials(block)
+        click.echo(f"  {trials[0].trial_id.partition('-')[0]}  {'  '.join(trial.runtime for trial in trials)}")
+    if plan.block_count > SHOWN_BLOCKS:
+        click.echo(f"  ... {plan.block_count - SHOWN_BLOCKS} more blocks (--json shows all)")
+    click.echo("\nneeds")
+    for who, needs in preview.needs.items():
+        for need in needs:
+            click.echo(f"  {'ok     ' if need.available else 'MISSING'}  {who}: {need.name}: {need.reason}")
+            if not need.available and need.hint:
+                click.echo(f"           {need.hint}")
+    for text in preview.loaded.notes:
+        note(text)
+    if preview.missing:
+        click.echo(f"error: {len(preview.missing)} prerequisites are missing: nothing can be measured yet", err=True)
+
+
+def _time_line(estimate: Estimate) -> str:
+    if not estimate.total_ns:
+        return f"unknown: {estimate.basis}"
+    seconds = round(estimate.total_ns / 1e9)
+    time = f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else format_ns(estimate.total_ns)
+    return f"{'at most' if estimate.bound else 'about'} {time}: {estimate.basis}"
+
+
+def plan_json(preview: Preview) -> dict[str, Any]:
+    """Return a preview as one document."""
+    plan, estimate = preview.plan, preview.estimate
+    return {
+        "schema": "harness.plan/1",
+        "scenario": preview.loaded.resolved(),
+        "scenario_hash": scenario_hash(preview.loaded.resolved()),
+        "seed": plan.seed,
+        "seed_is_example": preview.seed_is_example,
+        "control": plan.control,
+        "blocks": {"warmup": plan.warmup_blocks, "min": plan.min_blocks, "max": plan.max_blocks},
+        "trials": [
+            {"trial_id": t.trial_id, "block": t.block, "order": t.order, "runtime": t.runtime, "backend": t.backend,
+             "warmup": t.warmup}
+            for t in plan.trials
+        ],
+        "needs": {who: [capability_json(need) for need in needs] for who, needs in preview.needs.items()},
+        "estimate": {"total_ns": estimate.total_ns or None, "is_upper_bound": estimate.bound, "basis": estimate.basis},
+        "missing": [f"{who}: {need.name}: {need.reason}" for who, need in preview.missing],
+        "notes": list(preview.loaded.notes),
+    }  # fmt: skip
+
+
+def capability_json(need: Capability) -> dict[str, Any]:
+    return {"name": need.name, "available": need.available, "reason": need.reason, "hint": need.hint}

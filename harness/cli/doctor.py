@@ -1,0 +1,176 @@
+"""`harness doctor`: what works on this host and why not, what helps, and how noisy it is now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from harness import plugins
+from harness.cli._output import print_json
+from harness.cli._plan import backend_needs, capability_json
+from harness.host import facts as host
+from harness.host import noise
+from harness.interfaces import Capability
+from harness.model.units import format_bytes
+
+# Long enough for a hundred ticks of steal on each CPU, short enough to wait for.
+SAMPLE_S = 1.0
+GOVERNOR_REMEDY = "set it for the time of a run: cpupower frequency-set -g performance"
+NEIGHBOUR_REMEDY = "stop them for the time of a run; their load is measured as if it were ours"
+EXIT_MISSING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing about noise: what was found, whether it disturbs (None: cannot be told here), what helps."""
+
+    name: str
+    disturbs: bool | None
+    found: str
+    remedy: str = ""
+
+
+@click.command(short_help="Say what works on this host, why not, and how noisy it is.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def doctor(ctx: click.Context, *, as_json: bool) -> None:
+    """Say what this host is, which backends work here and why the others do not, and how noisy it is now.
+
+    Takes a second to watch the CPUs; starts nothing. Ends with 3 when no backend at all works.
+    """
+    facts = host.host_facts()
+    tools = host.tool_versions()
+    backends = {name: default_needs(name) for name in plugins.names("backends")}
+    diagnoses = diagnose(facts)
+    if as_json:
+        print_json(_document(facts, tools, backends, diagnoses))
+    else:
+        _show(facts, tools, backends, diagnoses)
+    if not any(all(need.available for need in needs) for needs in backends.values()):
+        ctx.exit(EXIT_MISSING)
+
+
+def default_needs(name: str) -> tuple[Capability, ...]:
+    """Return what a backend needs with the options that a scenario leaves out."""
+    backend = plugins.try_load("backends", name)
+    if isinstance(backend, plugins.Unavailable):
+        return backend_needs(name, None)
+    try:
+        options = backend.options()
+    except ValidationError as error:
+        required = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        return (Capability("options", available=False, reason=f"depends on the scenario: it must say {required}"),)
+    return backend_needs(name, options)
+
+
+def diagnose(facts: Mapping[str, Any], proc: Path = Path("/proc")) -> list[Diagnosis]:
+    """Watch this host for a second and return what could disturb a run."""
+    sampler = noise.Sampler(proc)
+    time.sleep(SAMPLE_S)
+    seen = sampler.finish()
+    load1 = noise.read_sample(proc).load1
+    return [
+        _ratio(noise.STEAL, seen.steal_ratio, "of CPU time stolen by the hypervisor", seen.flags),
+        _ratio(noise.CPU_PRESSURE, seen.psi_cpu_some_ratio, "of the time something waited for a CPU", seen.flags),
+        Diagnosis(
+            noise.LOAD,
+            None if load1 is None else noise.LOAD in seen.flags,
+            "not told by this kernel" if load1 is None else f"{load1:.2f} on {facts['cpu_count']} CPUs",
+            noise.REMEDIES[noise.LOAD],
+        ),
+        _governor(facts.get("governor")),
+        _neighbours(proc),
+    ]
+
+
+def _ratio(name: str, value: float | None, words: str, flags: tuple[str, ...]) -> Diagnosis:
+    if value is None:
+        return Diagnosis(name, None, "not told by this kernel")
+    return Diagnosis(name, name in flags, f"{value:.1%} {words}", noise.REMEDIES[name])
+
+
+def _governor(name: str | None) -> Diagnosis:
+    if name is None:
+        return Diagnosis("governor", None, "no cpufreq here (usual in a guest): the frequency is not ours to set")
+    return Diagnosis("governor", name not in {"performance", "schedutil"}, name, GOVERNOR_REMEDY)
+
+
+def _neighbours(proc: Path) -> Diagnosis:
+    """Other virtual machines: their CPUs and page cache are ours too."""
+    found = []
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            try:
+                name = (entry / "comm").read_text().strip()
+            except OSError:  # it has ended since
+                continue
+            if name.startswith(("qemu-system", "qemu-kvm", "firecracker", "cloud-hypervisor", "VBoxHeadless")):
+                found.append(name)
+    words = f"{len(found)} running: {', '.join(sorted(set(found)))}" if found else "none running"
+    return Diagnosis("other-vms", bool(found), words, NEIGHBOUR_REMEDY)
+
+
+def _show(
+    facts: Mapping[str, Any],
+    tools: Mapping[str, str],
+    backends: Mapping[str, tuple[Capability, ...]],
+    diagnoses: list[Diagnosis],
+) -> None:
+    cgroup = facts["cgroup"]
+    memory = "memory unknown" if facts["memory_bytes"] is None else format_bytes(facts["memory_bytes"])
+    click.echo("host")
+    click.echo(f"  {facts['cpu_model'] or 'unknown CPU'}, {facts['cpu_count']} CPUs, {memory}")
+    click.echo(f"  {facts['os'] or 'unknown system'}, Linux {facts['kernel']}, Python {facts['python']}")
+    click.echo(
+        f"  virtualisation {facts['virtualisation'] or 'unknown'}, clocksource {facts['clocksource'] or 'unknown'}"
+    )
+    click.echo(f"  cgroup {cgroup['mode']}: v1 {' '.join(cgroup['v1']) or '-'}; v2 {' '.join(cgroup['v2']) or '-'}")
+    click.echo(f"  class {host.host_class(facts)}")
+    click.echo("\ntools")
+    for name, version in tools.items():
+        click.echo(f"  {name} {version}")
+    click.echo("\nbackends")
+    for name, needs in backends.items():
+        works = all(need.available for need in needs)
+        click.echo(f"  {name}: {'works' if works else 'does not work here'}")
+        for need in needs:
+            click.echo(f"    {'ok     ' if need.available else 'MISSING'}  {need.name}: {need.reason}")
+            if not need.available and need.hint:
+                click.echo(f"             {need.hint}")
+    click.echo("\nnoise now")
+    for item in diagnoses:
+        verdict = "?    " if item.disturbs is None else "NOISY" if item.disturbs else "ok   "
+        click.echo(f"  {verdict}  {item.name}: {item.found}")
+        if item.disturbs and item.remedy:
+            click.echo(f"         {item.remedy}")
+
+
+def _document(
+    facts: Mapping[str, Any],
+    tools: Mapping[str, str],
+    backends: Mapping[str, tuple[Capability, ...]],
+    diagnoses: list[Diagnosis],
+) -> dict[str, Any]:
+    return {
+        "schema": "harness.doctor/1",
+        "host": {**facts, "class": host.host_class(facts)},
+        "tools": dict(tools),
+        "backends": {
+            name: {
+                "works": all(need.available for need in needs),
+                "needs": [capability_json(need) for need in needs],
+            }
+            for name, needs in backends.items()
+        },
+        "noise": [
+            {"name": item.name, "disturbs": item.disturbs, "found": item.found,
+             "remedy": item.remedy if item.disturbs else None}
+            for item in diagnoses
+        ],
+    }  # fmt: skip

@@ -1,0 +1,97 @@
+"""`harness list`: what there is, with one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import click
+
+from harness import plugins
+from harness.cli._output import print_json, print_table
+
+Kind = Literal["backends", "workloads", "probes", "metrics", "formats", "runs"]
+Row = dict[str, Any]
+
+
+@click.command("list", short_help="List backends, workloads, probes, metrics or runs.")
+@click.argument("what", type=click.Choice(get_args(Kind)))
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where runs are."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def listing(*, what: Kind, results: Path, as_json: bool) -> None:
+    """List what there is, with one line each.
+
+    A backend whose library is not installed is listed with the reason. What a backend needs beyond that, `harness
+    doctor` shows.
+
+    \b
+    harness list backends
+    harness list metrics
+    """
+    sources: dict[Kind, Callable[[], Iterator[Row]]] = {
+        "backends": lambda: _plugins("backends"),
+        "workloads": lambda: _plugins("workloads"),
+        "probes": lambda: _plugins("probes"),
+        "formats": lambda: _plugins("report"),
+        "metrics": _metrics,
+        "runs": lambda: _runs(results),
+    }
+    rows = list(sources[what]())
+    if as_json:
+        print_json({"schema": "harness.list/1", "kind": what, "entries": rows})
+    else:
+        _show(rows, f"no {what} in {results}" if what == "runs" else f"no {what}")
+
+
+def _plugins(group: plugins.Group) -> Iterator[Row]:
+    for name in plugins.names(group):
+        plugin = plugins.try_load(group, name)
+        if isinstance(plugin, plugins.Unavailable):
+            yield {"name": name, "available": False, "doc": f"cannot be loaded here: {plugin.reason}"}
+        else:
+            yield {"name": name, "available": True, "doc": plugin.doc}
+
+
+def _metrics() -> Iterator[Row]:
+    for name in plugins.names("probes"):
+        plugin = plugins.try_load("probes", name)
+        if isinstance(plugin, plugins.Unavailable):
+            yield {"name": f"{name}.*", "available": False, "doc": f"cannot be loaded here: {plugin.reason}"}
+            continue
+        for metric in plugin.metrics:
+            yield {
+                "name": metric.name, "unit": metric.unit.value, "better": metric.better.value,
+                "assume": metric.assume.value, "doc": metric.doc,
+            }  # fmt: skip
+
+
+def _runs(results: Path) -> Iterator[Row]:
+    """Every run directory, newest first; one that cannot be read is listed with the reason."""
+    from harness.errors import StoreError  # noqa: PLC0415
+    from harness.results.store import RunDirectory, list_runs  # noqa: PLC0415
+
+    for path in sorted(list_runs(results) if results.is_dir() else (), reverse=True):
+        try:
+            record = RunDirectory.open(path).run()
+        except StoreError as error:
+            yield {"name": path.name, "status": "unreadable", "doc": error.message}
+            continue
+        yield {"name": path.name, "status": record.status, "doc": f"{record.scenario}: {', '.join(record.runtimes)}"}
+
+
+def _show(rows: list[Row], nothing: str) -> None:
+    """Write rows as a table: a column for each key but those that say nothing."""
+    if not rows:
+        click.echo(nothing, err=True)
+        return
+    from rich.table import Table  # noqa: PLC0415
+
+    shown = {"name": "name", "unit": "unit", "better": "better", "status": "status", "doc": ""}
+    keys = [key for key in shown if any(key in row for row in rows)]
+    table = Table(*(shown[key] for key in keys), box=None, pad_edge=False, show_header="unit" in keys)
+    for row in rows:
+        table.add_row(*(str(row.get(key, "")) for key in keys))
+    print_table(table)
