@@ -221,6 +221,12 @@ class AgentSession:
             raise AgentError(f"agent: {line}: {body.decode('utf-8', 'replace')}")
         return body
 
+    def control(self) -> socket.socket:
+        """Return the open control channel. Raises AgentError before it is open."""
+        if self._control is None:
+            raise AgentError("control channel: not open")
+        return self._control
+
     def _bound(self, deadline_ns: int) -> None:
         assert self._control is not None
         self._control.settimeout(max(0.001, (deadline_ns - time.monotonic_ns()) / 1e9))

@@ -59,7 +59,7 @@ class Guest:
         self.spec = spec
         self._connection = connection
         self._meter = meter
-        self._session = _KernelAware()
+        self.session = _KernelAware()
         self._pid: int | None = None
         self._pidfd: int | None = None
         self._stopped = False
@@ -69,33 +69,45 @@ class Guest:
 
     def start(self) -> None:
         """The timed path: listen, ask libvirt, read marks."""
-        self._session.mark(REQUESTED)
+        self.session.mark(REQUESTED)
         self.spec.sockets.mkdir(parents=True)
         self._listen_for("marks", self._on_marks_connected)
         self._listen_for("firmware", self._session_first_byte)
-        for name, add in zip(CHANNELS, (self._session.add_stdout, self._session.add_stderr), strict=False):
+        for name, add in zip(CHANNELS, (self.session.add_stdout, self.session.add_stderr), strict=False):
             self._listen_for(name, self._adder(add))
-        self._listen_for("control", self._session.add_control)
-        self._session.start()
+        self._listen_for("control", self.session.add_control)
+        self.session.start()
         with self._meter.inside(), syscalls.child_subreaper():
-            _connection.create(self._connection, domain_xml(self.spec))
+            self.create()
+
+    def create(self) -> None:
+        """Have QEMU started; returns before the guest's first instruction."""
+        _connection.create(self._connection, domain_xml(self.spec))
+
+    def end(self) -> None:
+        """End the guest at once."""
+        _connection.destroy(self._connection, self.spec.name)
+
+    def forgotten(self) -> bool:
+        """Return whether libvirt lists the guest no more."""
+        return not _connection.domains(self._connection, self.spec.name)
 
     def _listen_for(self, name: str, on_connect: Callable[[socket.socket], None]) -> None:
-        self._session.listen(_listen(self.spec.sockets / name), on_connect)
+        self.session.listen(_listen(self.spec.sockets / name), on_connect)
 
     def _adder(self, add: Callable[[int], None]) -> Callable[[socket.socket], None]:
-        return lambda channel: add(self._session.own(channel))
+        return lambda channel: add(self.session.own(channel))
 
     def _session_first_byte(self, channel: socket.socket) -> None:
-        self._session.add_first_byte(self._session.own(channel), FIRMWARE)
+        self.session.add_first_byte(self.session.own(channel), FIRMWARE)
 
     def _on_marks_connected(self, channel: socket.socket) -> None:
         """QEMU opens its devices' channels early in main(): the first sign of life, and where its pid comes from."""
-        self._session.mark(VMM_EXEC)
+        self.session.mark(VMM_EXEC)
         self._pid = peer_pid(channel)
         self._pidfd = os.pidfd_open(self._pid)
-        self._session.watch(self._pidfd, self._reap)
-        self._session.add_marks(self._session.own(channel))
+        self.session.watch(self._pidfd, self._reap)
+        self.session.add_marks(self.session.own(channel))
 
     # -- Instance ------------------------------------------------------------------------------------------------
 
@@ -105,7 +117,7 @@ class Guest:
 
     @property
     def marks(self) -> Sequence[Mark]:
-        return self._session.marks
+        return self.session.marks
 
     def pids(self) -> tuple[int, ...]:
         return (self._pid,) if self._pid is not None else ()
@@ -114,26 +126,26 @@ class Guest:
         return self._meter.memory()
 
     def wait(self, milestone: str, deadline_ns: int) -> Mark:
-        return self._session.wait(milestone, deadline_ns)
+        return self.session.wait(milestone, deadline_ns)
 
     def inside(self) -> Mapping[str, Json]:
-        return self._session.inside(time.monotonic_ns() + _ANSWER_NS)
+        return self.session.inside(time.monotonic_ns() + _ANSWER_NS)
 
     def attest(self, deadline_ns: int) -> Attestation:
-        return self._session.attest(deadline_ns)
+        return self.session.attest(deadline_ns)
 
     def calibrate(self, count: int) -> Sequence[Mark]:
-        return self._session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
+        return self.session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
 
     def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:
-        return ExecResult(*self._session.exec(argv, timeout_ns))
+        return ExecResult(*self.session.exec(argv, timeout_ns))
 
     def output(self) -> tuple[bytes, bytes]:
-        return bytes(self._session.stdout), bytes(self._session.stderr)
+        return bytes(self.session.stdout), bytes(self.session.stderr)
 
     def console(self) -> bytes:
         """Return what firmware and kernel wrote on the marks channel and on the first serial port."""
-        early = bytes(self._session.parser.console)
+        early = bytes(self.session.parser.console)
         try:
             return early + self.spec.console.read_bytes()
         except FileNotFoundError:
@@ -146,22 +158,22 @@ class Guest:
         if self._stopped:
             return
         self._stopped = True
-        self._session.mark(STOPPING)
+        self.session.mark(STOPPING)
         try:
             self._ask_to_end(deadline_ns)
         finally:
             self._end()
-            self._session.mark(DELETED)
+            self.session.mark(DELETED)
             self._wait_until_forgotten()
-            self._session.close()
+            self.session.close()
             if self._pidfd is not None:
                 os.close(self._pidfd)
 
     def _ask_to_end(self, deadline_ns: int) -> None:
         """The console is open once the workload was ready or has ended; before that only `destroy` helps."""
-        if self._session.find(READY) is None and self._session.find(EXITED) is None:
+        if self.session.find(READY) is None and self.session.find(EXITED) is None:
             return
-        self._session.finish(deadline_ns)
+        self.session.finish(deadline_ns)
         self._wait_for_exit(_POWER_OFF_NS)
 
     def _wait_for_exit(self, timeout_ns: int) -> bool:
@@ -174,7 +186,7 @@ class Guest:
     def _end(self) -> None:
         if not self._wait_for_exit(0):
             with contextlib.suppress(TrialError):
-                _connection.destroy(self._connection, self.spec.name)
+                self.end()
             if not self._wait_for_exit(_POWER_OFF_NS) and self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 self._wait_for_exit(_POWER_OFF_NS)
@@ -189,7 +201,7 @@ class Guest:
         """
         assert self._pid is not None
         assert self._pidfd is not None
-        self._session.unwatch(self._pidfd)
+        self.session.unwatch(self._pidfd)
         try:
             _, _, usage = os.wait4(self._pid, 0)
         except ChildProcessError:  # a daemon's child, not ours
@@ -199,7 +211,7 @@ class Guest:
     def _wait_until_forgotten(self) -> None:
         """libvirt notices the end a little later; its work would disturb the trial that follows."""
         deadline_ns = time.monotonic_ns() + _POWER_OFF_NS
-        while _connection.domains(self._connection, self.spec.name):
+        while not self.forgotten():
             if time.monotonic_ns() > deadline_ns:
                 raise TrialError(f"libvirt: {self.spec.name}: still listed after its process has ended")
             time.sleep(0.005)

@@ -23,7 +23,7 @@ from harness.errors import CapabilityError
 from harness.host.paths import data_dir
 from harness.host.process import find_program, run
 from harness.images import disk, initramfs, kernel
-from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
+from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
 from harness.model.spec import WorkloadSpec
 
 EMULATOR = "qemu-system-x86_64"
@@ -121,7 +121,7 @@ class LibvirtArm:
     def template(self) -> GuestSpec:
         return self._template
 
-    def launch(self, trial_id: str) -> Instance:
+    def launch(self, trial_id: str) -> Guest:
         sockets = self._context.scratch / trial_id
         spec = replace(
             self._template,
@@ -163,7 +163,7 @@ class LibvirtBackend:
         versions = _connection.versions(connection)
         template = self._template(spec.limits.memory_bytes, math.ceil(spec.limits.cpus), options, boot, context)
         template, why = self._accelerated(template, connection, versions, options, context)
-        image = disk.disk_image(spec.tree, data_dir() / "disks", fs=options.disk)
+        image = disk.disk_image(spec.tree, data_dir() / "images" / "disks", fs=options.disk)
         initrd = context.scratch / f"{spec.runtime}.initrd"
         initrd.write_bytes(boot.base + initramfs.spec_archive(_agent_spec(spec, options, boot)))
         template = replace(template, initrd=initrd, disk=image.path)

@@ -36,6 +36,7 @@ class Composition:
     token: str
     started: str
     tree: RootTree
+    store: Store  # open for as long as the run: it keeps the tree from being removed
     specs: Mapping[str, ArmSpec]
     timeout_ns: int
     backends: tuple[Backend, ...]
@@ -74,7 +75,8 @@ def compose(
     backends = {name: plugins.load("backends", name) for name in dict.fromkeys(r.backend for r in scenario.runtimes.values())}
     check_needs(loaded, backends)
     base_dir = loaded.base_dir if former is None else former.base_dir()
-    tree = resolve_image(resolve.image_ref(scenario), base_dir, Store(data_dir() / "images"))
+    store = Store(data_dir() / "images")
+    tree = resolve_image(resolve.image_ref(scenario), base_dir, store)
     if former is not None:
         former.check_same_image(tree.digest)
     workload = plugins.load("workloads", scenario.workload.kind)
@@ -89,6 +91,7 @@ def compose(
         token=secrets.token_hex(4),
         started=former.run().started if former is not None else datetime.now(UTC).isoformat(timespec="seconds"),
         tree=tree,
+        store=store,
         specs=specs,
         timeout_ns=resolve.trial_timeout_ns(scenario, any_spec.workload),
         backends=tuple(backends.values()),
