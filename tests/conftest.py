@@ -1,0 +1,173 @@
+"""What tests need from this machine, and that they leave it as it was.
+
+`@pytest.mark.needs("root", "qemu")` skips where one is missing, with the reason; `--require=root,qemu` makes that a
+failure, so that a green run in CI cannot have tested nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+LEFTOVER_GRACE_S = 5.0
+KVM_BOOT_TIMEOUT_S = 20
+PRIVILEGED_TIERS = {"integration", "vm"}
+
+
+def _program(name: str) -> str | None:
+    return None if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin") else f"no {name}"
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "not root"
+
+
+def _overlayfs() -> str | None:
+    words = Path("/proc/filesystems").read_text().split()
+    return None if "overlay" in words else "no overlay in /proc/filesystems"
+
+
+def _qemu() -> str | None:
+    return _program(f"qemu-system-{platform.machine()}")
+
+
+def _libvirt() -> str | None:
+    if importlib.util.find_spec("libvirt") is None:
+        return "no libvirt-python"
+    drivers = [*Path("/usr/lib").glob("*/libvirt/connection-driver/libvirt_driver_qemu.so"),
+               *Path("/usr").glob("lib*/libvirt/connection-driver/libvirt_driver_qemu.so")]  # fmt: skip
+    return None if drivers else "no QEMU driver of libvirt (libvirt-daemon-driver-qemu)"
+
+
+def _kernel() -> str | None:
+    from harness.host.paths import cache_dir
+    from harness.images import kernel
+
+    return None if kernel.find(cache_dir()) else f"no guest kernel in {cache_dir()} (scripts/setup fetches it)"
+
+
+def _kvm() -> str | None:
+    """Whether a stock kernel boots with KVM: a /dev/kvm that opens proves nothing (nested virtualisation)."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "no access to /dev/kvm"
+    missing = _qemu() or _kernel()
+    if missing:
+        return missing
+    from harness.host.paths import cache_dir
+    from harness.images import kernel
+
+    guest = kernel.find(cache_dir())
+    assert guest is not None
+    argv = [
+        f"qemu-system-{platform.machine()}", "-accel", "kvm", "-cpu", "host", "-m", "256M", "-nodefaults",
+        "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", str(guest.bzimage),
+        "-append", "console=ttyS0 panic=-1",
+    ]  # fmt: skip
+    try:
+        seen = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=KVM_BOOT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"a guest does not boot with KVM within {KVM_BOOT_TIMEOUT_S} s"
+    return None if b"Linux version" in seen.stdout else "a guest does not boot with KVM"
+
+
+CAPABILITIES: dict[str, Callable[[], str | None]] = {
+    "root": _root,
+    "overlayfs": _overlayfs,
+    "qemu": _qemu,
+    "libvirt": _libvirt,
+    "kernel": _kernel,
+    "erofs": functools.partial(_program, "mkfs.erofs"),
+    "crun": functools.partial(_program, "crun"),
+    "kvm": _kvm,
+}
+
+
+@functools.cache
+def missing(capability: str) -> str | None:
+    """Return why a capability is missing, None where it is there."""
+    return CAPABILITIES[capability]()
+
+
+def _known(names: list[str], where: str) -> list[str]:
+    for name in names:
+        if name not in CAPABILITIES:
+            raise pytest.UsageError(f"{where}: {name}: unknown capability; known: {', '.join(CAPABILITIES)}")
+    return names
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require", default="", metavar="CAPABILITIES",
+        help="fail, instead of skip, the tests that miss one of these (comma-separated)",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _known([name for name in config.getoption("--require").split(",") if name], "--require")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    required = item.config.getoption("--require").split(",")
+    for mark in item.iter_markers("needs"):
+        for name in _known(list(mark.args), item.nodeid):
+            reason = missing(name)
+            if reason and name in required:
+                pytest.fail(f"needs {name}, which --require says must be here: {reason}", pytrace=False)
+            if reason:
+                pytest.skip(f"needs {name}: {reason}")
+
+
+def _mounts() -> set[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {line.split(" ")[4] for line in lines}
+
+
+def _cgroups() -> set[str]:
+    roots = [
+        line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup" in line
+    ]
+    return {str(path) for root in roots for path in Path(root).glob("**/harness*") if path.is_dir()}
+
+
+def _guests() -> set[str]:
+    """QEMU processes; a pid alone is used again, so the start time (field 22 of /proc/PID/stat) goes with it."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        if "(qemu-system" in text:
+            found.add(f"qemu pid {stat.parent.name} started {text.rpartition(')')[2].split()[19]}")
+    return found
+
+
+def _traces() -> set[str]:
+    return {f"mount {path}" for path in _mounts()} | {f"cgroup {path}" for path in _cgroups()} | {*_guests()}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A privileged test leaves no mount, no cgroup named harness* and no QEMU behind, and takes none away."""
+    if not PRIVILEGED_TIERS & set(request.path.parts):
+        yield
+        return
+    before = _traces()
+    yield
+    deadline_s = time.monotonic() + LEFTOVER_GRACE_S
+    while (left := _traces() - before) and time.monotonic() < deadline_s:
+        time.sleep(0.05)  # the kernel removes cgroups and processes a moment after they were told to end
+    assert not left, f"left behind: {', '.join(sorted(left))}"
+    gone = {trace for trace in before - _traces() if trace.startswith("mount ")}
+    assert not gone, f"taken away: {', '.join(sorted(gone))}"
