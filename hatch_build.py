@@ -12,7 +12,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # run by hand, outside a build
+    BuildHookInterface = object  # type: ignore[assignment,misc]
 
 PROGRAMS = {
     "harness/agent/harness-agent": "harness/agent/src",

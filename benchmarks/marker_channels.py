@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.marker_channels [--marks 60] [--machine q35] [--json]
 
 One guest sends the same marks through each channel in turn (ten rounds), pausing between them as real marks do. `write`
-is what sending costs the guest, on its own clock. `delivery` is from the guest's stamp to the host's; the two clocks differ
-by an unknown constant, the same for both channels of one boot, so it is shown above the quickest mark of either.
+is what sending costs the guest, on its own clock. `delivery` is from the guest's stamp to the host's; the two clocks
+differ by an unknown constant, the same for both channels of one boot, so it is shown above the quickest mark of either.
 """
 
 from __future__ import annotations

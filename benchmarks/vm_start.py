@@ -18,8 +18,9 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks._guest import deadline_ns, prepared, ready_ns
 from harness.analysis.statistics import paired_ratio
+
+from benchmarks._guest import deadline_ns, prepared, ready_ns
 from harness.backends import _metering
 from harness.backends._guest import Guest
 from harness.backends.libvirt import LibvirtArm
@@ -89,7 +90,7 @@ def run_blocks(arm: LibvirtArm, context: RunContext, blocks: int) -> dict[str, l
                 guest = arm.launch(f"{kind}-{block}")
             else:
                 sockets = context.scratch / f"direct-{block}"
-                spec = replace(arm.template, name=f"direct-{block}", sockets=sockets, console=sockets / "console.log")
+                spec = replace(arm.template, name=f"direct-{block}", sockets=sockets)
                 direct = DirectGuest(None, spec, _metering.Meter(context.token, f"direct-{block}"))
                 direct.argv = argv
                 direct.start()

@@ -32,7 +32,6 @@ class GuestSpec:
     cmdline: str
     disk: Path | None
     sockets: Path
-    console: Path
     memory_bytes: int
     vcpus: int
     fast_start: bool = True
@@ -41,18 +40,14 @@ class GuestSpec:
 def kernel_cmdline(machine: Machine, accelerator: Accelerator, *, tsc_khz: int | None, extra: str = "") -> str:
     """Return the guest kernel's command line.
 
-    `earlyprintk=serial,0xe9` lets the kernel's first messages appear on the marks channel, `loglevel=6` has it write
-    its banner there; `cryptomgr.notests` skips self-tests that say nothing about starting; nothing here changes
-    mitigations or hardening. A microvm under TCG has no other clock to calibrate the TSC against and may hang
-    without the two tsc options.
+    `earlyprintk=serial,0xe9` lets the kernel's first messages, and with `keep` a panic, appear on the marks channel;
+    `loglevel=6` has it write its banner there, and the agent silences it later. `cryptomgr.notests` skips self-tests
+    and `noreplace-smp` a rewriting of kernel code that say nothing about starting a workload (Kata Containers sets
+    both). Nothing here changes mitigations or hardening. A microvm under TCG has no other clock to calibrate the TSC
+    against and may hang without the two tsc options.
     """
-    words = [
-        "console=ttyS0",
-        f"earlyprintk=serial,{MARKS_PORT:#x},115200",
-        "loglevel=6",
-        "panic=-1",
-        "cryptomgr.notests",
-    ]
+    early = f"earlyprintk=serial,{MARKS_PORT:#x},115200,keep"
+    words = [early, "loglevel=6", "panic=-1", "cryptomgr.notests", "noreplace-smp"]
     if machine == "microvm" and accelerator == "tcg" and tsc_khz:
         words += [f"tsc_early_khz={tsc_khz}", "tsc=reliable"]
     return " ".join([*words, *extra.split()])
@@ -90,9 +85,6 @@ def _add_devices(domain: ET.Element, guest: GuestSpec) -> None:
     _add(devices, "controller", type="usb", model="none")
     _add_debug_port(devices, guest.sockets / "marks", MARKS_PORT)
     _add_debug_port(devices, guest.sockets / "firmware", FIRMWARE_PORT)
-    console = _add(devices, "serial", type="file")
-    _add(console, "source", path=str(guest.console))
-    _add(console, "target", port="0")
     _mmio(_add(devices, "controller", type="virtio-serial", index="0"), guest)
     for channel in CHANNELS:
         port = _add(devices, "channel", type="unix")

@@ -144,12 +144,8 @@ class Guest:
         return bytes(self.session.stdout), bytes(self.session.stderr)
 
     def console(self) -> bytes:
-        """Return what firmware and kernel wrote on the marks channel and on the first serial port."""
-        early = bytes(self.session.parser.console)
-        try:
-            return early + self.spec.console.read_bytes()
-        except FileNotFoundError:
-            return early
+        """Return what the kernel wrote on the marks channel: its first messages, and a panic."""
+        return bytes(self.session.parser.console)
 
     # -- stop ----------------------------------------------------------------------------------------------------
 

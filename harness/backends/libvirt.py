@@ -127,7 +127,6 @@ class LibvirtArm:
             self._template,
             name=f"harness-{self._context.token}-{trial_id}",
             sockets=sockets,
-            console=sockets / "console.log",
         )
         guest = Guest(self._connection, spec, _metering.Meter(self._context.token, trial_id))
         try:
@@ -204,7 +203,6 @@ class LibvirtBackend:
             cmdline=kernel_cmdline(options.machine, "tcg", tsc_khz=_tsc_khz(), extra=options.cmdline),
             disk=None,
             sockets=sockets,
-            console=sockets / "console.log",
             memory_bytes=memory_bytes,
             vcpus=vcpus,
             fast_start=options.fast_start,
@@ -256,9 +254,7 @@ def _trial_guest(template: GuestSpec, connection: Any, context: RunContext) -> G
     initrd = context.scratch / "probe.initrd"
     initrd.write_bytes(initramfs.base_initramfs(agent_bytes(), []) + initramfs.spec_archive(_nothing_to_run()))
     sockets = context.scratch / "probe"
-    spec = replace(
-        template, name=f"{template.name}-probe", initrd=initrd, sockets=sockets, console=sockets / "console.log"
-    )
+    spec = replace(template, name=f"{template.name}-probe", initrd=initrd, sockets=sockets)
     return Guest(connection, spec, _metering.Meter(context.token, "probe"))
 
 

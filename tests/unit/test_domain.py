@@ -22,7 +22,6 @@ def guest(machine: Machine = "q35", accelerator: Accelerator = "tcg", *, fast_st
         cmdline="quiet & <tricky>",
         disk=Path("/d/disk.erofs"),
         sockets=Path("/s"),
-        console=Path("/s/console.log"),
         memory_bytes=256 << 20,
         vcpus=2,
         fast_start=fast_start,
@@ -89,5 +88,5 @@ def test_only_a_microvm_under_tcg_is_told_the_tsc() -> None:
 
 def test_nothing_weakens_the_guest_and_extra_words_come_last() -> None:
     cmdline = kernel_cmdline("q35", "kvm", tsc_khz=None, extra="  a=b  c ")
-    assert cmdline.endswith("cryptomgr.notests a=b c")
+    assert cmdline.endswith("noreplace-smp a=b c")
     assert not {"mitigations=off", "nokaslr", "init_on_alloc=0"} & set(cmdline.split())

@@ -126,8 +126,16 @@ static int open_high(const char *path)
 	return high;
 }
 
+/* The kernel's messages share the marks' port: from here on only a panic may speak (console log level 1). */
+static void silence_kernel(void)
+{
+	enum { SYSLOG_ACTION_CONSOLE_LEVEL = 8 };
+	syscall(SYS_syslog, SYSLOG_ACTION_CONSOLE_LEVEL, NULL, 1);
+}
+
 void vm_boot(struct spec *spec)
 {
+	silence_kernel();
 	initramfs = open_high("/");
 	mount_at("devtmpfs", "devtmpfs", "/dev", 0, "");
 	devices = open_high("/dev");
