@@ -154,8 +154,11 @@ def _events(text: str, path: str) -> Iterable[Any]:
     from ruamel.yaml import YAML  # noqa: PLC0415  (20 ms that `--help` need not pay)
     from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
 
+    place = Position(1, 1)
     try:
-        yield from YAML(typ="rt", pure=True).parse(text)
+        for event in YAML(typ="rt", pure=True).parse(text):
+            place = Position(event.end_mark.line + 1, event.end_mark.column + 1)
+            yield event
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
@@ -165,6 +168,9 @@ def _events(text: str, path: str) -> Iterable[Any]:
         before = text[: getattr(error, "position", 0)]
         place = Position(before.count("\n") + 1, len(before) - before.rfind("\n"))
         raise _one(path, place, str(error).splitlines()[0], code="syntax") from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # ruamel.yaml meets some malformed texts with its own assertions instead of an error of YAML.
+        raise _one(path, place, "not YAML from here on", code="syntax") from error
 
 
 def _scalar(text: str) -> Any:
