@@ -1,0 +1,314 @@
+"""A scenario and every mistake that can be in it."""
+
+import copy
+import json
+
+import pytest
+from pydantic import BaseModel, Field
+
+from harness.errors import ScenarioError, UsageError
+from harness.model.complaints import problems
+from harness.model.document import parse
+from harness.model.fields import SizeBytes, Strict
+from harness.model.json_schema import scenario_schema
+from harness.model.reading import Known, check, load
+from harness.model.scenario import resolved, scenario_hash
+
+TEXT = """\
+schema: harness.scenario/1
+name: http-start
+image: {build: ../images/webserver}
+workload: {kind: http, port: 8080}
+limits: {cpus: 2, memory: 1GiB, pids: 64}
+runtimes:
+  process: {backend: process}
+  vm: {backend: libvirt, vcpus: 2, disk: {size: 1GiB}}
+control: process
+trials: {blocks: {min: 10, max: 30}, warmup: 2, precision: 5%, cache: warm, seed: 7}
+metrics: [startup, memory]
+gate: {margin: 5%, metrics: [startup.ready]}
+"""
+
+
+class Nothing(Strict):
+    pass
+
+
+class Disk(Strict):
+    size_bytes: SizeBytes = Field(default=0, alias="size")
+
+
+class Machine(Strict):
+    vcpus: int = 1
+    disk: Disk | None = None
+
+
+class Http(Strict):
+    port: int
+
+
+KNOWN = Known(
+    {"process": Nothing, "libvirt": Machine, "exotic": None}, {"http": Http, "command": Nothing}, ("memory", "startup")
+)
+
+
+def scenario_of(text=TEXT):
+    return check(parse(text, "a.yaml"), KNOWN)[0]
+
+
+def mistakes(old, new=""):
+    """Return what is said about the scenario with `old` replaced."""
+    assert old in TEXT
+    with pytest.raises(ScenarioError) as caught:
+        scenario_of(TEXT.replace(old, new))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def written(tmp_path, text=TEXT):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_values_are_converted_once():
+    scenario = scenario_of()
+    assert scenario.limits.limits.memory_bytes == 1 << 30
+    assert scenario.limits.limits.cpus == 2.0
+    assert scenario.trials.precision == 0.05
+    assert (scenario.image.kind, scenario.image.value) == ("build", "../images/webserver")
+    assert scenario.runtimes["vm"].options == Machine(vcpus=2, disk=Disk(size=1 << 30))
+    assert scenario.workload.options == Http(port=8080)
+    assert list(scenario.runtimes) == ["process", "vm"]
+
+
+def test_what_is_left_out_has_a_default():
+    scenario = scenario_of("""\
+schema: harness.scenario/1
+name: a
+image: {name: busybox}
+workload: {kind: command}
+runtimes: {p: {backend: process}}
+metrics: [startup]
+""")
+    assert scenario.control == "p"
+    assert (scenario.trials.blocks.min, scenario.trials.blocks.max, scenario.trials.warmup) == (10, 30, 1)
+    assert scenario.trials.seed is None
+    assert scenario.gate is None
+    assert scenario.limits.limits.memory_bytes == 256 << 20
+
+
+@pytest.mark.parametrize("version", ["1", "1.0", "1.7"])
+def test_every_minor_version_is_read(version):
+    assert scenario_of(TEXT.replace("scenario/1", f"scenario/{version}")).name == "http-start"
+
+
+MISTAKES = [
+    ("scenario/1", "scenario/2", "a.yaml:1:9: schema: expected harness.scenario/1, got 'harness.scenario/2'"),
+    ("name: http-start", "name: Http_1", "a.yaml:2:7: name: expected a name of lower-case letters, digits and dashes"),
+    ("name: http-start\n", "", "a.yaml:1:1: name: missing: this key is required"),
+    ("{build: ../images/webserver}", "{}", "a.yaml:3:8: image: expected exactly one of build, oci, layout, rootfs"),
+    ("{build: ", "{oci: x, build: ", "a.yaml:3:8: image: expected exactly one of build, oci"),
+    ("kind: http", "kind: htpp", "a.yaml:4:18: workload.kind: htpp: unknown; did you mean 'http'?"),
+    ("kind: http, ", "", "a.yaml:4:1: workload.kind: missing: this key is required"),
+    (", port: 8080", "", "a.yaml:4:1: workload.port: missing: this key is required"),
+    ("port: 8080", 'port: "8080"', "a.yaml:4:30: workload.port: expected an integer, got '8080'"),
+    ("cpus: 2", "cpus: 0", "a.yaml:5:16: limits.cpus: expected more than 0.0, got 0"),
+    ("1GiB, pids", "much, pids", "a.yaml:5:27: limits.memory: expected a size such as 256MiB, got 'much'"),
+    ("memory: 1GiB", "memroy: 1GiB", "a.yaml:5:19: limits.memroy: unknown key; did you mean 'memory'?"),
+    ("pids: 64", "pids: yes", "a.yaml:5:39: limits.pids: expected an integer, got 'yes'"),
+    ("backend: process", "backend: procces", "a.yaml:7:22: runtimes.process.backend: procces: unknown; did you mean"),
+    ("vcpus: 2", "vcpu: 2", "a.yaml:8:26: runtimes.vm.vcpu: unknown key; did you mean 'vcpus'?"),
+    ("size: 1GiB", "sise: 1GiB", "a.yaml:8:43: runtimes.vm.disk.sise: unknown key; did you mean 'size'?"),
+    ("  vm: {", "  Vm: {", "a.yaml:8:3: runtimes.Vm: expected a name of lower-case letters, digits and dashes"),
+    ("{backend: process}", "process", "a.yaml:7:12: runtimes.process: expected a mapping (key: value), got 'process'"),
+    ("control: process", "control: proces", "a.yaml:9:10: control: proces: not one of the runtimes; did you mean 'pro"),
+    ("min: 10", "min: 31", "a.yaml:10:24: trials.blocks.min: 31 is more than max, which is 30"),
+    ("min: 10, ", "", "a.yaml:10:10: trials.blocks.min: missing: this key is required"),
+    ("max: 30", "max: three", "a.yaml:10:33: trials.blocks.max: expected an integer, got 'three'"),
+    ("precision: 5%", "precision: 5", "a.yaml:10:60: trials.precision: expected less than 1"),
+    ("cache: warm", "cache: cold", "a.yaml:10:71: trials.cache: cold: not supported yet"),
+    ("cache: warm", "cache: tepid", "a.yaml:10:71: trials.cache: expected 'warm', got 'tepid'"),
+    ("[startup, memory]", "[startup, memry]", "a.yaml:11:20: metrics.1: memry: unknown family of metrics; did"),
+    ("[startup, memory]\ngate: {margin: 5%, metrics: [startup.ready]}", "[]",
+     "a.yaml:11:10: metrics: expected at least 1 entry, got 0"),
+    ("[startup, memory]", "[startup, 3]", 'a.yaml:11:20: metrics.1: expected a string, got 3; put it in quotes: "3"'),
+    ("[startup.ready]", "[cpu.total]", "a.yaml:12:30: gate.metrics.0: cpu.total: not measured: its family is not in"),
+    ("gate:", "matrix: {}\ngate:", "a.yaml:12:1: matrix: not supported yet"),
+    ("gate:", "density: {}\ngate:", "a.yaml:12:1: density: not supported yet"),
+    ("gate:", "volumes: {}\ngate:", "a.yaml:12:1: volumes: not supported yet"),
+    ("gate:", "mounts: {}\ngate:", "a.yaml:12:1: mounts: not supported yet"),
+    ("gate:", "gates:", "a.yaml:12:1: gates: unknown key; did you mean 'gate'?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"), MISTAKES, ids=[message.split(": ")[1] for _, _, message in MISTAKES]
+)
+def test_one_mistake_is_told_once_at_its_place(old, new, message):
+    (said,) = mistakes(old, new)
+    assert said.startswith(message)
+
+
+def test_all_mistakes_come_at_once_in_the_order_of_the_file():
+    text = TEXT.replace("name: http-start", "name: A").replace("cpus: 2", "cpu: 2").replace("seed: 7", "seed: x")
+    with pytest.raises(ScenarioError) as caught:
+        scenario_of(text.replace("backend: libvirt", "backend: xen").replace("control: process", "control: q"))
+    lines = [problem.line for problem in caught.value.problems]
+    assert lines == [2, 5, 8, 9, 10]
+
+
+def test_no_runtime():
+    with pytest.raises(ScenarioError, match=r"runtimes: expected at least 1 entry, got 0"):
+        scenario_of(TEXT.replace("  process: {backend: process}\n", "").replace(
+            "runtimes:\n  vm: {backend: libvirt, vcpus: 2, disk: {size: 1GiB}}\ncontrol: process\n", "runtimes: {}\n"
+        ))  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "text\n", "7\n"])
+def test_a_file_that_is_no_mapping(text):
+    with pytest.raises(ScenarioError, match="expected a mapping"):
+        scenario_of(text)
+
+
+@pytest.mark.parametrize("key", ["image", "workload", "limits", "runtimes", "trials", "metrics", "gate", "control"])
+@pytest.mark.parametrize("value", [7, "text", [], [1], {"a": 1}, True])
+def test_a_section_of_the_wrong_kind_is_a_mistake_not_a_crash(key, value):
+    document = parse(TEXT, "a.yaml")
+    data = copy.deepcopy(document.data)
+    data[key] = value
+    with pytest.raises(ScenarioError):
+        check(parse(json.dumps(data), "a.yaml"), KNOWN)
+
+
+def test_a_plugin_that_cannot_be_loaded_is_noted_not_refused():
+    text = TEXT.replace("{backend: process}", "{backend: exotic, anything: goes}")
+    scenario, notes = check(parse(text, "a.yaml"), KNOWN)
+    assert scenario.runtimes["process"].options == {"anything": "goes"}
+    assert notes == ("runtimes.process: exotic cannot be loaded here: its options were not checked",)
+
+
+def test_overrides_are_applied_and_recorded(tmp_path):
+    loaded = load(written(tmp_path), KNOWN, overrides=["trials.blocks.max=12", "runtimes.vm.vcpus=4"])
+    assert loaded.scenario.trials.blocks.max == 12
+    assert loaded.scenario.runtimes["vm"].options.vcpus == 4
+    assert loaded.resolved()["overrides"] == ["trials.blocks.max=12", "runtimes.vm.vcpus=4"]
+    assert loaded.base_dir == tmp_path
+
+
+def test_a_mistake_in_an_override_points_at_the_command_line(tmp_path):
+    with pytest.raises(ScenarioError) as caught:
+        load(written(tmp_path), KNOWN, overrides=["runtimes.vm.vcpus=four"])
+    (problem,) = caught.value.problems
+    assert str(problem) == "--set runtimes.vm.vcpus=four: runtimes.vm.vcpus: expected an integer, got 'four'"
+
+
+def test_only_keeps_the_order_of_the_scenario(tmp_path):
+    loaded = load(written(tmp_path), KNOWN, only=["vm", "process"])
+    assert list(loaded.scenario.runtimes) == ["process", "vm"]
+    assert loaded.notes == ()
+
+
+def test_only_without_the_control_says_what_is_compared_with(tmp_path):
+    loaded = load(written(tmp_path), KNOWN, only=["vm"])
+    assert loaded.scenario.control == "vm"
+    assert loaded.notes == ("--only leaves out the control process: vm is the control of this run",)
+
+
+def test_only_of_an_unknown_runtime(tmp_path):
+    with pytest.raises(UsageError, match="--only: proces: not one of the runtimes") as caught:
+        load(written(tmp_path), KNOWN, only=["proces"])
+    assert caught.value.hint == "did you mean 'process'?"
+
+
+def test_resolved_is_json_with_every_default():
+    document = resolved(scenario_of(TEXT.replace("limits: {cpus: 2, memory: 1GiB, pids: 64}\n", "")))
+    assert json.loads(json.dumps(document)) == document
+    assert document["schema"] == "harness.scenario/1"
+    assert document["limits"] == {"cpus": 1.0, "memory_bytes": 256 << 20, "pids": 128}
+    assert document["runtimes"]["vm"] == {
+        "backend": "libvirt",
+        "options": {"vcpus": 2, "disk": {"size_bytes": 1 << 30}},
+    }
+
+
+def test_hash_is_of_the_meaning_not_of_the_words():
+    reordered = TEXT.replace("cpus: 2, memory: 1GiB", "memory: 1024MiB, cpus: 2.0").replace("5%", "0.05")
+    commented = TEXT.replace("name:", "# a comment\nname:")
+    expected = scenario_hash(resolved(scenario_of()))
+    assert scenario_hash(resolved(scenario_of(reordered))) == expected
+    assert scenario_hash(resolved(scenario_of(commented))) == expected
+    assert len(expected) == 64
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("memory: 1GiB", "memory: 2GiB"), ("vcpus: 2", "vcpus: 3"), ("max: 30", "max: 20")]
+)
+def test_hash_changes_with_what_is_measured(old, new):
+    assert scenario_hash(resolved(scenario_of(TEXT.replace(old, new)))) != scenario_hash(resolved(scenario_of()))
+
+
+def test_hash_ignores_the_seed_and_how_a_value_came_in(tmp_path):
+    edited = load(written(tmp_path, TEXT.replace("max: 30", "max: 12").replace(", seed: 7", "")), KNOWN)
+    given = load(written(tmp_path), KNOWN, overrides=["trials.blocks.max=12"])
+    assert scenario_hash(edited.resolved()) == scenario_hash(given.resolved())
+
+
+def test_a_scenario_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        scenario_of().name = "b"
+
+
+def test_schema_is_draft_07_with_the_options_of_each_plugin():
+    schema = scenario_schema(KNOWN.backends, KNOWN.workloads)
+    text = json.dumps(schema)
+    assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
+    assert "$defs" not in text
+    assert "prefixItems" not in text
+    by_backend = {one["title"]: one for one in schema["definitions"]["Runtime"]["oneOf"]}
+    assert set(by_backend["libvirt"]["properties"]) == {"backend", "vcpus", "disk"}
+    assert by_backend["libvirt"]["properties"]["backend"] == {"const": "libvirt"}
+    assert by_backend["exotic"]["additionalProperties"] is True
+    assert by_backend["process"]["additionalProperties"] is False
+
+
+def references(node):
+    if isinstance(node, dict):
+        if "$ref" in node:
+            assert list(node) == ["$ref"], "draft-07 ignores what stands beside a $ref"
+            yield node["$ref"].removeprefix("#/definitions/")
+        for child in node.values():
+            yield from references(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from references(child)
+
+
+def test_schema_refers_to_what_it_defines_and_defines_what_it_refers_to():
+    schema = scenario_schema(KNOWN.backends, KNOWN.workloads)
+    assert set(references(schema)) == set(schema["definitions"])
+
+
+class Nested(Strict):
+    many: dict[str, Disk] = Field(default_factory=dict)
+    row: list[Disk] = Field(default_factory=list)
+
+
+@pytest.mark.parametrize("text", ["many: {a: {sise: 1}}", "row: [{sise: 1}]"])
+def test_suggestions_reach_into_mappings_and_lists(text):
+    document = parse(text, "a.yaml")
+    with pytest.raises(ValueError, match="sise") as caught:
+        Nested.model_validate(document.data)
+    (problem,) = problems(document, caught.value, Nested)
+    assert problem.message == "unknown key; did you mean 'size'?"
+
+
+def test_an_error_that_no_one_has_put_into_words_keeps_its_own():
+    class Address(BaseModel):
+        uuid: __import__("uuid").UUID
+
+    document = parse("uuid: x", "a.yaml")
+    with pytest.raises(ValueError, match="uuid") as caught:
+        Address.model_validate(document.data)
+    (problem,) = problems(document, caught.value, Address)
+    assert problem.message.startswith("input should be a valid UUID")
+    assert problem.message.endswith("got 'x'")
