@@ -1,0 +1,66 @@
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define INTO_CGROUP 0x200000000ULL	     /* CLONE_INTO_CGROUP, Linux 5.7 */
+enum { FROM_EMPTY = 0x04, TO_EMPTY = 0x40 }; /* MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH */
+
+/* Structures of include/uapi/linux/{openat2,mount,sched}.h; musl has none, glibc has some. */
+struct how {
+	uint64_t flags, mode, resolve;
+};
+
+struct attrs {
+	uint64_t set, clear, propagation, userns;
+};
+
+struct clone3 {
+	uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+
+int open_tree_fd(int dirfd, const char *path, unsigned flags)
+{
+	return (int)syscall(SYS_open_tree, dirfd, path, flags | AT_EMPTY_PATH | OPEN_TREE_CLOEXEC);
+}
+
+int set_mount_attrs(int fd, uint64_t attrs, bool recursive)
+{
+	struct attrs change = {.set = attrs};
+	unsigned flags = AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0);
+	return (int)syscall(SYS_mount_setattr, fd, "", flags, &change, sizeof change);
+}
+
+int attach(int tree, int target)
+{
+	return (int)syscall(SYS_move_mount, tree, "", target, "", FROM_EMPTY | TO_EMPTY);
+}
+
+int open_beneath(int dirfd, const char *path, uint64_t flags, uint64_t resolve)
+{
+	struct how how = {.flags = flags | O_CLOEXEC, .resolve = resolve | RESOLVE_NO_MAGICLINKS};
+	int fd;
+	do /* EAGAIN: something was renamed while ".." was resolved (openat2(2)) */
+		fd = (int)syscall(SYS_openat2, dirfd, path, &how, sizeof how);
+	while (fd < 0 && errno == EAGAIN);
+	return fd;
+}
+
+/* As fork(2); the child is a child of our parent. `cgroup` is a cgroup2 directory or -1. */
+pid_t clone_into(uint64_t flags, int cgroup)
+{
+	struct clone3 args = {.flags = flags | CLONE_PARENT};
+	if (cgroup >= 0) {
+		args.flags |= INTO_CGROUP;
+		args.cgroup = (uint64_t)cgroup;
+	}
+	return (pid_t)syscall(SYS_clone3, &args, sizeof args);
+}
+
+int close_from(unsigned first, unsigned flags)
+{
+	return (int)syscall(SYS_close_range, first, ~0U, flags);
+}

@@ -1,0 +1,123 @@
+"""System calls that Python does not have, each a typed wrapper that raises OSError."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
+
+CGROUP_SUPER_MAGIC = 0x27E0EB
+CGROUP2_SUPER_MAGIC = 0x63677270
+
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
+_FSOPEN_CLOEXEC = 1
+
+# The same number on every architecture (asm-generic, Linux 5.0 and later).
+FEATURES = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "clone3": 435,
+    "close_range": 436,
+    "openat2": 437,
+    "mount_setattr": 442,
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
+    return result
+
+
+def _path(path: str | None) -> bytes | None:
+    return None if path is None else os.fsencode(path)
+
+
+def mount(source: str, target: str, fs_type: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2)."""
+    options = None if data is None else os.fsencode(data)
+    arguments = (_path(source), _path(target), _path(fs_type), ctypes.c_ulong(flags), options)
+    _check(_libc.mount(*arguments), target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(_path(target), flags), target)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2), for the calling thread alone."""
+    _check(_libc.unshare(flags), f"flags {flags:#x}")
+
+
+@contextmanager
+def child_subreaper() -> Iterator[None]:
+    """Within it, orphans among our descendants become our children (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    before = ctypes.c_int()
+    _check(_libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0), "subreaper")
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
+    try:
+        yield
+    finally:
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
+
+
+def fs_magic(path: str) -> int:
+    """Return the type of the file system that holds `path` (statfs(2), f_type: the structure's first word)."""
+    buffer = (ctypes.c_long * 32)()
+    _check(_libc.statfs(_path(path), ctypes.byref(buffer)), path)
+    return int(buffer[0])
+
+
+def has_filesystem(name: str) -> bool:
+    """Return whether the kernel knows a file system, after it loaded the module if there is one (fsopen(2)).
+
+    Raises: OSError (EPERM) without CAP_SYS_ADMIN.
+    """
+    try:
+        fd = _check(_libc.syscall(FEATURES["fsopen"], _path(name), _FSOPEN_CLOEXEC), name)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return False
+        raise
+    os.close(fd)
+    return True
+
+
+def missing_features() -> tuple[str, ...]:
+    """Return which of FEATURES this kernel (or a seccomp filter) refuses; asked with arguments that can do nothing.
+
+    Without CAP_SYS_ADMIN the answer is about permission, not about the kernel.
+    """
+    missing = []
+    bad_fd, zero = ctypes.c_long(-1), ctypes.c_long(0)  # a bad pointer and bad flags as well: none of them accepts this
+    for name, number in FEATURES.items():
+        _libc.syscall(number, bad_fd, zero, bad_fd, zero, zero)
+        if ctypes.get_errno() in {errno.ENOSYS, errno.EPERM}:
+            missing.append(name)
+    return tuple(missing)
