@@ -128,7 +128,7 @@ def _former_medians(loaded: LoadedScenario, results: Path) -> tuple[dict[str, fl
     from harness.results.store import RunDirectory, list_runs  # noqa: PLC0415
 
     wanted = scenario_hash(loaded.resolved())
-    for path in sorted(list_runs(results) if results.is_dir() else (), reverse=True):
+    for path in reversed(list_runs(results)):
         try:
             directory = RunDirectory.open(path)
             record, trials = directory.run(), directory.trials()

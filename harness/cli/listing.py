@@ -73,7 +73,7 @@ def _runs(results: Path) -> Iterator[Row]:
     from harness.errors import StoreError  # noqa: PLC0415
     from harness.results.store import RunDirectory, list_runs  # noqa: PLC0415
 
-    for path in sorted(list_runs(results) if results.is_dir() else (), reverse=True):
+    for path in reversed(list_runs(results)):
         try:
             record = RunDirectory.open(path).run()
         except StoreError as error:
