@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from harness.interfaces import Capability
+
 CI_WIDTH_COLUMNS = 100
 
 
@@ -81,6 +83,15 @@ def _print_problem(problem: Problem) -> None:
         click.echo(source, err=True)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         click.echo(annotation(problem), err=True)
+
+
+def print_need(need: Capability, *, who: str = "", indent: int) -> None:
+    """Write one line about something that a backend needs, and what helps where it is missing."""
+    margin = " " * indent
+    words = ": ".join(filter(None, (who, need.name, need.reason)))
+    click.echo(f"{margin}{'ok     ' if need.available else 'MISSING'}  {words}")
+    if not need.available and need.hint:
+        click.echo(f"{margin}         {need.hint}")
 
 
 def annotation(problem: Problem) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import plugins
-from harness.cli._output import note
+from harness.cli._output import note, print_need
 from harness.errors import HarnessError, ImageError, StoreError
 from harness.images import containerfile
 from harness.images.resolve import find_containerfile
@@ -170,9 +170,7 @@ def show_plan(preview: Preview) -> None:
     click.echo("\nneeds")
     for who, needs in preview.needs.items():
         for need in needs:
-            click.echo(f"  {'ok     ' if need.available else 'MISSING'}  {who}: {need.name}: {need.reason}")
-            if not need.available and need.hint:
-                click.echo(f"           {need.hint}")
+            print_need(need, who=who, indent=2)
     for text in preview.loaded.notes:
         note(text)
     if preview.missing:

@@ -12,7 +12,7 @@ import click
 from pydantic import ValidationError
 
 from harness import plugins
-from harness.cli._output import print_json
+from harness.cli._output import print_json, print_need
 from harness.cli._plan import backend_needs, capability_json
 from harness.host import facts as host
 from harness.host import noise
@@ -140,9 +140,7 @@ def _show(
         works = all(need.available for need in needs)
         click.echo(f"  {name}: {'works' if works else 'does not work here'}")
         for need in needs:
-            click.echo(f"    {'ok     ' if need.available else 'MISSING'}  {need.name}: {need.reason}")
-            if not need.available and need.hint:
-                click.echo(f"             {need.hint}")
+            print_need(need, indent=4)
     click.echo("\nnoise now")
     for item in diagnoses:
         verdict = "?    " if item.disturbs is None else "NOISY" if item.disturbs else "ok   "
