@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.container import syscalls
+from harness.container import cgroupfs, mountinfo, syscalls
 from harness.container.errors import ContainerError
 from harness.container.plan import Joins
 
@@ -29,7 +29,6 @@ _KNOWN_V1 = frozenset(
     "blkio cpu cpuacct cpuset devices freezer hugetlb memory net_cls net_prio perf_event pids rdma".split()
 )
 _PERIOD_US = 100_000
-_PAUSE_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,41 +101,7 @@ class Layout:
         return Joins(sum(hierarchy.version == 1 for hierarchy in self.used()), self.unified is not None)
 
 
-def _read(path: str) -> str | None:
-    """Return a file's text, or None where it is not there (or its group is going away)."""
-    try:
-        with open(path, encoding="ascii") as file:  # pathlib costs more here than the read
-            return file.read()
-    except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP}:
-            return None
-        raise ContainerError("cgroup", error.errno or 0, path) from error
-
-
-def _write(path: str, value: str) -> None:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise ContainerError("cgroup", error.errno or 0, f"{path}: {value!r}") from error
-
-
 # -- what this host has ----------------------------------------------------------------------------------------------
-
-
-def parse_mountinfo(text: str) -> list[tuple[str, str, frozenset[str]]]:
-    """Return (mount point, type, options of the super block) of the cgroup mounts in a /proc/PID/mountinfo."""
-    found = []
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        words = after.split(" ")
-        if words[0] in {"cgroup", "cgroup2"}:
-            point = before.split(" ")[4].encode().decode("unicode_escape")  # spaces are written as \040
-            found.append((point, words[0], frozenset(words[2].split(","))))
-    return found
 
 
 def detect() -> Layout:
@@ -145,43 +110,63 @@ def detect() -> Layout:
     Each mount point is asked for its file system (statfs): a tree may be hidden by a later mount over it, and on a
     tmpfs of that name a mkdir succeeds and limits nothing.
     """
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        mounts = parse_mountinfo(file.read())
-    hierarchies: dict[tuple[int, frozenset[str]], Hierarchy] = {}
-    for point, kind, options in mounts:
-        magic = syscalls.CGROUP_SUPER_MAGIC if kind == "cgroup" else syscalls.CGROUP2_SUPER_MAGIC
-        if not os.path.isdir(point) or syscalls.fs_magic(point) != magic:
-            continue
-        if kind == "cgroup2":
-            found = Hierarchy(point, 2, frozenset((_read(f"{point}/cgroup.controllers") or "").split()))
-        elif options & _KNOWN_V1:
-            found = Hierarchy(point, 1, options & _KNOWN_V1)
-        else:
-            continue  # a tree without a controller, such as name=systemd
-        hierarchies.setdefault((found.version, found.controllers if found.version == 1 else frozenset()), found)
-    return Layout(tuple(hierarchies.values()))
+    found: dict[object, Hierarchy] = {}
+    for mount in mountinfo.read():
+        hierarchy = hierarchy_at(mount)
+        magic = syscalls.CGROUP_SUPER_MAGIC if mount.fs_type == "cgroup" else syscalls.CGROUP2_SUPER_MAGIC
+        if hierarchy and os.path.isdir(mount.point) and syscalls.fs_magic(mount.point) == magic:
+            if hierarchy.version == 2:
+                hierarchy = Hierarchy(mount.point, 2, _available(mount.point))
+            found.setdefault(hierarchy.version == 2 or hierarchy.controllers, hierarchy)
+    return Layout(tuple(found.values()))
+
+
+def hierarchy_at(mount: mountinfo.Mount) -> Hierarchy | None:
+    """Return the tree that a mount shows, None for no cgroup and for a v1 tree without controllers (name=systemd).
+
+    Which controllers a cgroup2 tree has is not in mountinfo: they are left empty.
+    """
+    if mount.fs_type == "cgroup2":
+        return Hierarchy(mount.point, 2, frozenset())
+    controllers = mount.options & _KNOWN_V1 if mount.fs_type == "cgroup" else None
+    return Hierarchy(mount.point, 1, controllers) if controllers else None
+
+
+def _available(root: str) -> frozenset[str]:
+    return frozenset((cgroupfs.read(f"{root}/cgroup.controllers") or "").split())
+
+
+def _take_home(there: str, home: str) -> None:
+    """Move the calling thread (v1) or process (v2) back, and every other thread of this process that is there."""
+    cgroupfs.write(home, "0")
+    if there.endswith("/tasks"):
+        for tid in (cgroupfs.read(there) or "").split():
+            if os.path.exists(f"/proc/self/task/{tid}"):
+                cgroupfs.write(home, tid)
+
+
+def own_path(hierarchy: Hierarchy) -> str:
+    """Return where the calling thread is in a hierarchy: a path below its root, empty for the root itself."""
+    for line in (cgroupfs.read("/proc/thread-self/cgroup") or "").splitlines():
+        _, names, path = line.split(":", 2)
+        controllers = frozenset(names.split(",")) & _KNOWN_V1
+        if controllers == hierarchy.controllers if hierarchy.version == 1 else not names:
+            return path.rstrip("/")
+    raise ContainerError("cgroup", 0, f"{hierarchy.path}: /proc/thread-self/cgroup does not name it")
 
 
 def prepare_parent(layout: Layout, parent: str) -> None:
     """Make the group that holds others: not timed. Raises ContainerError (EBUSY where v2 has processes in the way)."""
     for hierarchy in layout.used():
         path = f"{hierarchy.path}/{parent}"
-        _mkdir(path)
+        cgroupfs.make_directory(path)
         if hierarchy.version == 2:
             wanted = sorted(hierarchy.controllers & set(CONTROLLERS))
             for directory in (hierarchy.path, path):
-                enabled = (_read(f"{directory}/cgroup.subtree_control") or "").split()
+                enabled = (cgroupfs.read(f"{directory}/cgroup.subtree_control") or "").split()
                 for name in wanted:
                     if name not in enabled:
-                        _write(f"{directory}/cgroup.subtree_control", f"+{name}")
-
-
-def _mkdir(path: str, *, exist_ok: bool = True) -> None:
-    try:
-        os.mkdir(path, 0o755)
-    except OSError as error:
-        if not (exist_ok and error.errno == errno.EEXIST):
-            raise ContainerError("cgroup", error.errno or 0, path) from error
+                        cgroupfs.write(f"{directory}/cgroup.subtree_control", f"+{name}")
 
 
 # -- one group -------------------------------------------------------------------------------------------------------
@@ -203,15 +188,16 @@ class Group:
             raise ContainerError("cgroup", 0, f"{controller}: no such controller here")
         return f"{hierarchy.path}/{self.name}"
 
-    def create(self, limits: Limits) -> None:
-        """Make its directories and set its limits; on failure nothing is left. Its parent must be there."""
+    def create(self, limits: Limits | None) -> None:
+        """Make its directories and set its limits (None: none); on failure nothing is left. Its parent must exist."""
         with ExitStack() as undo:
             for directory in self.directories:
-                _mkdir(directory, exist_ok=False)
+                cgroupfs.make_directory(directory, exist_ok=False)
                 undo.callback(os.rmdir, directory)
-            self._set_memory(limits.memory_bytes)
-            self._set_cpu(limits.cpus)
-            _write(f"{self._at('pids')}/pids.max", str(limits.pids))
+            if limits is not None:
+                self._set_memory(limits.memory_bytes)
+                self._set_cpu(limits.cpus)
+                cgroupfs.write(f"{self._at('pids')}/pids.max", str(limits.pids))
             undo.pop_all()
 
     def _is_v1(self, controller: str) -> bool:
@@ -221,23 +207,23 @@ class Group:
     def _set_memory(self, limit_bytes: int) -> None:
         at = self._at("memory")
         if not self._is_v1("memory"):
-            _write(f"{at}/memory.max", str(limit_bytes))
+            cgroupfs.write(f"{at}/memory.max", str(limit_bytes))
             if os.path.exists(f"{at}/memory.swap.max"):  # absent where the kernel has no swap
-                _write(f"{at}/memory.swap.max", "0")
+                cgroupfs.write(f"{at}/memory.swap.max", "0")
             return
-        _write(f"{at}/memory.limit_in_bytes", str(limit_bytes))
+        cgroupfs.write(f"{at}/memory.limit_in_bytes", str(limit_bytes))
         if os.path.exists(f"{at}/memory.memsw.limit_in_bytes"):  # absent with swapaccount=0
-            _write(f"{at}/memory.memsw.limit_in_bytes", str(limit_bytes))
+            cgroupfs.write(f"{at}/memory.memsw.limit_in_bytes", str(limit_bytes))
         else:
-            _write(f"{at}/memory.swappiness", "0")
+            cgroupfs.write(f"{at}/memory.swappiness", "0")
 
     def _set_cpu(self, cpus: float) -> None:
         quota_us = max(1000, round(cpus * _PERIOD_US))  # the kernel's own minimum is 1 ms
         if self._is_v1("cpu"):
-            _write(f"{self._at('cpu')}/cpu.cfs_period_us", str(_PERIOD_US))
-            _write(f"{self._at('cpu')}/cpu.cfs_quota_us", str(quota_us))
+            cgroupfs.write(f"{self._at('cpu')}/cpu.cfs_period_us", str(_PERIOD_US))
+            cgroupfs.write(f"{self._at('cpu')}/cpu.cfs_quota_us", str(quota_us))
         else:
-            _write(f"{self._at('cpu')}/cpu.max", f"{quota_us} {_PERIOD_US}")
+            cgroupfs.write(f"{self._at('cpu')}/cpu.max", f"{quota_us} {_PERIOD_US}")
 
     @contextmanager
     def join_fds(self) -> Iterator[tuple[int, ...]]:
@@ -252,21 +238,41 @@ class Group:
                 stack.callback(os.close, fds[-1])
             yield tuple(fds)
 
+    @contextmanager
+    def caller_inside(self) -> Iterator[None]:
+        """Have the calling thread in the group for the while, so that what it starts is born there.
+
+        On v1 a thread can move alone, and into `tasks` without waiting for the kernel's RCU; threads that it starts
+        meanwhile are born in the group as well and are taken home at the end. On v2 only the whole process can move,
+        and what it allocates meanwhile stays charged to the group. Where every controller is v1, cgroup2 is left out.
+        """
+        moves = [
+            (f"{directory}/{file}", f"{hierarchy.path}{own_path(hierarchy)}/{file}")
+            for hierarchy, directory in zip(self._layout.used(), self.directories, strict=True)
+            if (file := "tasks" if hierarchy.version == 1 else "cgroup.procs")
+            and (hierarchy.version == 1 or hierarchy.controllers & set(CONTROLLERS))
+        ]
+        with ExitStack() as back:
+            for there, home in moves:
+                cgroupfs.write(there, "0")
+                back.callback(_take_home, there, home)
+            yield
+
     def pids(self) -> tuple[int, ...]:
         """Return the host pids of its processes; empty when the group is gone."""
-        return pids_in(self._at("pids"))
+        return cgroupfs.pids_in(self._at("pids"))
 
     def memory(self) -> MemoryUse:
         """Return what is charged to it now."""
         at = self._at("memory")
-        stat = parse_stat(_read(f"{at}/memory.stat") or "")
+        stat = cgroupfs.parse_stat(cgroupfs.read(f"{at}/memory.stat") or "")
         if self._is_v1("memory"):
             keys, files = ("rss", "cache"), ("kmem.usage_in_bytes", "usage_in_bytes", "max_usage_in_bytes")
-            kernel = _number(f"{at}/memory.{files[0]}")
+            kernel = cgroupfs.read_number(f"{at}/memory.{files[0]}")
         else:
             keys, files = ("anon", "file"), ("", "current", "peak")
             kernel = stat.get("kernel")  # Linux 5.18
-        current, peak = (_number(f"{at}/memory.{file}") for file in files[1:])
+        current, peak = (cgroupfs.read_number(f"{at}/memory.{file}") for file in files[1:])
         return MemoryUse(stat.get(keys[0]), stat.get(keys[1]), kernel, current, peak)
 
     def kill(self, deadline_ns: int) -> None:
@@ -276,24 +282,7 @@ class Group:
     def remove(self, deadline_ns: int) -> None:
         """Remove its directories; those that are gone do not matter. Raises ContainerError (EBUSY) at the deadline."""
         for directory in self.directories:
-            remove_directory(directory, deadline_ns)
-
-
-def parse_stat(text: str) -> dict[str, int]:
-    """Return the `key value` lines of a memory.stat."""
-    pairs = (line.split() for line in text.splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
-
-
-def _number(path: str) -> int | None:
-    text = _read(path)
-    return None if text is None else int(text)
-
-
-def pids_in(directory: str) -> tuple[int, ...]:
-    """Return the pids in one directory of a tree (0: a process of another pid namespace, left out)."""
-    pids = (_read(f"{directory}/cgroup.procs") or "").split()
-    return tuple(int(pid) for pid in pids if pid != "0")
+            cgroupfs.remove_directory(directory, deadline_ns)
 
 
 def kill_all(layout: Layout, name: str, directories: Sequence[str], deadline_ns: int) -> None:
@@ -302,15 +291,15 @@ def kill_all(layout: Layout, name: str, directories: Sequence[str], deadline_ns:
     switch = f"{unified.path}/{name}/cgroup.kill" if unified else ""
     frozen = f"{freezer.path}/{name}/freezer.state" if freezer and freezer.version == 1 else ""
     if switch and os.path.exists(switch):  # Linux 5.14
-        _write(switch, "1")
-    while pids := {pid for directory in directories for pid in pids_in(directory)}:
+        cgroupfs.write(switch, "1")
+    while pids := {pid for directory in directories for pid in cgroupfs.pids_in(directory)}:
         if time.monotonic_ns() > deadline_ns:
             raise ContainerError("kill", errno.EBUSY, f"{name}: {len(pids)} processes still there")
         with _frozen(frozen):
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        time.sleep(_PAUSE_S)
+        time.sleep(cgroupfs.PAUSE_S)
 
 
 @contextmanager
@@ -318,26 +307,11 @@ def _frozen(state: str) -> Iterator[None]:
     if not state or not os.path.exists(state):
         yield
         return
-    _write(state, "FROZEN")
+    cgroupfs.write(state, "FROZEN")
     try:
         yield
     finally:
-        _write(state, "THAWED")
-
-
-def remove_directory(directory: str, deadline_ns: int) -> None:
-    """rmdir, again while the last process is still on its way out (EBUSY)."""
-    while True:
-        try:
-            os.rmdir(directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic_ns() > deadline_ns:
-                raise ContainerError("cgroup", error.errno or 0, directory) from error
-            time.sleep(_PAUSE_S)
-        else:
-            return
+        cgroupfs.write(state, "THAWED")
 
 
 # -- what a dead run left --------------------------------------------------------------------------------------------
@@ -367,4 +341,10 @@ def remove_group(layout: Layout, name: str, deadline_ns: int) -> None:
         directories = [f"{hierarchy.path}/{group}" for hierarchy in layout.hierarchies]
         kill_all(layout, group, directories, deadline_ns)
         for directory in directories:
-            remove_directory(directory, deadline_ns)
+            cgroupfs.remove_directory(directory, deadline_ns)
+
+
+def members(layout: Layout, name: str) -> tuple[int, ...]:
+    """Return the host pids of a group in any hierarchy, sorted."""
+    found = {pid for hierarchy in layout.hierarchies for pid in cgroupfs.pids_in(f"{hierarchy.path}/{name}")}
+    return tuple(sorted(found))

@@ -1,0 +1,307 @@
+"""What `builtin` and `process` share: the kit of an arm, the timed start, the instance, and reaping."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from harness.agent.program import PATH as AGENT_PATH
+from harness.agent.program import agent_memfd, encode_spec, sealed_memfd
+from harness.agent.session import AgentSession
+from harness.container import cgroups, launcher, mountinfo, syscalls
+from harness.container.cgroups import Group
+from harness.container.errors import ContainerError
+from harness.container.runtime import Container
+from harness.errors import AgentError, BackendError, CapabilityError
+from harness.host.paths import runtime_dir
+from harness.interfaces import ArmSpec, Boundary, Capability, CgroupMemory, ExecResult, Json, RunContext
+from harness.model.milestones import DELETED, REQUESTED, STOPPING, Mark
+from harness.model.records import Attestation
+
+_ANSWER_NS = 30_000_000_000
+_EXIT_NS = 2_000_000_000
+_REAP_NS = 10_000_000_000
+_GROUP = re.compile(r"harness-([0-9a-f]{8})")
+_BUILD_HINT = "scripts/setup builds it (or: python hatch_build.py)"
+
+
+@contextmanager
+def translated(runtime: str) -> Iterator[None]:
+    """Turn a ContainerError into the BackendError that names the runtime."""
+    try:
+        yield
+    except ContainerError as error:
+        raise BackendError(f"{runtime}: {error}") from error
+
+
+# -- prepared once ---------------------------------------------------------------------------------------------------
+
+
+class Kit:
+    """What every start of an arm shares, made before any clock runs."""
+
+    def __init__(self, spec: ArmSpec, boundary: Boundary, context: RunContext) -> None:
+        self.runtime = spec.runtime
+        self.boundary = boundary
+        self.context = context
+        self.memory_bytes = spec.limits.memory_bytes
+        self.limits = cgroups.Limits(spec.limits.memory_bytes, spec.limits.cpus, spec.limits.pids)
+        self.layout = cgroups.detect()
+        self.parent = f"harness-{context.token}"
+        self.workload = encode_spec(spec.workload)
+        with ExitStack() as undo:
+            self.agent = agent_memfd()
+            undo.callback(os.close, self.agent)
+            self.stdin = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            undo.callback(os.close, self.stdin)
+            try:
+                cgroups.prepare_parent(self.layout, self.parent)
+            except ContainerError as error:
+                raise CapabilityError(f"{spec.runtime}: {error}", hint=_v2_hint(error)) from error
+            self._undo = undo.pop_all()
+
+    def facts(self) -> dict[str, Json]:
+        return {
+            "boundary": self.boundary,
+            "cgroup_mode": self.layout.mode,
+            "cgroup_join": [name for name, used in (
+                ("tasks", self.layout.joins.tasks), ("CLONE_INTO_CGROUP", self.layout.joins.unified)) if used],
+            "launcher_sha256": _sha256(Path(launcher.PROGRAM)),
+            "agent_sha256": _sha256(AGENT_PATH),
+            "seccomp": "none",
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Let go of it; the group of the run goes with the last arm that has nothing in it."""
+        self._undo.close()
+        for hierarchy in self.layout.used():
+            with suppress(FileNotFoundError):
+                _rmdir_if_empty(f"{hierarchy.path}/{self.parent}")
+
+
+def _rmdir_if_empty(directory: str) -> None:
+    try:
+        Path(directory).rmdir()
+    except OSError as error:
+        if error.errno not in {errno.EBUSY, errno.ENOTEMPTY}:
+            raise
+
+
+def _v2_hint(error: ContainerError) -> str:
+    if error.errno == errno.EBUSY:
+        return (
+            "processes are in the cgroup that shall hold others: run in a delegated one (systemd-run -p Delegate=yes)"
+        )
+    return "harness doctor shows the cgroup controllers of this host"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# -- the timed path --------------------------------------------------------------------------------------------------
+
+
+def start(kit: Kit, plan: int, trial_id: str, requested_ns: int, on_deleted: Callable[[], None]) -> LocalInstance:
+    """Start one instance by a plan. `on_deleted` removes what the caller made for it. Raises: BackendError."""
+    session = AgentSession()
+    session.marks.append(Mark(REQUESTED, requested_ns))
+    with ExitStack() as undo, ExitStack() as theirs:
+        undo.callback(session.close)
+        fds = _channels(kit, session, theirs)
+        session.start()
+        group = Group(kit.layout, f"{kit.parent}/{trial_id}")
+        with translated(kit.runtime):
+            container = Container.start(plan, kit.agent, fds, group, kit.limits)
+        undo.pop_all()
+    return LocalInstance(kit, session, container, on_deleted)
+
+
+def _channels(kit: Kit, session: AgentSession, theirs: ExitStack) -> list[int]:
+    """Return the agent's fds 0 to 5, which `theirs` closes; our ends go to the session."""
+    ours, control = socket.socketpair()
+    theirs.callback(control.close)
+    writers = []
+    for add in (session.add_stdout, session.add_stderr, session.add_marks):
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        theirs.callback(os.close, writer)
+        add(reader)
+        writers.append(writer)
+    session.add_control(ours)
+    workload = sealed_memfd("spec", kit.workload)
+    theirs.callback(os.close, workload)
+    return [kit.stdin, writers[0], writers[1], workload, writers[2], control.fileno()]
+
+
+class LocalInstance:
+    """A container or a process as an Instance."""
+
+    def __init__(self, kit: Kit, session: AgentSession, container: Container, on_deleted: Callable[[], None]) -> None:
+        self.boundary = kit.boundary
+        self.memory_bytes = kit.memory_bytes
+        self._runtime = kit.runtime
+        self._session = session
+        self._container = container
+        self._on_deleted = on_deleted
+        self._stopped = False
+
+    @property
+    def marks(self) -> Sequence[Mark]:
+        return self._session.marks
+
+    @property
+    def pid(self) -> int:
+        """The host pid of the agent."""
+        return self._container.pid
+
+    def pids(self) -> tuple[int, ...]:
+        return self._container.pids()
+
+    def cgroup_memory(self) -> CgroupMemory | None:
+        with translated(self._runtime):
+            use = self._container.memory()
+        return CgroupMemory(use.anon_bytes, use.file_bytes, use.kernel_bytes, use.current_bytes, use.peak_bytes)
+
+    def wait(self, milestone: str, deadline_ns: int) -> Mark:
+        return self._session.wait(milestone, deadline_ns)
+
+    def inside(self) -> Mapping[str, Json]:
+        return self._session.inside(time.monotonic_ns() + _ANSWER_NS)
+
+    def attest(self, deadline_ns: int) -> Attestation:
+        return self._session.attest(deadline_ns)
+
+    def calibrate(self, count: int) -> Sequence[Mark]:
+        return self._session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
+
+    def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:
+        return ExecResult(*self._session.exec(argv, timeout_ns))
+
+    def output(self) -> tuple[bytes, bytes]:
+        return bytes(self._session.stdout), bytes(self._session.stderr)
+
+    def console(self) -> bytes:
+        return b""
+
+    def stop(self, deadline_ns: int) -> None:
+        """Ask the agent, then wait, then kill; remove the rest. Raises TrialError for what went wrong or is left."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._session.mark(STOPPING)
+        try:
+            self._ask_to_end(deadline_ns)
+        finally:
+            try:
+                self._remove()
+            finally:
+                self._session.close()
+
+    def _ask_to_end(self, deadline_ns: int) -> None:
+        if self._session.find("error") is not None:  # it has said why it ends
+            self._container.wait(_EXIT_NS)
+            return
+        ended = self._container.wait(0)
+        if ended is not None:
+            raise AgentError(f"agent: ended with code {ended.returncode} before it was asked to")
+        if time.monotonic_ns() < deadline_ns:
+            self._session.finish(deadline_ns)
+            self._container.wait(_EXIT_NS)
+
+    def _remove(self) -> None:
+        with translated(self._runtime):
+            try:
+                self._container.delete()
+            finally:
+                self._on_deleted()
+        self._session.mark(DELETED)
+
+
+# -- what must be there ----------------------------------------------------------------------------------------------
+
+
+def needs() -> tuple[Capability, ...]:
+    """Return what both backends need, asked and not guessed from versions."""
+    root = os.geteuid() == 0
+    needed = [
+        Capability("root", root, "" if root else f"uid {os.geteuid()}", None if root else "run as root"),
+        _program("launcher", Path(launcher.PROGRAM)),
+        _program("agent", AGENT_PATH),
+    ]
+    return (*needed, *([_need_overlay(), _need_kernel()] if root else []), _need_cgroups())
+
+
+def _program(name: str, path: Path) -> Capability:
+    if path.exists():
+        return Capability(name, available=True, reason=str(path))
+    return Capability(name, available=False, reason="not built", hint=_BUILD_HINT)
+
+
+def _need_overlay() -> Capability:
+    try:
+        found = syscalls.has_filesystem("overlay")
+    except OSError as error:
+        return Capability("overlay", available=False, reason=f"fsopen: {error.strerror}", hint="needs CAP_SYS_ADMIN")
+    if found:
+        return Capability("overlay", available=True, reason="the kernel has overlayfs")
+    return Capability("overlay", available=False, reason="the kernel has no overlayfs", hint="modprobe overlay")
+
+
+def _need_kernel() -> Capability:
+    missing = syscalls.missing_features()
+    if not missing:
+        return Capability("kernel", available=True, reason=", ".join(syscalls.FEATURES))
+    reason = f"refused: {', '.join(missing)}"
+    return Capability(
+        "kernel", available=False, reason=reason, hint="Linux 5.12 has all; a seccomp filter may refuse them"
+    )
+
+
+def _need_cgroups() -> Capability:
+    layout = cgroups.detect()
+    if layout.mode is None:
+        return Capability(
+            "cgroups", available=False, reason="no cgroup tree is mounted", hint="mount one, or use systemd"
+        )
+    if layout.missing():
+        reason = f"{layout.mode} without {', '.join(layout.missing())}"
+        return Capability(
+            "cgroups", available=False, reason=reason, hint="see cgroup_enable= of the kernel's command line"
+        )
+    return Capability("cgroups", available=True, reason=layout.mode)
+
+
+# -- what a dead run left --------------------------------------------------------------------------------------------
+
+
+def tokens() -> set[str]:
+    """Return the tokens of all runs of which a cgroup or a mount is here."""
+    groups = cgroups.list_groups(cgroups.detect(), "harness-")
+    found = {match[1] for name in groups if (match := _GROUP.fullmatch(name))}
+    base = str(runtime_dir())
+    return found | {Path(point).relative_to(base).parts[0] for point in mountinfo.below(base) if point != base}
+
+
+def reap(token: str, *, dry_run: bool) -> Sequence[str]:
+    """End the processes of a dead run and remove its groups and mounts; return one line for each thing found."""
+    layout, name = cgroups.detect(), f"harness-{token}"
+    lines = []
+    if name in cgroups.list_groups(layout, name):
+        members = {pid for group in cgroups.subgroups(layout, name) for pid in cgroups.members(layout, group)}
+        lines += [f"process: pid {pid} in cgroup {name}" for pid in sorted(members)]
+        lines += [f"cgroup: {group}" for group in cgroups.subgroups(layout, name)]
+        if not dry_run:
+            with translated("reap"):
+                cgroups.remove_group(layout, name, time.monotonic_ns() + _REAP_NS)
+    for point in mountinfo.below(str(runtime_dir() / token)):
+        lines.append(f"mount: {point}")
+        if not dry_run:
+            syscalls.umount2(point, syscalls.MNT_DETACH)
+    return lines

@@ -1,0 +1,78 @@
+"""The control: the same agent, tree and cgroup limits in a plain process of the host, in a root of its own (chroot).
+
+No namespaces and all privileges. What it takes is the floor of everything else: the harness's own overhead, the cgroup,
+the agent. Its root is mounted before the clock starts, since the container's own mounts are part of what is compared.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.backends import _local
+from harness.container import hostroot, launcher, plan
+from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
+
+
+class Options(BaseModel):
+    """`backend: process` has no options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProcessArm:
+    """A prepared control; every launch gets a fresh root."""
+
+    accelerator: str | None = None
+
+    def __init__(self, kit: _local.Kit, tree: str, facts: Mapping[str, Json]) -> None:
+        self._kit = kit
+        self._tree = tree
+        self.facts: Mapping[str, Json] = facts
+
+    def launch(self, trial_id: str) -> Instance:
+        with ExitStack() as undo:
+            directory = str(self._kit.context.scratch / trial_id)
+            with _local.translated(self._kit.runtime):
+                root = hostroot.mount_root(directory, self._tree, self._kit.memory_bytes // 2)
+            undo.callback(hostroot.unmount_root, directory)
+            steps = plan.process_steps(plan.ProcessSpec(root, self._tree, self._kit.layout.joins))
+            memfd = launcher.plan_memfd(steps)
+            try:
+                requested_ns = time.monotonic_ns()
+                started = _local.start(
+                    self._kit, memfd, trial_id, requested_ns, lambda: hostroot.unmount_root(directory)
+                )
+            finally:
+                os.close(memfd)
+            undo.pop_all()
+        return started
+
+    def close(self) -> None:
+        self._kit.close()
+
+
+class ProcessBackend:
+    name = "process"
+    doc = "the control: the same workload and limits in a plain process of the host, in a root of its own"
+    options: type[BaseModel] = Options
+
+    def needs(self, options: BaseModel) -> Sequence[Capability]:
+        return _local.needs()
+
+    def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
+        kit = _local.Kit(spec, "process", context)
+        return ProcessArm(kit, str(spec.tree.path), kit.facts())
+
+    def tokens(self) -> set[str]:
+        return _local.tokens()
+
+    def reap(self, token: str, *, dry_run: bool) -> Sequence[str]:
+        return _local.reap(token, dry_run=dry_run)
+
+
+PLUGIN = ProcessBackend()

@@ -1,0 +1,77 @@
+"""Files and directories of a cgroup tree, each failure a ContainerError that names the path."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from harness.container.errors import ContainerError
+
+PAUSE_S = 0.0005
+"""How long to wait before looking again whether processes are gone."""
+
+
+def read(path: str) -> str | None:
+    """Return a file's text, or None where it is not there (or its group is going away)."""
+    try:
+        with open(path, encoding="ascii") as file:  # pathlib costs more here than the read
+            return file.read()
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP}:
+            return None
+        raise ContainerError("cgroup", error.errno or 0, path) from error
+
+
+def write(path: str, value: str) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise ContainerError("cgroup", error.errno or 0, f"{path}: {value!r}") from error
+
+
+def make_directory(path: str, *, exist_ok: bool = True) -> None:
+    try:
+        os.mkdir(path, 0o755)
+    except OSError as error:
+        if not (exist_ok and error.errno == errno.EEXIST):
+            raise ContainerError("cgroup", error.errno or 0, path) from error
+
+
+def parse_stat(text: str) -> dict[str, int]:
+    """Return the `key value` lines of a memory.stat."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+
+
+def read_number(path: str) -> int | None:
+    text = read(path)
+    return None if text is None else int(text)
+
+
+def pids_in(directory: str) -> tuple[int, ...]:
+    """Return the pids in one directory of a tree (0: a process of another pid namespace, left out).
+
+    This process is no part of any group, even while one of its threads is in it: whoever ends a group lives on.
+    """
+    pids = (read(f"{directory}/cgroup.procs") or "").split()
+    return tuple(int(pid) for pid in pids if pid not in {"0", str(os.getpid())})
+
+
+def remove_directory(directory: str, deadline_ns: int) -> None:
+    """rmdir, again while the last process is still on its way out (EBUSY)."""
+    while True:
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic_ns() > deadline_ns:
+                raise ContainerError("cgroup", error.errno or 0, directory) from error
+            time.sleep(PAUSE_S)
+        else:
+            return
