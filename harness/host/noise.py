@@ -22,8 +22,8 @@ LOAD = "load"
 STEAL_RATIO_MAX = 0.01
 # /proc/stat counts ticks of 10 ms: one tick in a trial of 100 ms is rounding, not 10 % of steal.
 STEAL_TICKS_MIN = 2
-# The trial itself counts into the host's pressure: agent, VMM threads and workload wait for each other even on an idle
-# host. Foreign load on all CPUs shows as 20 % and more.
+# The trial itself counts into the pressure: agent, VMM threads and workload wait for each other. On a host of two
+# CPUs without other load, trials reach 8 %; with one busy process for each CPU it is 40 % and more.
 PSI_CPU_SOME_RATIO_MAX = 0.10
 # Runnable threads for each CPU over the last minute, before the trial. Our own trials leave about one in all.
 LOAD_PER_CPU_MAX = 1.5

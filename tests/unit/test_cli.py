@@ -12,10 +12,13 @@ import pytest
 import harness.backends
 from harness import plugins
 from harness.cli import main
+from harness.cli._known import load_scenario
 from harness.cli._output import annotation
 from harness.cli._plan import trial_medians_ns
 from harness.errors import CapabilityError, HarnessError, Interrupted, Problem, UsageError
-from harness.model.records import TrialRecord, TrialSpec
+from harness.model.records import RunRecord, TrialRecord, TrialSpec
+from harness.model.scenario import scenario_hash
+from harness.results.store import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 BACKEND = """\
@@ -289,6 +292,43 @@ def test_a_former_trial_costs_until_the_next_one_starts():
     trials = [trial("vm", 0), trial("process", 5), trial("vm", 5.5), trial("process", 9.5), trial("vm", 10)]
     assert trial_medians_ns(trials) == {"vm": 4.5e9, "process": 0.5e9}
     assert trial_medians_ns(trials[:1]) == {}
+
+
+def former_run(scenario, results, run_id="20260131T120000Z-small-0badcafe"):
+    """Store a run of the scenario in which `one` took 2 s a trial and `two` 4 s."""
+    loaded = load_scenario(scenario)
+    run = RunRecord(
+        run_id, "small", scenario_hash(loaded.resolved()), "complete", "2026-01-31T12:00:00Z", 7, "one", ("one", "two"),
+        {}, {}, {}, {}, {},
+    )  # fmt: skip
+    directory = RunDirectory.create(results, run, loaded.text, loaded.resolved())
+    for number, (runtime, second) in enumerate([("one", 0), ("two", 2), ("one", 6), ("two", 8), ("one", 12)]):
+        spec = TrialSpec(f"b{number:02d}-{runtime}", number, 0, runtime, "fake")
+        directory.append(TrialRecord(spec, "ok", f"2026-01-31T12:00:{second:02d}Z"))
+    return run_id
+
+
+def test_plan_takes_its_time_from_a_former_run(scenario, tmp_path, capsys):
+    run_id = former_run(scenario, tmp_path / "results")
+    assert main.run(["plan", str(scenario), "--results", str(tmp_path / "results")]) == 0
+    assert f"time      about 24.0 s: medians of the former run {run_id}\n" in capsys.readouterr().out
+
+
+def test_plan_does_not_take_it_from_a_run_of_another_scenario(scenario, tmp_path, capsys):
+    former_run(scenario, tmp_path / "results")
+    arguments = ["plan", str(scenario), "--set", "limits.cpus=2", "--results", str(tmp_path / "results")]
+    assert main.run(arguments) == 0
+    assert "at most 1 min 20 s" in capsys.readouterr().out
+
+
+def test_list_runs_with_one_that_cannot_be_read(scenario, tmp_path, capsys):
+    run_id = former_run(scenario, tmp_path / "results")
+    newer = tmp_path / "results" / "20260201T120000Z-small-0badcafe"
+    newer.mkdir()
+    (newer / "run.json").write_text("{")
+    assert main.run(["list", "runs", "--json", "--results", str(tmp_path / "results")]) == 0
+    entries = json.loads(capsys.readouterr().out)["entries"]
+    assert [(entry["name"], entry["status"]) for entry in entries] == [(newer.name, "unreadable"), (run_id, "complete")]
 
 
 def test_list_backends_with_the_reason_of_the_lost_one(capsys):
