@@ -68,16 +68,16 @@ class Guest:
     # -- start ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """The timed path: listen, ask libvirt, read marks."""
-        self.session.mark(REQUESTED)
-        self.spec.sockets.mkdir(parents=True)
-        self._listen_for("marks", self._on_marks_connected)
-        self._listen_for("firmware", self._session_first_byte)
-        for name, add in zip(CHANNELS, (self.session.add_stdout, self.session.add_stderr), strict=False):
-            self._listen_for(name, self._adder(add))
-        self._listen_for("control", self.session.add_control)
+        """The timed path: listen, ask libvirt, read marks. The cgroup that only meters is made before it."""
         self.session.start()
         with self._meter.inside(), syscalls.child_subreaper():
+            self.session.mark(REQUESTED)
+            self.spec.sockets.mkdir(parents=True)
+            self._listen_for("marks", self._on_marks_connected)
+            self._listen_for("firmware", self._session_first_byte)
+            for name, add in zip(CHANNELS, (self.session.add_stdout, self.session.add_stderr), strict=False):
+                self._listen_for(name, self._adder(add))
+            self._listen_for("control", self.session.add_control)
             self.create()
 
     def create(self) -> None:

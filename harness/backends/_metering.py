@@ -1,16 +1,73 @@
+"""A cgroup around a VMM, only to meter it: a guest's limit is the size of its RAM."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from harness.container import cgroups
+from harness.container.errors import ContainerError
+from harness.errors import TrialError
+from harness.interfaces import CgroupMemory
+
+_END_NS = 10_000_000_000
 
 
 class Meter:
-    def __init__(self, token, trial):
-        pass
+    """The group `harness-TOKEN/TRIAL` of one VMM; without root or controllers there is none, and nothing to read."""
+
+    def __init__(self, token: str, trial_id: str) -> None:
+        layout = cgroups.detect()
+        self._layout = layout if os.geteuid() == 0 and not layout.missing() else None
+        self._parent = f"harness-{token}"
+        self._group = cgroups.Group(layout, f"{self._parent}/{trial_id}") if self._layout else None
 
     @contextmanager
-    def inside(self):
-        yield
+    def inside(self) -> Iterator[None]:
+        """Have what the calling thread starts meanwhile in the group. Raises TrialError."""
+        if self._group is None or self._layout is None:
+            yield
+            return
+        try:
+            cgroups.prepare_parent(self._layout, self._parent)
+            self._group.create(None)
+        except ContainerError as error:
+            raise TrialError(f"cgroup of the VMM: {error}") from error
+        with self._group.caller_inside():
+            yield
 
-    def memory(self):
-        return None
+    def memory(self) -> CgroupMemory | None:
+        if self._group is None:
+            return None
+        use = self._group.memory()
+        return CgroupMemory(use.anon_bytes, use.file_bytes, use.kernel_bytes, use.current_bytes, use.peak_bytes)
 
-    def remove(self):
-        pass
+    def remove(self) -> None:
+        """End what is still in it and remove it. Raises TrialError."""
+        if self._group is None:
+            return
+        deadline_ns = time.monotonic_ns() + _END_NS
+        try:
+            self._group.kill(deadline_ns)
+            self._group.remove(deadline_ns)
+        except ContainerError as error:
+            raise TrialError(f"cgroup of the VMM: {error}") from error
+
+
+def release(token: str) -> None:
+    """Remove the run's own group, unless another arm has something in it."""
+    layout = cgroups.detect()
+    if os.geteuid() == 0 and not layout.missing():
+        cgroups.remove_parent(layout, f"harness-{token}")
+
+
+def reap(token: str, *, dry_run: bool) -> list[str]:
+    """Remove a run's groups with everything in them; return one line for each group at the top."""
+    layout = cgroups.detect()
+    found = [name for name in cgroups.list_groups(layout, f"harness-{token}") if name == f"harness-{token}"]
+    if not dry_run:
+        for name in found:
+            cgroups.remove_group(layout, name, time.monotonic_ns() + _END_NS)
+    return [f"cgroup: {name}" for name in found]

@@ -138,6 +138,7 @@ class LibvirtArm:
 
     def close(self) -> None:
         self._connection.close()
+        _metering.release(self._context.token)
 
 
 class LibvirtBackend:
@@ -229,7 +230,6 @@ class LibvirtBackend:
         return (with_kvm if accelerator == "kvm" else template), why
 
     def tokens(self) -> set[str]:
-        """Return the run tokens of all guests that run on this host under a harness name."""
         return {token for token, _pid in _guests()}
 
     def reap(self, token: str, *, dry_run: bool) -> Sequence[str]:
@@ -240,7 +240,7 @@ class LibvirtBackend:
             lines.append(f"guest: qemu pid {pid} of run {token}")
             if not dry_run:
                 os.kill(pid, signal.SIGKILL)
-        return lines
+        return [*lines, *_metering.reap(token, dry_run=dry_run)]
 
 
 def _verdict_key(template: GuestSpec, qemu: str) -> str:
