@@ -20,6 +20,8 @@ ALPHA = 0.05
 Z_95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 OUTLIER_Z = 10.0
+EQUIVALENCE_MARGIN = 0.05
+"""Two runtimes whose whole interval lies within this ratio are called the same: the default margin of a gate."""
 _MAD_TO_SIGMA = 1.482602218505602
 """MAD times this estimates the standard deviation of a normal distribution: 1 / quantile(0.75)."""
 

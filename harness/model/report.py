@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,11 +12,29 @@ Verdict = Literal["holds", "fails", "not shown"]
 
 
 @dataclass(frozen=True, slots=True)
+class Effect:
+    """A runtime against the control over `n` paired blocks.
+
+    ratio: runtime / control. difference: runtime - control in the metric's unit, where zeros occur. exact: the same
+    for a property, without statistics. `lo`, `hi`: exact signed-rank interval at 95 %, None below 6 blocks.
+    `wording` is `slower`, `undecided`, ...
+    """
+
+    kind: Literal["ratio", "difference", "exact"]
+    value: float
+    lo: float | None
+    hi: float | None
+    n: int
+    wording: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
-    """One metric of one runtime over the counted trials (warm-up excluded).
+    """One metric of one runtime over the counted trials (succeeded, warm-up excluded).
 
     `n` trials measured it, `absent` reasons say why others did not. `lo`, `hi`: order-statistic interval of the
-    median at 95 %, None below 6 values or where the metric is exact. Values are in `unit`.
+    median at 95 %, None below 6 values or where the metric is exact. Values are in `unit`. `labels` are those that
+    all trials agree on: what explains the value.
     """
 
     metric: str
@@ -29,27 +48,30 @@ class Cell:
     maximum: float | None
     effect: Effect | None
     absent: tuple[str, ...] = ()
-    detail: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
-    """A runtime against the control over `n` paired blocks: a ratio, or a difference where zeros occur.
+class Seen:
+    """What the agent saw of one runtime; these may differ between arms. `own_kernel` is None where it cannot be told.
 
-    `lo`, `hi`: exact signed-rank interval at 95 %, None below 6 blocks. `wording` is `1.8x slower`, `undecided`, ...
+    `cpus` and `memory_bytes` are those of all trials: more than one value each, if trials differ.
     """
 
-    kind: Literal["ratio", "difference", "exact"]
-    value: float
-    lo: float | None
-    hi: float | None
-    n: int
-    wording: str
+    runtime: str
+    kernel: str
+    own_kernel: bool | None
+    cpus: tuple[int, ...]
+    memory_bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whether all arms ran the same thing. `differences` names each field that differs, empty when `identical`."""
+    """Whether all arms ran the same thing, over all `trials` that succeeded (warm-up too).
+
+    `differences` names each field that differs; it is empty when `identical`.
+    """
 
     identical: bool
     attested: int
@@ -57,6 +79,7 @@ class Identity:
     root_digest: str
     exe_sha256: str
     differences: tuple[str, ...] = ()
+    seen: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +102,20 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """Metrics that these runtimes do not have, and why; `vm (some trials)` where only some lack them."""
+
+    metrics: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """One row of the comparison table of the text: what it claims for each side, what was measured, the verdict."""
+    """One row of the comparison table of the text: what it claims for each side, what was measured, the verdict.
+
+    `measured_*` are sentences for people. `remark` says what the run shows beside the claim.
+    """
 
     feature: str
     claim_vm: str
@@ -89,17 +124,28 @@ class Claim:
     measured_container: str
     verdict: Verdict
     reason: str
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run, analysed. `cells` are ordered by metric, then by the scenario's order of runtimes."""
+    """A run, analysed. `cells` are ordered by metric, then by the scenario's order of runtimes.
+
+    `blocks` and `warmup_blocks` count blocks with any trial; `trials` counts all trials, warm-up and failed ones too.
+    """
 
     run: RunRecord
     cells: tuple[Cell, ...]
     identity: Identity
     failures: tuple[Failure, ...] = ()
     findings: tuple[Finding, ...] = ()
+    missing: tuple[Missing, ...] = ()
     claims: tuple[Claim, ...] = ()
     blocks: int = 0
-    accelerators: dict[str, str] = field(default_factory=dict)
+    warmup_blocks: int = 0
+    trials: int = 0
+    accelerators: Mapping[str, str] = field(default_factory=dict)
+
+    def cell(self, metric: str, runtime: str) -> Cell | None:
+        """Return one cell, None where this run has no such metric."""
+        return next((cell for cell in self.cells if (cell.metric, cell.runtime) == (metric, runtime)), None)

@@ -78,3 +78,10 @@ def format_bytes(value_bytes: float) -> str:
         if round(abs(value_bytes) / 1024 ** (power - 1)) >= 1024:
             return f"{_significant(value_bytes / 1024**power)} {unit}"
     return f"{value_bytes:.0f} B"
+
+
+def format_ratio(ratio: float) -> str:
+    """Return a ratio for people: `416x`, `13.4x`, `1.91x`, `0.028x`."""
+    if ratio < 0.1:
+        return f"{ratio:.2g}x"
+    return f"{ratio:.0f}x" if ratio >= 999.5 else f"{ratio:#.3g}".rstrip(".") + "x"

@@ -1,0 +1,181 @@
+"""What a reader must know before believing a run's table, each with what helps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from harness.analysis.statistics import MIN_VALUES, drift, outliers, wilson_interval
+from harness.model.records import RunRecord, TrialRecord
+from harness.model.report import Cell, Finding, Missing
+
+TCG = "tcg"
+WATCHED = ("startup.ready", "memory.pss")
+"""Drift and outliers are looked for here only: over all metrics, one in a hundred would drift by chance."""
+DRIFT_P = 0.01
+MARKER_RATIO_MAX = 0.05
+"""A marker that takes more than this share of the time it marks is told."""
+
+_NOISE_REMEDIES = {
+    "steal": "the hypervisor gives this host's CPUs to others: use a dedicated host, or more blocks",
+    "cpu-pressure": "other processes want the CPUs: end them, run at a quiet time, or take more blocks",
+    "load": "the host was busy before the trial: wait until the load has gone",
+}
+
+
+def findings(
+    run: RunRecord, trials: Sequence[TrialRecord], cells: Sequence[Cell], accelerators: Mapping[str, str]
+) -> tuple[Finding, ...]:
+    """Return all findings, the ones that change the meaning of the table first."""
+    kept = [trial for trial in trials if trial.status == "ok" and not trial.spec.warmup]
+    return (
+        *_state(run, trials),
+        *_acceleration(accelerators),
+        *_few_blocks(run, kept),
+        *_failures(run, trials),
+        *_varying(cells),
+        *_noise(trials),
+        *_order(run, kept),
+        *_outliers(run, kept),
+        *_markers(run, cells),
+    )
+
+
+def _state(run: RunRecord, trials: Sequence[TrialRecord]) -> Iterator[Finding]:
+    if not trials:
+        yield Finding("empty", "no trial of this run has ended yet: there is nothing to show")
+    if run.status != "complete":
+        remedy = f"harness run --resume {run.run_id}" if run.status in {"interrupted", "running"} else ""
+        reason = f": {run.stop_reason}" if run.stop_reason else ""
+        yield Finding("incomplete", f"the run is {run.status}{reason}", remedy)
+    for warning in run.warnings:
+        yield Finding("warning", warning)
+
+
+def _acceleration(accelerators: Mapping[str, str]) -> Iterator[Finding]:
+    emulated = [runtime for runtime, names in accelerators.items() if TCG in names.split("+")]
+    mixed = [f"{runtime} ({names})" for runtime, names in accelerators.items() if "+" in names]
+    if emulated:
+        yield Finding(
+            "tcg",
+            f"{', '.join(emulated)}: ran in software emulation (TCG). Every guest instruction is translated, so its "
+            "times are no measure of VM speed in production, and its memory holds the emulator's code cache",
+            "run on a host with working KVM: harness doctor says what is missing here",
+        )
+    if mixed:
+        yield Finding(
+            "mixed-accelerator",
+            f"{', '.join(mixed)}: trials ran with different accelerators; their median means nothing",
+            "name one in the scenario: accel: kvm, or accel: tcg",
+        )
+
+
+def _few_blocks(run: RunRecord, kept: Sequence[TrialRecord]) -> Iterator[Finding]:
+    if not kept:
+        return
+    for runtime in run.runtimes:
+        blocks = {trial.spec.block for trial in kept if trial.spec.runtime == runtime}
+        if runtime != run.control:
+            blocks &= {trial.spec.block for trial in kept if trial.spec.runtime == run.control}
+        if len(blocks) < MIN_VALUES:
+            what = "blocks" if runtime == run.control else f"blocks paired with {run.control}"
+            yield Finding(
+                "few-blocks",
+                f"{runtime}: {len(blocks)} {what}: an exact 95 % interval needs {MIN_VALUES}, so none is shown",
+                f"--set trials.blocks.min={MIN_VALUES} or more",
+            )
+
+
+def _failures(run: RunRecord, trials: Sequence[TrialRecord]) -> Iterator[Finding]:
+    for runtime in run.runtimes:
+        own = [trial for trial in trials if trial.spec.runtime == runtime]
+        failed = [trial for trial in own if trial.status != "ok"]
+        if failed:
+            lo, hi = wilson_interval(len(failed), len(own))
+            yield Finding(
+                "failures",
+                f"{runtime}: {len(failed)} of {len(own)} trials failed (95 % interval of the rate "
+                f"{lo:.0%} - {hi:.0%}); their blocks do not count for {runtime}",
+                f"logs/{failed[0].spec.trial_id}/ in the run directory",
+            )
+
+
+def _varying(cells: Sequence[Cell]) -> Iterator[Finding]:
+    for cell in cells:
+        if cell.exact and cell.minimum != cell.maximum:
+            yield Finding(
+                "exact-varies",
+                f"{cell.metric}: {cell.runtime}: {cell.minimum:g} to {cell.maximum:g} within one run; a property of "
+                "the runtime should not change from start to start",
+                "compare the trials in trials.jsonl; without a cause this is a bug of the probe",
+            )
+
+
+def _noise(trials: Sequence[TrialRecord]) -> Iterator[Finding]:
+    flags = Counter(flag for trial in trials for flag in trial.noise.flags)
+    for flag, count in flags.most_common():
+        yield Finding(
+            "noise",
+            f"{flag}: {count} of {len(trials)} trials were disturbed; they count like all others",
+            _NOISE_REMEDIES.get(flag, "harness doctor shows what disturbs this host"),
+        )
+
+
+def _series(run: RunRecord, kept: Sequence[TrialRecord]) -> Iterator[tuple[str, str, list[TrialRecord], list[float]]]:
+    """Yield every watched metric of every runtime, in the order in which the trials ran."""
+    ordered = sorted(kept, key=lambda trial: (trial.spec.block, trial.spec.order))
+    for metric in WATCHED:
+        for runtime in run.runtimes:
+            own = [trial for trial in ordered if trial.spec.runtime == runtime and metric in trial.metrics]
+            yield metric, runtime, own, [trial.metrics[metric].value for trial in own]
+
+
+def _order(run: RunRecord, kept: Sequence[TrialRecord]) -> Iterator[Finding]:
+    for metric, runtime, _own, values in _series(run, kept):
+        found = drift(values)
+        if found and found.p < DRIFT_P:
+            way = "rises" if found.rho > 0 else "falls"
+            yield Finding(
+                "drift",
+                f"{metric}: {runtime}: {way} with the order of trials (Spearman {found.rho:+.2f}, p {found.p:.2g}); "
+                "ratios within blocks are little touched, medians are",
+                "more warm-up blocks, a cooler host, or look for a cache that fills",
+            )
+
+
+def _outliers(run: RunRecord, kept: Sequence[TrialRecord]) -> Iterator[Finding]:
+    for metric, runtime, own, values in _series(run, kept):
+        places = outliers(values)
+        if places:
+            names = ", ".join(own[place].spec.trial_id for place in places[:3])
+            more = ", .." if len(places) > 3 else ""
+            yield Finding(
+                "outliers",
+                f"{metric}: {runtime}: {len(places)} of {len(values)} values far from the rest (kept): {names}{more}",
+                "the noise of these trials in trials.jsonl; median and ratios stand up to a few",
+            )
+
+
+def _markers(run: RunRecord, cells: Sequence[Cell]) -> Iterator[Finding]:
+    medians = {(cell.metric, cell.runtime): cell.median for cell in cells}
+    for runtime in run.runtimes:
+        took, ready = medians.get(("marker.delivery", runtime)), medians.get(("startup.ready", runtime))
+        if took and ready and took / ready > MARKER_RATIO_MAX:
+            yield Finding(
+                "marker",
+                f"{runtime}: a marker takes {took / ready:.0%} of the time to ready on its way to the host",
+                "read differences between milestones of this runtime with that in mind",
+            )
+
+
+def missing(cells: Sequence[Cell]) -> tuple[Missing, ...]:
+    """Return every gap of the table, grouped by reason: a probe that cannot work is one line and not twenty."""
+    runtimes: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        for reason in cell.absent:
+            name = cell.runtime if not cell.n else f"{cell.runtime} (some trials)"
+            runtimes.setdefault((cell.metric, reason), []).append(name)
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (metric, reason), names in runtimes.items():
+        groups.setdefault((reason, tuple(names)), []).append(metric)
+    return tuple(Missing(tuple(metrics), who, reason) for (reason, who), metrics in groups.items())
