@@ -1,0 +1,33 @@
+"""The report as one JSON document, for programs: values in base units, nothing rounded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from harness.interfaces import Renderer
+from harness.model.report import Claim, Report
+from harness.report import _tables as tables
+
+SCHEMA = "harness.report/1"
+CLAIMS_SCHEMA = "harness.claims/1"
+
+
+def claims_document(report: Report) -> dict[str, Any]:
+    """Return the claims of a report as JSON data."""
+    claims: tuple[Claim, ...] = report.claims
+    return {"schema": CLAIMS_SCHEMA, "run_id": report.run.run_id, "claims": [asdict(claim) for claim in claims]}
+
+
+class JsonRenderer:
+    name = "json"
+    suffix = ".json"
+    doc = "one JSON document (harness.report/1), base units, unrounded"
+
+    def render(self, report: Report) -> str:
+        document = {"schema": SCHEMA, "headline": tables.headline(report), **asdict(report)}
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+PLUGIN: Renderer = JsonRenderer()
