@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from harness.backends import _passwd
 from harness.errors import BackendError, CapabilityError
+from harness.host.paths import cache_dir
 
 # No daemon, no service, no change to the host: QEMU runs as the caller, and libvirt keeps its hands off cgroups,
 # namespaces and security drivers (the harness meters and confines by itself).
@@ -35,6 +36,10 @@ _locks: dict[Path, int] = {}
 
 def import_libvirt() -> Any:
     """Return the module. Raises CapabilityError where libvirt-python is missing or does not fit the library."""
+    log = embed_root(cache_dir()) / "libvirt.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # Read when the library is loaded; without it libvirt's own warnings go to our stderr.
+    os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{log}")
     try:
         import libvirt  # noqa: PLC0415
     except ImportError as error:
@@ -107,8 +112,6 @@ def connect(uri: str | None, cache: Path) -> Any:
     _lock(root)
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc" / "qemu.conf").write_text(QEMU_CONF)
-    # Read when the library is loaded; without it libvirt's own warnings go to our stderr.
-    os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{root / 'libvirt.log'}")
     libvirt = import_libvirt()
     _start_loop(libvirt)
     embedded = f"qemu:///embed?root={root}"
