@@ -68,8 +68,8 @@ class Layout:
 
     @property
     def mode(self) -> Mode | None:
-        """None where nothing is mounted."""
-        versions = {hierarchy.version for hierarchy in self.hierarchies}
+        """None where nothing is mounted; a v1 tree without controllers (name=systemd) does not count."""
+        versions = {tree.version for tree in self.hierarchies if tree.version == 2 or tree.controllers}
         if not versions:
             return None
         return "hybrid" if len(versions) == 2 else "v2" if 2 in versions else "v1"
@@ -117,19 +117,18 @@ def detect() -> Layout:
         if hierarchy and os.path.isdir(mount.point) and syscalls.fs_magic(mount.point) == magic:
             if hierarchy.version == 2:
                 hierarchy = Hierarchy(mount.point, 2, _available(mount.point))
-            found.setdefault(hierarchy.version == 2 or hierarchy.controllers, hierarchy)
+            found.setdefault(hierarchy.version == 2 or mount.options, hierarchy)
     return Layout(tuple(found.values()))
 
 
 def hierarchy_at(mount: mountinfo.Mount) -> Hierarchy | None:
-    """Return the tree that a mount shows, None for no cgroup and for a v1 tree without controllers (name=systemd).
+    """Return the tree that a mount shows, None for what is no cgroup.
 
     Which controllers a cgroup2 tree has is not in mountinfo: they are left empty.
     """
     if mount.fs_type == "cgroup2":
         return Hierarchy(mount.point, 2, frozenset())
-    controllers = mount.options & _KNOWN_V1 if mount.fs_type == "cgroup" else None
-    return Hierarchy(mount.point, 1, controllers) if controllers else None
+    return Hierarchy(mount.point, 1, mount.options & _KNOWN_V1) if mount.fs_type == "cgroup" else None
 
 
 def _available(root: str) -> frozenset[str]:
@@ -167,6 +166,16 @@ def prepare_parent(layout: Layout, parent: str) -> None:
                 for name in wanted:
                     if name not in enabled:
                         cgroupfs.write(f"{directory}/cgroup.subtree_control", f"+{name}")
+
+
+def remove_parent(layout: Layout, parent: str) -> None:
+    """Remove the group that held others, unless some are still in it: then its last user does."""
+    for hierarchy in layout.used():
+        try:
+            os.rmdir(f"{hierarchy.path}/{parent}")
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY}:
+                raise ContainerError("cgroup", error.errno or 0, parent) from error
 
 
 # -- one group -------------------------------------------------------------------------------------------------------
