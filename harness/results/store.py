@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd: int | None = None
+        self._unlock: Callable[[], object] = lambda: None
 
     @classmethod
     def create(
@@ -111,7 +112,7 @@ class RunDirectory:
     def _open_journal(self) -> int:
         path = self.path / _TRIALS
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        weakref.finalize(self, os.close, fd)
+        self._unlock = weakref.finalize(self, os.close, fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -121,6 +122,11 @@ class RunDirectory:
             _log.warning("%s: removing half a line that a killed run left; its trial is repeated", path)
             os.ftruncate(fd, journal.size_bytes)
         return fd
+
+    def close(self) -> None:
+        """Let another writer in; the end of the process does the same. Reading goes on working."""
+        self._unlock()
+        self._fd = None
 
     def _journal(self) -> Journal:
         path = self.path / _TRIALS

@@ -1,0 +1,78 @@
+import subprocess
+import sys
+
+import pytest
+
+import harness
+from harness.errors import UsageError
+from harness.results.frame import COLUMNS
+from harness.results.store import RunDirectory
+from tests.example_run import example_run, example_trials
+
+TRIALS = example_trials()
+
+
+@pytest.fixture
+def run(tmp_path):
+    directory = RunDirectory.create(tmp_path, example_run(), "", {})
+    for record in TRIALS:
+        directory.append(record)
+    return harness.load(directory.path)
+
+
+def test_trials_are_tidy_and_complete(run):
+    trials = run.trials
+    assert list(trials.columns) == list(COLUMNS)
+    assert len(trials) == len(TRIALS) * len(example_run().metrics)
+    assert list(trials["runtime"].cat.categories) == ["process", "container", "vm"]
+    assert str(trials["started"].dt.tz) == "UTC"
+    assert trials[trials["block"] == 4]["noisy"].all()
+    failed = trials[trials["trial_id"] == "b07-container"]
+    assert failed["value"].isna().all()
+    assert set(failed["status"]) == {"timeout"}
+
+
+def test_what_was_not_measured_is_nan_with_its_reason(run):
+    row = run.trials.query("trial_id == 'b01-process' and metric == 'memory.vmm'").iloc[0]
+    assert row["value"] != row["value"]
+    assert row["reason"] == "no VMM: it runs on the host's kernel"
+    assert row["unit"] == "bytes"
+
+
+def test_wide_is_block_by_runtime(run):
+    wide = run.wide("startup.ready")
+    assert wide.shape == (10, 3)
+    assert list(wide.columns) == ["process", "container", "vm"]
+    assert wide["container"].isna().sum() == 1
+    by_hand = {r.spec.trial_id: r.metrics["startup.ready"].value for r in TRIALS if r.metrics}
+    assert wide.loc[5, "vm"] == by_hand["b05-vm"]
+    assert run.wide("startup.kernel")["process"].isna().all()
+    with pytest.raises(UsageError, match="not in this run"):
+        run.wide("startup.redy")
+
+
+def test_summary_is_that_of_the_report(run):
+    ready = run.summary().loc[("startup.ready", "container")]
+    assert ready["n"] == 9
+    assert ready["unit"] == "ns"
+    values = [
+        r.metrics["startup.ready"].value
+        for r in TRIALS
+        if r.status == "ok" and not r.spec.warmup and r.spec.runtime == "container"
+    ]
+    assert ready["median"] == sorted(values)[4]
+    assert (ready["minimum"], ready["maximum"]) == (min(values), max(values))
+
+
+def test_a_run_without_trials_loads(tmp_path):
+    run = harness.load(RunDirectory.create(tmp_path, example_run(), "", {}).path)
+    assert len(run.trials) == 0
+    assert run.meta == example_run()
+
+
+def test_importing_harness_does_not_import_pandas():
+    code = "import sys, harness; print('pandas' in sys.modules); harness.load; print('pandas' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.split() == ["False", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        harness.laod  # noqa: B018
