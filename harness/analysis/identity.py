@@ -50,14 +50,14 @@ def _compare(name: str, values: Sequence[tuple[TrialRecord, object]]) -> list[st
         return []
     usual = counted.most_common(1)[0][0]
     reference, reference_text, _ = next(item for item in shown if item[2] == usual)
-    lines = {}
+    lines: dict[tuple[str, str], str] = {}
     for record, text, full in shown:
-        key = (record.spec.runtime, full)
-        if full != usual and key not in lines:
-            lines[key] = (
+        if full != usual:
+            line = (
                 f"{name}: {reference.spec.runtime} {reference_text} differs from "
                 f"{record.spec.runtime} {text} (trial {record.spec.trial_id})"
             )
+            lines.setdefault((record.spec.runtime, full), line)
     return list(lines.values())
 
 

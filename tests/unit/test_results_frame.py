@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,17 @@ def test_wide_is_block_by_runtime(run):
     assert run.wide("startup.kernel")["process"].isna().all()
     with pytest.raises(UsageError, match="not in this run"):
         run.wide("startup.redy")
+
+
+def test_what_a_failed_trial_measured_before_is_kept_but_not_counted(tmp_path):
+    directory = RunDirectory.create(tmp_path, example_run(), "", {})
+    for record in TRIALS:
+        broken = record.spec.trial_id == "b02-vm"
+        directory.append(replace(record, status="failed", error="did not stop") if broken else record)
+    run = harness.load(directory.path)
+    assert run.trials.query("trial_id == 'b02-vm' and metric == 'startup.ready'")["value"].notna().all()
+    assert run.wide("startup.ready")["vm"].isna().tolist() == [block == 2 for block in range(1, 11)]
+    assert run.summary().loc[("startup.ready", "vm"), "n"] == 9
 
 
 def test_summary_is_that_of_the_report(run):
