@@ -15,12 +15,11 @@ import random
 import select
 import signal
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from harness.analysis.statistics import paired_ratio
-
 from benchmarks._guest import deadline_ns, prepared, ready_ns
+from harness.analysis.statistics import paired_ratio
 from harness.backends import _metering
 from harness.backends._guest import Guest
 from harness.backends.libvirt import LibvirtArm
@@ -32,7 +31,7 @@ LIBVIRT_ONLY = ("charmonitor", "masterKey0", "mon=charmonitor")
 
 def direct_argv(libvirt_argv: list[str]) -> list[str]:
     """Return the command line without libvirt's own plumbing."""
-    argv = [word for word in libvirt_argv if word != "-S"]
+    argv = [word for word in libvirt_argv if word not in {"-S", "-no-shutdown"}]
     kept: list[str] = argv[:1]
     index = 1
     while index < len(argv):
@@ -109,14 +108,20 @@ def main() -> None:
     with prepared(options.machine) as (arm, context):
         times = run_blocks(arm, context, options.blocks)
         accelerator = arm.accelerator
-    ratio = paired_ratio(times["direct"], times["libvirt"])
+    ratios = [through / direct for through, direct in zip(times["libvirt"], times["direct"], strict=True)]
+    ratio = paired_ratio(ratios)
     if options.json:
-        print(json.dumps({"machine": options.machine, "accelerator": accelerator, "times_ns": times, "ratio": ratio}))
+        print(
+            json.dumps(
+                {"machine": options.machine, "accelerator": accelerator, "times_ns": times, "ratio": asdict(ratio)}
+            )
+        )
         return
     print(f"{options.machine}, accelerator {accelerator}, {options.blocks} blocks, request to ready")
     for kind, values in times.items():
         print(f"  {kind:8} median {statistics.median(values) / 1e6:8.1f} ms   min {min(values) / 1e6:8.1f}")
-    print(f"  libvirt / direct, paired: {ratio}")
+    interval = f"[{ratio.lo:.3f} - {ratio.hi:.3f}]" if ratio.lo and ratio.hi else "(fewer than 6 blocks: no interval)"
+    print(f"  libvirt / direct, paired: {ratio.value:.3f} {interval}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class AgentSession:
         self._watchers: dict[int, Callable[[], None]] = {}
         self._owned: dict[int, socket.socket] = {}
         self._control: socket.socket | None = None
-        self._marks_open = False
+        self._marks_closed = False
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll.register(self._wake_r, select.EPOLLIN)
         self._thread = threading.Thread(target=self._read_loop, name="agent-reader", daemon=True)
@@ -55,7 +55,6 @@ class AgentSession:
         self._append(Mark(milestone, time.monotonic_ns(), detail))
 
     def add_marks(self, fd: int) -> None:
-        self._marks_open = True
         self._register(fd, self._on_marks)
 
     def add_stdout(self, fd: int) -> None:
@@ -136,7 +135,7 @@ class AgentSession:
         self._forget(fd)
         if handler == self._on_marks:
             with self._changed:
-                self._marks_open = False
+                self._marks_closed = True
                 self._changed.notify_all()
 
     def _forget(self, fd: int) -> None:
@@ -188,7 +187,7 @@ class AgentSession:
         ended = self.find(EXITED)
         if ended is not None and milestone == READY:
             raise AgentError(f"workload: ended with code {ended.detail} before it was ready", hint=self.tail())
-        if self.marks and not self._marks_open:
+        if self._marks_closed:
             raise AgentError(f"instance: gone before {milestone}; last: {self._last()}", hint=self.tail())
 
     def _last(self) -> str:
