@@ -38,7 +38,12 @@ CAPS_BOUNDING = _metric("capabilities.bounding", Unit.COUNT, Better.LOWER, "capa
 SECCOMP = _metric("seccomp.mode", Unit.COUNT, Better.HIGHER, "0 none, 1 strict, 2 filter (seccomp(2))")
 NO_NEW_PRIVS = _metric("no_new_privs", Unit.BOOL, Better.HIGHER, "setuid programs give it nothing (prctl(2))")
 DEVICES = _metric("devices.visible", Unit.COUNT, Better.LOWER, "device nodes in its /dev")
-PROCESSES = _metric("host_processes.visible", Unit.COUNT, Better.LOWER, "processes of the host that its /proc shows")
+PROCESSES = _metric(
+    "host_processes.visible",
+    Unit.BOOL,
+    Better.LOWER,
+    "its /proc shows processes of the host (labels: how many)",
+)
 INTERFACES = _metric("network_interfaces.visible", Unit.COUNT, Better.LOWER, "network interfaces in its /proc/net/dev")
 
 
@@ -108,9 +113,10 @@ def _emit_view(seen: Mapping[str, Json], instance: Instance, acts_on: str, emit:
         emit(Absent(DEVICES, "/dev inside could not be read"))
     visible, interfaces = _text(seen, "processes"), _text(seen, "network_interfaces")
     if acts_on == "own kernel":
-        emit(Measurement(PROCESSES, 0, {"basis": "own kernel", "visible": visible}))
+        emit(Measurement(PROCESSES, 0, {"basis": "own kernel", "processes": visible}))
     else:
-        emit(Measurement(PROCESSES, max(0, int(visible or 0) - len(instance.pids())), {"visible": visible}))
+        foreign = max(0, int(visible or 0) - len(instance.pids()))
+        emit(Measurement(PROCESSES, int(foreign > 0), {"processes": visible, "host_processes": str(foreign)}))
     if interfaces:
         emit(Measurement(INTERFACES, int(interfaces), {"acts_on": acts_on}))
     else:

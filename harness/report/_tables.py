@@ -8,6 +8,9 @@ from harness.model.report import Cell, Effect, Missing, Report
 from harness.model.units import format_bytes, format_ns, format_ratio
 
 READY = "startup.ready"
+MARKER = "marker."
+MARKER_WRITE = "marker.write"
+MARKER_DELIVERY = "marker.delivery"
 NONE = "-"
 ARROWS = {"lower": "↓", "higher": "↑"}
 EMULATION = "tcg"
@@ -83,9 +86,24 @@ def runtime_label(report: Report, runtime: str) -> str:
     return f"{runtime} ({accelerator})" if accelerator else runtime
 
 
-def rows(report: Report) -> list[Row]:
-    """Return the rows of all metrics that are compared with statistics; what was not measured is in `missing`."""
-    return [_row(report, cell) for cell in report.cells if not cell.exact and cell.n]
+def rows(report: Report, *, without: tuple[str, ...] = ()) -> list[Row]:
+    """Return the rows of all metrics that are compared with statistics; what was not measured is in `missing`.
+
+    `without` leaves out metrics by the beginning of their names.
+    """
+    cells = [cell for cell in report.cells if not cell.exact and cell.n]
+    return [_row(report, cell) for cell in cells if not cell.metric.startswith(without or ("\0",))]
+
+
+def marker_line(report: Report) -> str:
+    """Return what the marks themselves cost on each side, in one line; empty where it was not measured."""
+    parts = []
+    for runtime in report.run.runtimes:
+        write, delivery = report.cell(MARKER_WRITE, runtime), report.cell(MARKER_DELIVERY, runtime)
+        if write and delivery and write.median is not None and delivery.median is not None:
+            costs = f"{format_value(write.median, write.unit)} + {format_value(delivery.median, delivery.unit)}"
+            parts.append(f"{runtime_label(report, runtime)} {costs}")
+    return f"a mark costs its sender + reaches the host after: {'; '.join(parts)}" if parts else ""
 
 
 def _row(report: Report, cell: Cell) -> Row:

@@ -43,6 +43,7 @@ class TerminalRenderer:
         _table(console, report)
         _matrix(console, report)
         _remarks(console, report)
+        _close(console, report)
         return _text(console)
 
     def render_claims(self, report: Report) -> str:
@@ -114,7 +115,7 @@ def _cells(row: Row, *, with_metric: bool) -> list[str]:
 
 def _table(console: Console, report: Report) -> None:
     """Write the metric beside its rows where that fits, and on a line of its own above them where it does not."""
-    rows = tables.rows(report)
+    rows = tables.rows(report, without=(tables.MARKER,))
     if not rows:
         return
     heads = ["metric", "runtime", "n", "median", "95 % interval", f"vs {report.run.control}, paired"]
@@ -130,6 +131,9 @@ def _table(console: Console, report: Report) -> None:
     for _, group in groupby(zip(rows, lines, strict=True), key=lambda pair: pair[0].metric):
         _group(console, list(group), widths, wide=wide)
     console.print(Text("↓ lower is better   ↑ higher is better   [ ] 95 % interval", style="dim"))
+    marker_line = tables.marker_line(report)
+    if marker_line:
+        _prose(console, marker_line, style="dim")
 
 
 def _group(console: Console, group: Sequence[tuple[Row, list[str]]], widths: Sequence[int], *, wide: bool) -> None:
@@ -191,6 +195,12 @@ def _remarks(console: Console, report: Report) -> None:
         console.print(Text("\nnot measured", style="dim"))
     for missing in report.missing:
         _prose(console, tables.missing_text(missing), prefix="  ", style="dim")
+
+
+def _close(console: Console, report: Report) -> None:
+    """The last lines are those that a terminal still shows: say once more what came out."""
+    console.print()
+    _prose(console, tables.headline(report), style="bold")
 
 
 def _claim(console: Console, claim: Claim) -> None:

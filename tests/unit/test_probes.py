@@ -102,4 +102,7 @@ def test_isolation_with_an_own_kernel_says_nothing_of_the_hosts_namespaces() -> 
 def test_host_processes_are_those_that_are_not_its_own() -> None:
     seen = {"boot_id": boot_id(), "processes": 80}
     found = observed(plugins.load("probes", "isolation"), FakeInstance(seen=seen, own_pids=(1, 2)))
-    assert found["isolation.host_processes.visible"] == 78
+    assert found["isolation.host_processes.visible"] == 1
+    seen["processes"] = 2
+    found = observed(plugins.load("probes", "isolation"), FakeInstance(seen=seen, own_pids=(1, 2)))
+    assert found["isolation.host_processes.visible"] == 0
