@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -123,8 +122,3 @@ def domain_xml(guest: GuestSpec) -> str:
     _add_devices(domain, guest)
     _add_qemu_extras(domain, guest)
     return ET.tostring(domain, encoding="unicode")
-
-
-def identity(facts: Mapping[str, str]) -> str:
-    """Return one line that names everything a boot depends on; the verdict on an accelerator is cached under it."""
-    return " ".join(f"{key}={facts[key]}" for key in sorted(facts))

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_bytes, encode_spec
 from harness.backends import _accelerator, _connection, _metering
-from harness.backends._domain import GuestSpec, Machine, domain_xml, identity, kernel_cmdline
+from harness.backends._domain import GuestSpec, Machine, domain_xml, kernel_cmdline
 from harness.backends._guest import Guest
 from harness.errors import CapabilityError
-from harness.host.paths import data_dir
+from harness.host.paths import cache_dir, data_dir
 from harness.host.process import find_program, run
 from harness.images import disk, initramfs, kernel
 from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
@@ -162,7 +162,7 @@ class LibvirtBackend:
         connection = _connection.connect(options.uri, context.cache)
         versions = _connection.versions(connection)
         template = self._template(spec.limits.memory_bytes, math.ceil(spec.limits.cpus), options, boot, context)
-        template, why = self._accelerated(template, connection, versions, options, context)
+        template, why = self._accelerated(template, connection, options, context)
         image = disk.disk_image(spec.tree, data_dir() / "images" / "disks", fs=options.disk)
         initrd = context.scratch / f"{spec.runtime}.initrd"
         initrd.write_bytes(boot.base + initramfs.spec_archive(_agent_spec(spec, options, boot)))
@@ -210,7 +210,7 @@ class LibvirtBackend:
         )
 
     def _accelerated(
-        self, template: GuestSpec, connection: Any, versions: Mapping[str, str], options: Options, context: RunContext
+        self, template: GuestSpec, connection: Any, options: Options, context: RunContext
     ) -> tuple[GuestSpec, str]:
         """Return the template with the accelerator that is usable here, and why that one."""
         with_kvm = replace(
@@ -222,7 +222,7 @@ class LibvirtBackend:
         def verdict() -> _accelerator.Verdict:
             return _accelerator.probe(
                 context.cache,
-                _verdict_key(with_kvm, versions["qemu"]),
+                _verdict_key(template.kernel, Path(template.emulator), template.machine),
                 lambda: _trial_guest(with_kvm, connection, context),
             )
 
@@ -243,10 +243,11 @@ class LibvirtBackend:
         return [*lines, *_metering.reap(token, dry_run=dry_run)]
 
 
-def _verdict_key(template: GuestSpec, qemu: str) -> str:
+def _verdict_key(vmlinux: Path, emulator: Path, machine: str) -> str:
+    """What a verdict on KVM holds for: this boot of the host, these very files, this machine type."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    digest = hashlib.sha256(f"{template.kernel} {template.kernel.stat().st_mtime_ns}".encode()).hexdigest()[:16]
-    return f"{boot_id} " + identity({"kernel": digest, "qemu": qemu, "machine": template.machine})
+    files = " ".join(f"{path.resolve()} {path.stat().st_mtime_ns}" for path in (vmlinux, emulator))
+    return f"{boot_id} {machine} {hashlib.sha256(files.encode()).hexdigest()[:16]}"
 
 
 def _trial_guest(template: GuestSpec, connection: Any, context: RunContext) -> Guest:
@@ -295,8 +296,6 @@ def _need_libvirt() -> Capability:
 
 
 def _need_kernel(options: Options) -> Capability:
-    from harness.host.paths import cache_dir  # noqa: PLC0415 -- the cache of the caller's environment, not the run's
-
     try:
         return Capability("kernel", available=True, reason=_kernel(options, cache_dir()).release)
     except CapabilityError as error:
@@ -313,14 +312,28 @@ def _need_disk_tool(options: Options) -> Capability:
 
 def _need_accel(options: Options) -> Capability:
     """Cheap: says what is known. The proof is a boot, made once when a run is prepared."""
-    missing = _accelerator.device_missing()
     if options.accel == "tcg":
         return Capability("accel", available=True, reason="tcg: asked for by the scenario")
-    if missing and options.accel == "kvm":
-        return Capability("accel", available=False, reason=missing, hint="accel: auto lets the run fall back to TCG")
-    if missing:
-        return Capability("accel", available=True, reason=f"tcg: {missing}")
-    return Capability("accel", available=True, reason="kvm, if a guest boots with it (tried when the run is prepared)")
+    missing = _accelerator.device_missing()
+    verdict = _accelerator.Verdict(usable=False, reason=missing) if missing else _known_verdict(options)
+    if verdict is None:
+        return Capability("accel", True, "kvm, if a guest boots with it (tried when the run is prepared)")
+    if verdict.usable:
+        return Capability("accel", available=True, reason=f"kvm: {verdict.reason}")
+    if options.accel == "kvm":
+        return Capability(
+            "accel", False, f"kvm is not usable: {verdict.reason}", "accel: auto falls back to TCG, by name"
+        )
+    return Capability("accel", available=True, reason=f"tcg: kvm is not usable: {verdict.reason}")
+
+
+def _known_verdict(options: Options) -> _accelerator.Verdict | None:
+    """Return what was found since this host's boot, None where KVM was not tried yet."""
+    try:
+        guest_kernel, emulator = _kernel(options, cache_dir()), find_program(EMULATOR)
+    except CapabilityError:
+        return None  # another need says so
+    return _accelerator.cached(cache_dir(), _verdict_key(guest_kernel.vmlinux, emulator, options.machine))
 
 
 PLUGIN = LibvirtBackend()
