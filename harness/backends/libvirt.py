@@ -317,12 +317,12 @@ def _need_accel(options: Options) -> Capability:
     missing = _accelerator.device_missing()
     verdict = _accelerator.Verdict(usable=False, reason=missing) if missing else _known_verdict(options)
     if verdict is None:
-        return Capability("accel", True, "kvm, if a guest boots with it (tried when the run is prepared)")
+        return Capability("accel", available=True, reason="kvm, if a guest boots with it (tried at a run)")
     if verdict.usable:
         return Capability("accel", available=True, reason=f"kvm: {verdict.reason}")
     if options.accel == "kvm":
         return Capability(
-            "accel", False, f"kvm is not usable: {verdict.reason}", "accel: auto falls back to TCG, by name"
+            "accel", available=False, reason=f"kvm is not usable: {verdict.reason}", hint="accel: auto takes TCG then"
         )
     return Capability("accel", available=True, reason=f"tcg: kvm is not usable: {verdict.reason}")
 
