@@ -18,7 +18,7 @@ def test_records_are_nul_terminated_and_in_order() -> None:
 
 
 def test_a_nul_byte_is_refused_because_execve_could_not_pass_it() -> None:
-    with pytest.raises(HarnessError, match="arg: .*NUL"):
+    with pytest.raises(HarnessError, match=r"arg: .*NUL"):
         encode_spec(WorkloadSpec(("a\0b",)))
 
 

@@ -1,5 +1,7 @@
 """Marks out of a byte stream that also carries console text."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +44,7 @@ def test_however_the_bytes_are_cut_the_marks_are_the_same(cuts: list[int]) -> No
     stream = b"boot\x1einit 1\ntext\x1eexec 22 detail here\n\x1eready 333\n"
     parser, marks = MarkParser(), []
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         marks += parser.feed(stream[start:end], 9)
     assert [(mark.milestone, mark.inside_ns, mark.detail) for mark in marks] == [
         ("init", 1, ""),
