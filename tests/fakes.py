@@ -117,5 +117,3 @@ class CountingProbe:
     def conclude(self, instance: FakeInstance, emit: Emit) -> None:
         instance.log.append("conclude")
         emit(Measurement(LENGTH, len(instance.marks)))
-
-

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ max_core = 0
 """
 
 _loop_started = threading.Event()
-_locks: dict[Path, int] = {}
+_locks: dict[Path, tuple[Path, int]] = {}
+_DIRECTORIES_MAX = 16
 
 
 def import_libvirt() -> Any:
     """Return the module. Raises CapabilityError where libvirt-python is missing or does not fit the library."""
-    log = embed_root(cache_dir()) / "libvirt.log"
+    log = _home(cache_dir()) / "libvirt.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     # Read when the library is loaded; without it libvirt's own warnings go to our stderr.
     os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{log}")
@@ -65,29 +67,44 @@ def _start_loop(libvirt: Any) -> None:
     threading.Thread(target=_run_loop, args=(libvirt,), name="libvirt-events", daemon=True).start()
 
 
-def _lock(root: Path) -> None:
-    """Hold the embedded driver's directory for the life of this process.
-
-    libvirt allows one process a directory, and after a failed attempt this process could not open it any more.
-    """
-    if root in _locks:
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    fd = os.open(root / "harness.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise CapabilityError(
-            f"libvirt: {root}: in use by another harness process",
-            hint="wait until that run has ended: two runs at once would disturb each other's figures anyway",
-        ) from None
-    _locks[root] = fd
+def _home(cache: Path) -> Path:
+    """Return the directory of the libvirt side: the log, and one directory for each process at a time."""
+    return cache / "libvirt"
 
 
 def embed_root(cache: Path) -> Path:
-    """Return the directory of the embedded driver; it is kept, since its capability cache takes 8 s to make."""
-    return cache / "libvirt"
+    """Return the embedded driver's directory of this process, held locked until the process ends.
+
+    libvirt allows one process a directory, keeps it until that process ends, and after a failed attempt a process
+    cannot open one any more: so the first free one is locked before libvirt is asked. Directories are kept, because what
+    libvirt finds out about QEMU takes 8 s; a new one starts with a copy of that.
+
+    Raises: CapabilityError when very many harness processes run.
+    """
+    home = _home(cache)
+    if home in _locks:
+        return _locks[home][0]
+    for number in range(_DIRECTORIES_MAX):
+        root = home / str(number)
+        root.mkdir(parents=True, exist_ok=True)
+        fd = os.open(root / "harness.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        _locks[home] = (root, fd)
+        _share_capabilities(home / "0", root)
+        return root
+    raise CapabilityError(
+        f"libvirt: {home}: {_DIRECTORIES_MAX} harness processes use it already", hint="wait until some have ended"
+    )
+
+
+def _share_capabilities(first: Path, root: Path) -> None:
+    known = first / "cache"
+    if root != first and known.is_dir() and not (root / "cache").exists():
+        shutil.copytree(known, root / "cache")
 
 
 def check_uri(uri: str) -> None:
@@ -109,7 +126,6 @@ def connect(uri: str | None, cache: Path) -> Any:
         _start_loop(libvirt)
         return _open(libvirt, uri, "is the daemon running, and may this user talk to it?")
     root = embed_root(cache)
-    _lock(root)
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc" / "qemu.conf").write_text(QEMU_CONF)
     libvirt = import_libvirt()
