@@ -76,7 +76,7 @@ def embed_root(cache: Path) -> Path:
     """Return the embedded driver's directory of this process, held locked until the process ends.
 
     libvirt allows one process a directory, keeps it until that process ends, and after a failed attempt a process
-    cannot open one any more: so the first free one is locked before libvirt is asked. Directories are kept, because what
+    cannot open one any more: so the first free one is locked before libvirt is asked. They are kept, because what
     libvirt finds out about QEMU takes 8 s; a new one starts with a copy of that.
 
     Raises: CapabilityError when very many harness processes run.
