@@ -12,12 +12,13 @@ from typing import Any
 
 from harness import __version__, plugins
 from harness.cli._known import load_scenario
-from harness.errors import CapabilityError
+from harness.errors import CapabilityError, ImageError, StoreError, UsageError
 from harness.host.facts import host_class, host_facts
 from harness.host.paths import cache_dir, data_dir
 from harness.images.resolve import resolve_image
 from harness.images.store import Store
 from harness.interfaces import Arm, ArmSpec, Backend, Probe, RunContext
+from harness.model.document import did_you_mean
 from harness.model.reading import LoadedScenario
 from harness.model.records import RunRecord
 from harness.model.scenario import scenario_hash
@@ -53,7 +54,7 @@ def check_needs(loaded: LoadedScenario, backends: Mapping[str, Backend]) -> None
                 missing.append(f"{name}: {need.name}: {need.reason}")
                 hints.append(need.hint)
     if missing:
-        hint = next((hint for hint in hints if hint), "harness doctor shows what works here")
+        hint = "; ".join(dict.fromkeys(filter(None, hints))) or "harness doctor shows what works here"
         raise CapabilityError("\n".join(dict.fromkeys(missing)), hint=hint)
 
 
@@ -66,37 +67,97 @@ def compose(
 ) -> Composition:
     """Load, check and resolve; with `former`, an interrupted run is taken up with its own seed, id and image.
 
-    Raises: ScenarioError, UsageError, CapabilityError, BuildError.
+    Raises: ScenarioError, UsageError, CapabilityError, BuildError; StoreError where `former` cannot go on.
     """
-    if former is not None:
-        overrides, only = former.overrides(), former.only()
-    loaded = load_scenario(path, overrides, only)
+    if former is None:
+        _refuse_missing(path)
+        loaded = load_scenario(path, overrides, only)
+    else:
+        loaded = load_scenario(path, former.overrides(), former.only(), former.base_dir())
+        _refuse_changed(former.run(), loaded)
     scenario = loaded.scenario
-    backends = {name: plugins.load("backends", name) for name in dict.fromkeys(r.backend for r in scenario.runtimes.values())}
+    names = dict.fromkeys(runtime.backend for runtime in scenario.runtimes.values())
+    backends = {name: plugins.load("backends", name) for name in names}
     check_needs(loaded, backends)
-    base_dir = loaded.base_dir if former is None else former.base_dir()
     store = Store(data_dir() / "images")
-    tree = resolve_image(resolve.image_ref(scenario), base_dir, store)
+    tree = _tree(loaded, store)
     if former is not None:
         former.check_same_image(tree.digest)
-    workload = plugins.load("workloads", scenario.workload.kind)
-    specs = resolve.arm_specs(scenario, workload, tree)
-    seed = former.run().seed if former is not None else scenario.trials.seed
-    run_id = former.run().run_id if former is not None else new_run_id(scenario.name, secrets.token_hex(4))
-    any_spec = next(iter(specs.values()))
+    specs = resolve.arm_specs(scenario, plugins.load("workloads", scenario.workload.kind), tree)
+    seed, run_id, started = _identity(loaded, former)
     return Composition(
         loaded=loaded,
-        plan=planner.plan(scenario, planner.choose_seed() if seed is None else seed),
+        plan=planner.plan(scenario, seed),
         run_id=run_id,
         token=secrets.token_hex(4),
-        started=former.run().started if former is not None else datetime.now(UTC).isoformat(timespec="seconds"),
+        started=started,
         tree=tree,
         store=store,
         specs=specs,
-        timeout_ns=resolve.trial_timeout_ns(scenario, any_spec.workload),
+        timeout_ns=resolve.trial_timeout_ns(scenario, next(iter(specs.values())).workload),
         backends=tuple(backends.values()),
         probes=tuple(plugins.load("probes", name) for name in scenario.metrics),
     )
+
+
+def _refuse_missing(path: Path) -> None:
+    """A scenario that is not there is most often one whose name was mistyped."""
+    if path.exists():
+        return
+    siblings = [entry.name for entry in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    suggestion = did_you_mean(path.name, siblings).removeprefix("; ")
+    raise UsageError(
+        f"{path}: cannot be read: no such file", hint=suggestion or "a scenario is a YAML file: run SCENARIO"
+    )
+
+
+def _refuse_changed(former: RunRecord, loaded: LoadedScenario) -> None:
+    """A run goes on with the scenario that its directory holds: that one must be as it was."""
+    if scenario_hash(loaded.resolved()) != former.scenario_hash:
+        message = f"{former.run_id}: scenario: {loaded.path} is not what the run began with"
+        raise StoreError(message, hint="it was edited, or this harness reads it in another way: start a new run")
+
+
+def _tree(loaded: LoadedScenario, store: Store) -> RootTree:
+    reference = resolve.image_ref(loaded.scenario)
+    try:
+        return resolve_image(reference, loaded.base_dir, store)
+    except ImageError as error:
+        if error.hint is None and reference.kind in {"build", "layout", "rootfs"}:
+            error.hint = "paths in a scenario count from the directory of its file"
+        raise
+
+
+def _identity(loaded: LoadedScenario, former: RunDirectory | None) -> tuple[int, str, str]:
+    """Return the seed, the run id and the time of its start: a resumed run keeps its own."""
+    if former is not None:
+        run = former.run()
+        return run.seed, run.run_id, run.started
+    name, seed = loaded.scenario.name, loaded.scenario.trials.seed
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return planner.choose_seed() if seed is None else seed, new_run_id(name, secrets.token_hex(4)), started
+
+
+SAME_ON_RESUME = (
+    "accelerator", "machine", "qemu", "libvirt", "kernel_digest", "agent_sha256", "launcher_sha256", "cgroup_mode",
+)  # fmt: skip
+"""Facts of an arm that change what is measured: the blocks of one run must not differ in them."""
+
+
+def refuse_other_ground(former: RunRecord, now: RunRecord) -> None:
+    """Refuse to add blocks that were measured on another host or with other tools. Raises: StoreError.
+
+    A host that was booted again, or with a new patch of the same kernel series, is the same host.
+    """
+    pairs = [("host", former.host.get("class"), now.host.get("class"))]
+    pairs += [("harness", former.tools.get("harness"), now.tools.get("harness"))]
+    for name, arm in now.arms.items():
+        before = former.arms.get(name, {})
+        pairs += [(f"{name}: {fact}", before.get(fact), arm.get(fact)) for fact in SAME_ON_RESUME]
+    changed = [f"{what}: was {before} and is now {after}" for what, before, after in pairs if before != after]
+    if changed:
+        message = f"{former.run_id}: {'; '.join(changed)}"
+        raise StoreError(message, hint="blocks of one run must be comparable: start a new run")
 
 
 def prepare_arms(composition: Composition, scratch: Path, cleanup: contextlib.ExitStack) -> dict[str, Arm]:

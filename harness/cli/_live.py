@@ -14,6 +14,10 @@ from harness.model.milestones import READY
 from harness.model.records import RunRecord, TrialRecord, TrialSpec
 from harness.model.units import format_ns
 from harness.trials.planner import Plan
+from harness.trials.runner import count
+
+UNKNOWN_WIDTH_COLUMNS = 80
+"""Some terminals (a container's, an editor's) say that they are 0 columns wide."""
 
 
 class LiveObserver(AbstractContextManager["LiveObserver"], Protocol):
@@ -29,13 +33,16 @@ def header(plan: Plan, directory: Path, record: RunRecord) -> list[str]:
     """Return the lines that open a run: what, in which order, where to, and with which accelerator."""
     blocks = str(plan.max_blocks) if plan.min_blocks == plan.max_blocks else f"{plan.min_blocks}..{plan.max_blocks}"
     lines = [
-        f"{record.scenario}   {len(plan.runtimes)} runtimes x {blocks} blocks (+{plan.warmup_blocks} warm-up)"
-        f"   seed {plan.seed}   control {plan.control}",
+        f"{record.scenario}   {count(len(plan.runtimes), 'runtime')} x {blocks} block{'' if blocks == '1' else 's'}"
+        f" (+{plan.warmup_blocks} warm-up)   seed {plan.seed}   control {plan.control}",
         f"writing   {directory}",
+        *(f"note: {warning}" for warning in record.warnings),
     ]
     for runtime, arm in record.arms.items():
         if arm.get("accelerator"):
-            lines.append(f"{runtime}   {arm.get('machine')}, accelerator {arm['accelerator']}: {arm['accelerator_reason']}")
+            lines.append(
+                f"{runtime}   {arm.get('machine')}, accelerator {arm['accelerator']}: {arm['accelerator_reason']}"
+            )
     return lines
 
 
@@ -43,6 +50,13 @@ def outcome(record: TrialRecord) -> str:
     """Return one trial's result in a few words."""
     if record.status != "ok":
         return f"{record.status}: {record.error}"
+    return brief(record)
+
+
+def brief(record: TrialRecord) -> str:
+    """Return one trial's result in a word: its reason has been told."""
+    if record.status != "ok":
+        return record.status
     return format_ns(record.marks[READY]) if READY in record.marks else "ok"
 
 
@@ -69,7 +83,7 @@ class _Quiet:
 
 
 class _Lines(_Quiet):
-    """One line when a block has ended, for logs; failures at once."""
+    """One line when a block has ended, for logs; failures at once. What a resumed run has from before is `(before)`."""
 
     def __init__(self, plan: Plan, stream: TextIO) -> None:
         self._plan = plan
@@ -84,14 +98,24 @@ class _Lines(_Quiet):
             self.say(line)
 
     def finished(self, record: TrialRecord, done: int, total: int) -> None:
-        self._block[record.spec.runtime] = outcome(record)
+        spec = record.spec
+        self._block[spec.runtime] = brief(record)
         if record.status != "ok":
-            self.say(f"[{time.strftime('%H:%M:%S')}] {record.spec.trial_id} {outcome(record)}")
-        if len(self._block) == len(self._plan.runtimes):
-            results = "   ".join(f"{name} {self._block.get(name, '-')}" for name, _backend in self._plan.runtimes)
-            kind = "warm-up" if record.spec.warmup else f"block {record.spec.block - self._plan.warmup_blocks + 1}"
-            self.say(f"[{time.strftime('%H:%M:%S')}] {kind}/{self._plan.max_blocks}   {results}")
+            self._stamped(f"{spec.trial_id} {outcome(record)}")
+        if spec.trial_id == self._plan.block_trials(spec.block)[-1].trial_id:
+            results = "   ".join(
+                f"{name} {self._block.get(name, '(before)')}" for name, _backend in self._plan.runtimes
+            )
+            self._stamped(f"{self._name(spec)}   {results}")
             self._block = {}
+
+    def _stamped(self, text: str) -> None:
+        self.say(f"[{time.strftime('%H:%M:%S')}] {text}")
+
+    def _name(self, spec: TrialSpec) -> str:
+        if spec.warmup:
+            return f"warm-up {spec.block + 1}/{self._plan.warmup_blocks}"
+        return f"block {spec.block - self._plan.warmup_blocks + 1}/{self._plan.max_blocks}"
 
 
 class _Terminal(_Lines):
@@ -112,7 +136,7 @@ class _Terminal(_Lines):
         self._stream.flush()
 
     def _draw(self, text: str) -> None:
-        width = os.get_terminal_size(self._stream.fileno()).columns
+        width = os.get_terminal_size(self._stream.fileno()).columns or UNKNOWN_WIDTH_COLUMNS
         self._stream.write("\r\x1b[K" + text[: max(20, width - 1)])
         self._stream.flush()
 

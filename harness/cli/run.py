@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from harness import plugins
+from harness.analysis.identity import differences
 from harness.analysis.summary import analyse
-from harness.cli._compose import Composition, compose, prepare_arms, run_record
-from harness.cli._live import LiveObserver, observer_for
-from harness.errors import Interrupted, RunFailed, UsageError
-from harness.interfaces import Arm
-from harness.model.records import RunRecord, RunStatus, TrialRecord
+from harness.cli._answer import Answer
+from harness.cli._compose import Composition, compose, prepare_arms, refuse_other_ground, run_record
+from harness.cli._live import observer_for
+from harness.cli._room import refuse_unwritable, room
+from harness.cli._signals import Signals
+from harness.errors import HarnessError, Interrupted, RunFailed, StoreError, UsageError
+from harness.host.paths import runtime_dir
+from harness.model.records import RunRecord, RunStatus
 from harness.model.units import parse_duration_ns
 from harness.results.store import RunDirectory, find_run
 from harness.trials import ownership
-from harness.trials.runner import Bench, Stopping, beyond_tolerance, measure
+from harness.trials.runner import Bench, Stopping, beyond_tolerance, count, has_complete_block, measure, settled
 
 REPORT_FORMATS = ("markdown", "csv", "json")
+
+
+@dataclass(slots=True)
+class _Job:
+    """One call of the command, and how far it came: whatever ends it must say where the run is."""
+
+    results: Path
+    budget_ns: int | None
+    answer: Answer
+    signals: Signals
+    directory: RunDirectory | None = None
+    stage: str = "before the first trial"
+    left: list[str] = field(default_factory=list)
 
 
 def _budget_ns(text: str | None) -> int | None:
@@ -42,8 +57,10 @@ def _budget_ns(text: str | None) -> int | None:
 @click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where runs go."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
-def run(
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the table, also for an error."
+)
+def run(  # noqa: PLR0913  (click passes every option)
     *,
     scenario: Path | None,
     only: tuple[str, ...],
@@ -58,122 +75,208 @@ def run(
     Results go to stdout and into a new directory under results/; every finished trial is on disk at once. Ctrl-C cleans
     up and leaves a run that --resume completes.
 
+    With --json, stdout holds exactly one document: the report of what was measured, or, where there is none, a
+    document of the schema harness.error/1 with exit_code, message and hint. Errors go to stderr as well. Only
+    an unknown option leaves stdout empty.
+
     \b
     harness run scenarios/quickstart.yaml
     harness run scenarios/boot.yaml --only vm --only process --set trials.blocks.min=6
     harness run --resume latest
     """
-    budget_ns = _budget_ns(budget)
-    if (scenario is None) == (resume is None):
-        raise UsageError("run: give either a SCENARIO or --resume RUN", hint="harness run scenarios/quickstart.yaml")
-    former = RunDirectory.open(find_run(results, resume)) if resume is not None else None
-    if former is not None:
-        if only or overrides:
-            raise UsageError("--resume: takes no --only and no --set: the run goes on as it was planned")
-        composition = compose(former.scenario_path(), former=former)
-    else:
-        assert scenario is not None
-        composition = compose(scenario, only=only, overrides=overrides)
-    records = _measure_and_report(composition, former, results, budget_ns, as_json=as_json)
-    _refuse_incomplete(records, composition)
-
-
-def _measure_and_report(
-    composition: Composition, former: RunDirectory | None, results: Path, budget_ns: int | None, *, as_json: bool
-) -> Sequence[TrialRecord]:
-    observer = observer_for(composition.plan, quiet=as_json)
-    with contextlib.ExitStack() as cleanup:
-        cleanup.enter_context(_interruptible())
-        cleanup.enter_context(observer)
-        scratch = ownership.claim(composition.token, composition.run_id)
-        cleanup.callback(_clean_up, composition)
-        observer.say(f"preparing {', '.join(composition.loaded.scenario.runtimes)}")
-        arms = prepare_arms(composition, scratch, cleanup)
-        record = run_record(composition, arms)
-        directory = former or RunDirectory.create(
-            results,
-            record,
-            composition.loaded.text,
-            composition.loaded.resolved(),
-            base_dir=composition.loaded.base_dir,
-        )
-        directory.write_run(record)
-        observer.start(directory.path, record)
-        record = _measure(composition, directory, record, arms, observer, budget_ns)
-    _report(directory, record, as_json=as_json)
-    return directory.trials()
-
-
-def _measure(
-    composition: Composition,
-    directory: RunDirectory,
-    record: RunRecord,
-    arms: dict[str, Arm],
-    observer: LiveObserver,
-    budget_ns: int | None,
-) -> RunRecord:
-    """Run the trials; whatever ends them, run.json says so."""
-    bench = Bench(arms, composition.probes, composition.timeout_ns, directory, observer)
-    scenario = composition.loaded.scenario
-    gated = scenario.gate.metrics if scenario.gate else ("startup.ready",)
-    margin = scenario.gate.margin if scenario.gate else 0.05
-    stopping = Stopping(tuple(gated), margin, scenario.trials.precision, budget_ns)
-    try:
-        reason = measure(composition.plan, bench, stopping, directory.trials())
-    except (KeyboardInterrupt, SystemExit):
-        _end(directory, record, "interrupted", "interrupted by the user")
-        raise Interrupted(
-            f"interrupted: {len(directory.trials())} finished trials are kept in {directory.path}",
-            hint=f"harness run --resume {directory.path.name}",
-        ) from None
-    except RunFailed as error:
-        _end(directory, record, "failed", error.message)
-        _report(directory, replace(record, status="failed", stop_reason=error.message), as_json=False, show=False)
-        raise
-    return _end(directory, record, "complete", reason)
-
-
-def _end(directory: RunDirectory, record: RunRecord, status: RunStatus, reason: str) -> RunRecord:
-    ended = replace(record, status=status, stop_reason=reason)
-    directory.write_run(ended)
-    return ended
-
-
-def _report(directory: RunDirectory, record: RunRecord, *, as_json: bool, show: bool = True) -> None:
-    """Write every format into the run directory and print one of them."""
-    report = analyse(record, directory.trials())
-    for name in REPORT_FORMATS:
-        renderer = plugins.load("report", name)
-        (directory.report_dir / f"summary{renderer.suffix}").write_text(renderer.render(report))
-    if show:
-        click.echo(plugins.load("report", "json" if as_json else "terminal").render(report), nl=False)
-        click.echo(f"\nreport  {directory.report_dir}", err=True)
-
-
-def _refuse_incomplete(records: Sequence[TrialRecord], composition: Composition) -> None:
-    """Exit code 4 for a run that is no measurement: too many failures, or remains on this host."""
-    lines = beyond_tolerance(records)
-    left = [line for backend in composition.backends for line in backend.reap(composition.token, dry_run=True)]
-    if left:
-        raise RunFailed(f"left behind: {'; '.join(left)}", hint="harness clean removes it; please report this as a bug")
-    if lines:
-        raise RunFailed("; ".join(lines), hint="the logs of every trial are in the run directory under logs/")
-
-
-def _clean_up(composition: Composition) -> None:
-    """Whatever happened, nothing with this run's token stays; in a good run there is only the scratch directory."""
-    ownership.reap(composition.token, composition.backends, dry_run=False)
+    with Answer(as_json=as_json) as answer, Signals() as signals:
+        job = _Job(results, _budget_ns(budget), answer, signals)
+        if (scenario is None) == (resume is None):
+            raise UsageError(
+                "run: give either a SCENARIO or --resume RUN", hint="harness run scenarios/quickstart.yaml"
+            )
+        with _interrupts_told(job):
+            if scenario is not None:
+                refuse_unwritable(results)
+                _run(job, compose(scenario, only=only, overrides=overrides))
+            elif only or overrides:
+                raise UsageError("--resume: takes no --only and no --set: the run goes on as it was planned")
+            else:
+                assert resume is not None
+                _run(job, _take_up(job, resume))
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: with clean-up and a resumable run directory."""
-
-    def on_term(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGTERM, on_term)
+def _interrupts_told(job: _Job) -> Iterator[None]:
+    """Turn Ctrl-C into the error that says what is kept and how to go on."""
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    except KeyboardInterrupt:
+        if job.directory is None:
+            raise Interrupted(f"interrupted {job.stage}: nothing was measured") from None
+        path = job.directory.path
+        kept = count(len(job.directory.trials()), "finished trial")
+        command = "report" if job.stage == "while reporting" else "run --resume"
+        message = f"interrupted {job.stage}: {kept} kept in {path}"
+        raise Interrupted(message, hint=f"harness {command} {path}") from None
+
+
+def _take_up(job: _Job, resume: str) -> Composition:
+    """Return what an interrupted run needs to go on. Raises: StoreError while another process works on it."""
+    former = RunDirectory.open(find_run(job.results, resume))
+    owner = ownership.living_owner(former.run().run_id)
+    if owner is not None:
+        hint = f"wait until process {owner.pid} has ended"
+        raise StoreError(f"{former.path}: another harness works on it", hint=hint)
+    refuse_unwritable(former.path)
+    job.directory = former
+    return compose(former.scenario_path(), former=former)
+
+
+def _stopping(composition: Composition, budget_ns: int | None) -> Stopping:
+    scenario = composition.loaded.scenario
+    gated = scenario.gate.metrics if scenario.gate else ("startup.ready",)
+    margin = scenario.gate.margin if scenario.gate else 0.05
+    return Stopping(tuple(gated), margin, scenario.trials.precision, budget_ns)
+
+
+def _run(job: _Job, composition: Composition) -> None:
+    """Measure what is left to measure, report, and fail where it is no measurement."""
+    stopping = _stopping(composition, job.budget_ns)
+    try:
+        if job.directory is None or not _is_settled(job, job.directory, composition, stopping):
+            _measure_and_clean_up(job, composition, stopping)
+    except RunFailed as error:
+        _report_failed(job, composition, error)
+        raise
+    assert job.directory is not None
+    job.stage = "while reporting"
+    job.signals.release()
+    _report(job, job.directory, job.directory.run())
+    _refuse_incomplete(job, job.directory)
+
+
+def _is_settled(job: _Job, directory: RunDirectory, composition: Composition, stopping: Stopping) -> bool:
+    """Return whether a run that is taken up has all its trials; run.json learns it where the run was killed just then."""
+    reason = settled(composition.plan, stopping, directory.trials())
+    if reason is None:
+        return False
+    record = directory.run()
+    if record.status != "complete":
+        _end(directory, record, "complete", reason)
+    if not job.answer.as_json:
+        click.echo(f"nothing is left to measure: {reason}", err=True)
+    return True
+
+
+def _measure_and_clean_up(job: _Job, composition: Composition, stopping: Stopping) -> None:
+    observer = observer_for(composition.plan, quiet=job.answer.as_json)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(observer)
+        cleanup.callback(_clean_up, job, composition)
+        scratch = ownership.claim(composition.token, composition.run_id)
+        try:
+            observer.say(f"preparing {', '.join(composition.loaded.scenario.runtimes)}")
+            arms = prepare_arms(composition, scratch, cleanup)
+            record = run_record(composition, arms)
+            directory = job.directory = _directory(job, composition, record)
+            observer.start(directory.path, record)
+            bench = Bench(arms, composition.probes, composition.timeout_ns, directory, observer)
+            job.stage = "in the middle"
+            _measure(composition, bench, stopping, directory, record)
+        finally:
+            job.signals.hold()
+
+
+def _directory(job: _Job, composition: Composition, record: RunRecord) -> RunDirectory:
+    """Return the run's directory with run.json as of now: a new one, or the one that is taken up."""
+    if job.directory is not None:
+        refuse_other_ground(job.directory.run(), record)
+        job.directory.write_run(record)
+        return job.directory
+    loaded = composition.loaded
+    return RunDirectory.create(job.results, record, loaded.text, loaded.resolved(), base_dir=loaded.base_dir)
+
+
+def _measure(
+    composition: Composition, bench: Bench, stopping: Stopping, directory: RunDirectory, record: RunRecord
+) -> None:
+    """Run the trials; whatever ends them, run.json says so."""
+    try:
+        reason = measure(composition.plan, bench, stopping, directory.trials())
+    except (KeyboardInterrupt, BrokenPipeError):  # the pipe is our stderr: whoever followed the run has gone
+        _end(directory, record, "interrupted", "interrupted by the user")
+        raise
+    except StoreError as error:
+        message = f"{error.message} ({room(directory.path)})"
+        _end(directory, record, "failed", message)
+        kept = count(len(directory.trials()), "finished trial")
+        hint = f"{kept} kept; make room, then: harness run --resume {directory.path}"
+        raise RunFailed(message, hint=hint) from error
+    except Exception as error:
+        _end(directory, record, "failed", error.message if isinstance(error, HarnessError) else repr(error))
+        raise
+    _end(directory, record, "complete", reason)
+
+
+def _end(directory: RunDirectory, record: RunRecord, status: RunStatus, reason: str) -> None:
+    try:
+        directory.write_run(replace(record, status=status, stop_reason=reason))
+    except OSError as error:
+        click.echo(f"{directory.path / 'run.json'}: still says 'running': {error.strerror}", err=True)
+
+
+def _report_failed(job: _Job, composition: Composition, error: RunFailed) -> None:
+    """Report a failed run as far as it goes; different arms are not compared, so there is no table of them."""
+    if job.directory is None:
+        return
+    records = job.directory.trials()
+    record = replace(job.directory.run(), status="failed", stop_reason=error.message)
+    comparable = has_complete_block(composition.plan, records) and not differences(records)
+    try:
+        _report(job, job.directory, record, show=comparable)
+    except RunFailed as second:  # the disk is full for reports too; the first failure is the cause
+        click.echo(second.message, err=True)
+
+
+def _report(job: _Job, directory: RunDirectory, record: RunRecord, *, show: bool = True) -> None:
+    """Write every format into the run directory and print one of them. Raises: RunFailed when one cannot be written."""
+    report = analyse(record, directory.trials())
+    problem = None
+    for name in REPORT_FORMATS:
+        renderer = plugins.load("report", name)
+        path = directory.report_dir / f"summary{renderer.suffix}"
+        try:
+            path.write_text(renderer.render(report), encoding="utf-8")
+        except OSError as error:
+            path.unlink(missing_ok=True)  # half a report reads like a whole one
+            problem = f"{path}: cannot be written: {error.strerror} ({room(directory.path)})"
+    again = f"harness report {directory.path}"
+    if show:
+        job.answer.report(report, again)
+    if problem:
+        raise RunFailed(problem, hint=f"all trials are kept; {again} shows the report again")
+    if show:
+        click.echo(f"\nreport  {directory.report_dir}", err=True)
+
+
+def _refuse_incomplete(job: _Job, directory: RunDirectory) -> None:
+    """Exit code 4 for a run that is no measurement: too many failures, or remains on this host."""
+    if job.left:
+        raise RunFailed(
+            f"left behind: {'; '.join(job.left)}", hint="please report this as a bug; harness clean --dry-run"
+        )
+    lines = beyond_tolerance(directory.trials())
+    if lines:
+        raise RunFailed("; ".join(lines), hint=f"what they wrote is in {directory.path / 'logs'}")
+
+
+def _clean_up(job: _Job, composition: Composition) -> None:
+    """Whatever happened, nothing with this run's token stays; in a good run there is only the scratch directory."""
+    scratch = f"directory: {runtime_dir() / composition.token}"
+    try:
+        found = ownership.reap(composition.token, composition.backends, dry_run=False)
+        job.left = [line for line in found if line != scratch]
+        job.left += [
+            f"{line} (still there)"
+            for backend in composition.backends
+            for line in backend.reap(composition.token, dry_run=True)
+        ]
+    except (HarnessError, OSError) as error:  # the error that ends the run must not be hidden by this one
+        job.left = [str(error)]
+        click.echo(f"clean-up: {error}; harness clean removes what is left", err=True)

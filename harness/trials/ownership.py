@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import CapabilityError
 from harness.host.paths import runtime_dir
 from harness.interfaces import Backend
 
@@ -42,11 +43,18 @@ def boot_id() -> str:
 
 
 def claim(token: str, run_id: str) -> Path:
-    """Make the run's scratch directory and write down who owns it; return the directory."""
+    """Make the run's scratch directory and write down who owns it; return the directory.
+
+    Raises: CapabilityError when it cannot be made.
+    """
     scratch = runtime_dir() / token
-    scratch.mkdir(parents=True, mode=0o755)
     owner = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "boot_id": boot_id(), "run_id": run_id}
-    (scratch / OWNER_FILE).write_text(json.dumps(owner))
+    try:
+        scratch.mkdir(parents=True, mode=0o755)
+        (scratch / OWNER_FILE).write_text(json.dumps(owner))
+    except OSError as error:
+        hint = "set HARNESS_RUNTIME to a directory that is yours, with a short path"
+        raise CapabilityError(f"runtime directory: {scratch}: cannot be made: {error.strerror}", hint=hint) from error
     return scratch
 
 
@@ -61,6 +69,12 @@ def read_owner(scratch: Path) -> Owner | None:
 def is_alive(owner: Owner | None) -> bool:
     """Return whether the run's process still runs; a run that nobody owns is dead."""
     return owner is not None and owner.boot_id == boot_id() and start_ticks(owner.pid) == owner.start_ticks
+
+
+def living_owner(run_id: str) -> Owner | None:
+    """Return the process that works on a run now, None where nobody does."""
+    owners = (read_owner(runtime_dir() / token) for token in scratch_tokens())
+    return next((owner for owner in owners if owner and owner.run_id == run_id and is_alive(owner)), None)
 
 
 def scratch_tokens() -> set[str]:

@@ -16,6 +16,7 @@ from harness.analysis.statistics import decide
 from harness.errors import RunFailed
 from harness.interfaces import Arm, Probe
 from harness.model.records import TrialRecord, TrialSpec
+from harness.model.units import format_ns
 from harness.trials.planner import Plan
 from harness.trials.trial import run_trial
 
@@ -68,19 +69,52 @@ def measure(plan: Plan, bench: Bench, stopping: Stopping, records: Sequence[Tria
     Raises: RunFailed when arms do not run the same thing, or a runtime cannot be started.
     """
     done = list(records)
-    known = {record.spec.trial_id for record in done}
     deadline_ns = None if stopping.budget_ns is None else time.monotonic_ns() + stopping.budget_ns
     for block in range(plan.block_count):
-        for spec in plan.block_trials(block):
-            if spec.trial_id in known:
-                continue
+        missing = _missing(plan, block, records)
+        for spec in missing:
             done.append(_one(spec, bench, done, len(plan.trials)))
-            _give_up_on_failures(done, spec.runtime)
-        _refuse_different_arms(done)
-        reason = _enough(plan, block, done, stopping, deadline_ns)
+            _give_up_on_failures(done, spec.runtime, bench)
+        reason = _after_block(plan, block, done, stopping)
         if reason:
             return reason
-    return f"all {plan.max_blocks} blocks ran"
+        counted = block + 1 - plan.warmup_blocks
+        if missing and counted >= 1 and deadline_ns is not None and time.monotonic_ns() > deadline_ns:
+            return f"the time budget was used up after {count(counted, 'block')}"
+    return f"all {count(plan.max_blocks, 'block')} ran"
+
+
+def settled(plan: Plan, stopping: Stopping, records: Sequence[TrialRecord]) -> str | None:
+    """Return why a run with these records needs no further trial; None where something is left to measure.
+
+    Raises: RunFailed when they show that the arms do not run the same thing.
+    """
+    for block in range(plan.block_count):
+        if _missing(plan, block, records):
+            return None
+        reason = _after_block(plan, block, records, stopping)
+        if reason:
+            return reason
+    return f"all {count(plan.max_blocks, 'block')} ran"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _missing(plan: Plan, block: int, records: Sequence[TrialRecord]) -> list[TrialSpec]:
+    known = {record.spec.trial_id for record in records if record.spec.block == block}
+    return [spec for spec in plan.block_trials(block) if spec.trial_id not in known]
+
+
+def _after_block(plan: Plan, block: int, done: Sequence[TrialRecord], stopping: Stopping) -> str | None:
+    """Return why to stop after this block. Later records are left out, so that a resumed run decides as it would have.
+
+    Raises: RunFailed for arms that are not identical.
+    """
+    so_far = [record for record in done if record.spec.block <= block]
+    _refuse_different_arms(so_far)
+    return _enough(plan, block, so_far, stopping)
 
 
 def _one(spec: TrialSpec, bench: Bench, done: Sequence[TrialRecord], total: int) -> TrialRecord:
@@ -97,13 +131,24 @@ def _one(spec: TrialSpec, bench: Bench, done: Sequence[TrialRecord], total: int)
     return record
 
 
-def _give_up_on_failures(done: Sequence[TrialRecord], runtime: str) -> None:
+def _give_up_on_failures(done: Sequence[TrialRecord], runtime: str, bench: Bench) -> None:
     own = [record for record in done if record.spec.runtime == runtime]
     if len(own) >= GIVE_UP_AFTER and all(record.status != "ok" for record in own):
+        last = own[-1]
+        logs = bench.journal.log_dir(last.spec.trial_id)
         raise RunFailed(
-            f"{runtime}: its first {len(own)} trials failed: {own[-1].error}",
-            hint="the trial's logs are in the run directory under logs/",
+            f"{runtime}: its first {len(own)} trials failed: {last.error}", hint=_advice(last, bench.timeout_ns, logs)
         )
+
+
+def _advice(record: TrialRecord, timeout_ns: int, logs: Path) -> str:
+    """Return what helps against a failure that repeats itself."""
+    where = f"what it wrote is in {logs}" if logs.is_dir() and any(logs.iterdir()) else "it left no output"
+    if record.status == "timeout":
+        return f"it got {format_ns(timeout_ns)} (workload.timeout); {where}"
+    if (record.error or "").startswith("agent: exec:"):
+        return "the image lacks this program, or the interpreter (#!) or loader that it names: see workload.argv"
+    return where
 
 
 def _refuse_different_arms(done: Sequence[TrialRecord]) -> None:
@@ -115,13 +160,9 @@ def _refuse_different_arms(done: Sequence[TrialRecord]) -> None:
         )
 
 
-def _enough(
-    plan: Plan, block: int, done: Sequence[TrialRecord], stopping: Stopping, deadline_ns: int | None
-) -> str | None:
+def _enough(plan: Plan, block: int, done: Sequence[TrialRecord], stopping: Stopping) -> str | None:
     """Return why to stop after this block, None to go on. Never asks whether a difference is significant."""
     counted = block + 1 - plan.warmup_blocks
-    if deadline_ns is not None and time.monotonic_ns() > deadline_ns and counted >= 1:
-        return f"the time budget was used up after {counted} blocks"
     if counted < plan.min_blocks or (counted - plan.min_blocks) % CHECK_EVERY_BLOCKS:
         return None
     contrasts = [
@@ -131,7 +172,7 @@ def _enough(
         for metric in stopping.metrics
     ]
     pending = [pairs for pairs in contrasts if decide(pairs, stopping.margin, stopping.precision) == "more"]
-    return None if pending or not contrasts else f"every contrast is decided after {counted} blocks"
+    return None if pending or not contrasts else f"every contrast is decided after {count(counted, 'block')}"
 
 
 def _paired(done: Sequence[TrialRecord], runtime: str, control: str, metric: str) -> list[float]:
@@ -149,6 +190,13 @@ def _paired(done: Sequence[TrialRecord], runtime: str, control: str, metric: str
     ]
 
 
+def has_complete_block(plan: Plan, records: Sequence[TrialRecord]) -> bool:
+    """Return whether some block that counts has a succeeded trial of every runtime: then there is a comparison."""
+    ok = {record.spec.trial_id for record in records if record.status == "ok"}
+    blocks = range(plan.warmup_blocks, plan.block_count)
+    return any(all(spec.trial_id in ok for spec in plan.block_trials(block)) for block in blocks)
+
+
 def beyond_tolerance(records: Sequence[TrialRecord]) -> list[str]:
     """Return one line for each runtime of which too many trials failed, to end the run with exit code 4."""
     lines = []
@@ -156,5 +204,5 @@ def beyond_tolerance(records: Sequence[TrialRecord]) -> list[str]:
         own = [record for record in records if record.spec.runtime == runtime]
         failed = [record for record in own if record.status != "ok"]
         if len(failed) > FAILURE_TOLERANCE_RATIO * len(own):
-            lines.append(f"{runtime}: {len(failed)} of {len(own)} trials failed: {failed[0].error}")
+            lines.append(f"{runtime}: {len(failed)} of {count(len(own), 'trial')} failed: {failed[0].error}")
     return lines

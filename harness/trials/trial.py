@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.errors import TrialError, TrialTimeout
+from harness.errors import StoreError, TrialError, TrialTimeout
 from harness.host.noise import Sampler
 from harness.interfaces import Arm, Instance, Probe
 from harness.model.metrics import Absent, Measurement
@@ -80,7 +80,7 @@ def run_trial(
     """Start, wait until ready, watch, attest, stop; return the record whatever happened.
 
     A TrialError becomes a record with its reason and everything measured before. Anything else (Ctrl-C, a bug) stops
-    the instance and goes on up.
+    the instance and goes on up. Raises: StoreError when its logs cannot be written.
     """
     ledger, outcome = _Ledger(), _Outcome()
     started, sampler = _now(), Sampler()
@@ -173,11 +173,14 @@ def _finish(
 def _keep_logs(instance: Instance, outcome: _Outcome, log_dir: Path) -> None:
     """What it wrote is kept beside the record; the end of stderr explains a failure."""
     stdout, stderr = instance.output()
-    log_dir.mkdir(parents=True, exist_ok=True)
     logs = {"stdout.log": stdout, "stderr.log": stderr, "console.log": instance.console()}
-    for name, content in logs.items():
-        if content:
-            (log_dir / name).write_bytes(content)
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        for name, content in logs.items():
+            if content:
+                (log_dir / name).write_bytes(content)
+    except OSError as error:
+        raise StoreError(f"{log_dir}: cannot be written: {error.strerror}") from error
     if outcome.status == "ok":
         return
     for name, content in (("stderr", stderr), ("stdout", stdout), ("console", logs["console.log"])):
