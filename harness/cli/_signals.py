@@ -10,6 +10,8 @@ from types import FrameType
 from typing import NoReturn, Self
 
 EXIT_INTERRUPTED = 130
+LIVE_LINE = "\r\x1b[K"
+"""Back to the first column, and empty the line."""
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -68,6 +70,6 @@ def _give_up() -> NoReturn:
 
 
 def _say(text: str) -> None:
-    """Write to stderr past Python's buffers, in which the signal may have come."""
+    """Write to stderr past Python's buffers, in which the signal may have come; on a terminal over the live line."""
     with suppress(OSError):
-        os.write(2, f"\r{text}\n".encode())
+        os.write(2, f"{LIVE_LINE if os.isatty(2) else ''}{text}\n".encode())

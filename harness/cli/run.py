@@ -152,7 +152,7 @@ def _run(job: _Job, composition: Composition) -> None:
 
 
 def _is_settled(job: _Job, directory: RunDirectory, composition: Composition, stopping: Stopping) -> bool:
-    """Return whether a run that is taken up has all its trials; run.json learns it where the run was killed just then."""
+    """Return whether a run that is taken up has all its trials; run.json may not know it, if it was killed then."""
     reason = settled(composition.plan, stopping, directory.trials())
     if reason is None:
         return False
@@ -177,7 +177,7 @@ def _measure_and_clean_up(job: _Job, composition: Composition, stopping: Stoppin
             directory = job.directory = _directory(job, composition, record)
             observer.start(directory.path, record)
             bench = Bench(arms, composition.probes, composition.timeout_ns, directory, observer)
-            job.stage = "in the middle"
+            job.stage = "while measuring"
             _measure(composition, bench, stopping, directory, record)
         finally:
             job.signals.hold()

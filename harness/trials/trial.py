@@ -96,10 +96,13 @@ def run_trial(
         outcome.fail(failure.error)
     except TrialError as error:
         outcome.fail(error)
-    finally:
+    except BaseException:
         if instance is not None:
-            progress(spec, "stopping")
-            marks = _finish(instance, probes, ledger, outcome, log_dir)
+            _abandon(instance)
+        raise
+    if instance is not None:
+        progress(spec, "stopping")
+        marks = _finish(instance, probes, ledger, outcome, log_dir)
     ledger.complete(
         probes, "not measured: the trial failed before" if outcome.status != "ok" else "the probe did not tell"
     )
@@ -141,11 +144,20 @@ def _launch(arm: Arm, spec: TrialSpec, timeout_ns: int) -> Instance:
         raise _NotReady(instance, error) from error
     except BaseException:
         if instance is not None:
-            instance.stop(time.monotonic_ns())
+            _abandon(instance)
         raise
     finally:
         gc.enable()
     return instance
+
+
+def _abandon(instance: Instance) -> None:
+    """End it at once, without a talk: a request may have been interrupted, and its answer may still come.
+
+    What cannot be removed here is found by its name when the run ends; the interrupt must not be hidden by it.
+    """
+    with contextlib.suppress(TrialError, ValueError):  # ValueError: that late answer, taken for another one
+        instance.stop(time.monotonic_ns())
 
 
 def _observe(instance: Instance, probes: Sequence[Probe], ledger: _Ledger, outcome: _Outcome) -> None:
