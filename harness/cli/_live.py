@@ -163,9 +163,10 @@ class _Terminal(_Lines):
         self._draw(self._status)
 
 
-def observer_for(plan: Plan, *, quiet: bool) -> LiveObserver:
-    """Return the display that fits where stderr goes."""
+def observer_for(plan: Plan, *, quiet: bool, stream: TextIO | None = None) -> LiveObserver:
+    """Return the display that fits `stream`, which is stderr unless a test reads it."""
     if quiet:
         return _Quiet()
-    live = sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
-    return _Terminal(plan, sys.stderr) if live else _Lines(plan, sys.stderr)
+    stream = stream or sys.stderr
+    live = stream.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
+    return _Terminal(plan, stream) if live else _Lines(plan, stream)

@@ -1,0 +1,257 @@
+"""The loop of a run: its order, what a resume skips, when it gives up, refuses, or has enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.analysis.statistics import decide
+from harness.errors import BackendError, RunFailed, StoreError
+from harness.model.records import TrialRecord, TrialSpec
+from harness.probes.startup import PLUGIN as STARTUP
+from harness.trials.planner import Plan
+from harness.trials.runner import Bench, Stopping, beyond_tolerance, has_complete_block, measure, settled
+from tests.fakes import ATTESTATION, FakeArm, FakeInstance
+
+RUNTIMES = (("process", "fake"), ("vm", "fake"))
+PLAN = Plan("s", 7, "process", RUNTIMES, warmup_blocks=1, min_blocks=7, max_blocks=20)
+STOPPING = Stopping(("startup.ready",), margin=0.05, precision=0.05)
+NEVER = replace(STOPPING, metrics=())
+Start = Callable[[str], FakeInstance]
+
+
+class Journal:
+    """Keeps records in memory; `room` of them, then the disk is full."""
+
+    def __init__(self, logs: Path, room: int | None = None) -> None:
+        self.records: list[TrialRecord] = []
+        self.logs = logs
+        self.room = room
+
+    def append(self, record: TrialRecord) -> None:
+        if len(self.records) == self.room:
+            raise StoreError("trials.jsonl: cannot be written: No space left on device")
+        self.records.append(record)
+
+    def log_dir(self, trial_id: str) -> Path:
+        return self.logs / trial_id
+
+
+class Watcher:
+    """Notes what is shown, and how many trials were stored by then."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.phases: list[tuple[str, str]] = []
+        self.counts: list[tuple[int, int]] = []
+
+    def phase(self, spec: TrialSpec, phase: str) -> None:
+        self.phases.append((spec.trial_id, phase))
+
+    def finished(self, record: TrialRecord, done: int, total: int) -> None:
+        assert self.journal.records[-1] is record, "a trial is shown only once it is on the disk"
+        self.counts.append((done, total))
+
+
+def after(*ready_ns: int) -> Start:
+    """Start after these times in turn, and the last one from then on."""
+    left = list(ready_ns)
+    return lambda _id: FakeInstance(ready_ns=left.pop(0) if len(left) > 1 else left[0])
+
+
+def failing(*which: str, start: Start | None = None) -> Start:
+    """Fail in these trials (in all without a name), start like `start` in others."""
+
+    def make(trial_id: str) -> FakeInstance:
+        if not which or trial_id in which:
+            raise BackendError(f"no luck in {trial_id}")
+        return (start or after(1_000_000))(trial_id)
+
+    return make
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Bench]:
+    def make(process: Start | None = None, vm: Start | None = None, room: int | None = None) -> Bench:
+        journal = Journal(tmp_path, room)
+        arms = {"process": FakeArm(process or after(1_000_000)), "vm": FakeArm(vm or after(40_000_000))}
+        return Bench(arms, [STARTUP], 2 * 10**9, journal, Watcher(journal))
+
+    return make
+
+
+def ids(bench: Bench) -> list[str]:
+    return [record.spec.trial_id for record in bench.journal.records]
+
+
+def test_trials_run_in_the_order_of_the_plan(bench) -> None:
+    made = bench()
+    assert measure(replace(PLAN, max_blocks=7), made, NEVER) == "all 7 blocks ran"
+    assert ids(made) == [spec.trial_id for spec in replace(PLAN, max_blocks=7).trials]
+    assert made.observer.counts == [(n, 16) for n in range(1, 17)]
+
+
+def test_phases_are_told_before_and_after_the_timed_path_but_not_in_it(bench) -> None:
+    told: list[str] = []
+
+    class Timed(FakeInstance):
+        def wait(self, milestone, deadline_ns):
+            told.append(f"{len(made.observer.phases)} phases told when waiting")
+            return super().wait(milestone, deadline_ns)
+
+    made = bench(vm=lambda _id: Timed())
+    measure(
+        replace(PLAN, runtimes=RUNTIMES[1:], control="vm", warmup_blocks=0, min_blocks=1, max_blocks=1), made, NEVER
+    )
+    assert told == ["1 phases told when waiting"]
+    assert [phase for _, phase in made.observer.phases] == ["starting", "ready", "stopping"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 5, 16])
+def test_a_resumed_run_measures_only_what_is_missing_and_ends_like_an_unbroken_one(bench, kept: int) -> None:
+    whole = bench()
+    reason = measure(PLAN, whole, STOPPING)
+    first = whole.journal.records[:kept]
+    rest = bench()
+    assert measure(PLAN, rest, STOPPING, first) == reason
+    assert ids(whole)[:kept] + ids(rest) == ids(whole)
+
+
+def test_later_records_do_not_change_where_a_resumed_run_stops(bench) -> None:
+    """Twelve blocks were measured because seven did not tell enough: a resume must not find that seven do."""
+    noisy = after(*[40_000_000, 900_000] * 4, 40_000_000)
+    whole = bench(vm=noisy)
+    assert measure(PLAN, whole, STOPPING) == "every contrast is decided after 12 blocks"
+    assert settled(PLAN, STOPPING, whole.journal.records) == "every contrast is decided after 12 blocks"
+    again = bench()
+    measure(PLAN, again, STOPPING, whole.journal.records)
+    assert ids(again) == []
+
+
+def test_an_unfinished_run_is_not_settled(bench) -> None:
+    made = bench()
+    measure(PLAN, made, STOPPING)
+    assert settled(PLAN, STOPPING, made.journal.records) == "every contrast is decided after 7 blocks"
+    assert settled(PLAN, STOPPING, made.journal.records[:-1]) is None
+    assert settled(PLAN, STOPPING, []) is None
+
+
+def test_a_runtime_that_never_starts_is_given_up_after_two_trials(bench) -> None:
+    made = bench(vm=failing())
+    with pytest.raises(RunFailed, match=r"vm: its first 2 trials failed: no luck in b01-vm") as caught:
+        measure(PLAN, made, STOPPING)
+    assert caught.value.hint == "it left no output"
+    assert [trial_id for trial_id in ids(made) if trial_id.endswith("vm")] == ["w00-vm", "b01-vm"]
+
+
+def test_what_a_hopeless_workload_wrote_is_pointed_to(bench, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed) as caught:
+        measure(PLAN, bench(vm=lambda _id: FakeInstance(ready_ns=None)), STOPPING)
+    assert caught.value.hint == f"it got 2.00 s (workload.timeout); what it wrote is in {tmp_path / 'b01-vm'}"
+
+
+def test_a_program_that_the_image_lacks_is_named_as_such(bench) -> None:
+    def lacking(_id: str) -> FakeInstance:
+        raise BackendError("agent: exec: /app/server: No such file or directory")
+
+    with pytest.raises(RunFailed) as caught:
+        measure(PLAN, bench(vm=lacking), STOPPING)
+    assert caught.value.hint.startswith("the image lacks this program")
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [pytest.param(("b01-vm", "b02-vm"), id="after a success"), pytest.param(("w00-vm",), id="once at the start")],
+)
+def test_a_runtime_that_starts_sometimes_is_tried_further(bench, failed: tuple[str, ...]) -> None:
+    made = bench(vm=failing(*failed, start=after(40_000_000)))
+    measure(PLAN, made, STOPPING)
+    assert [record.spec.trial_id for record in made.journal.records if record.status != "ok"] == list(failed)
+
+
+def test_a_resumed_run_tries_a_runtime_that_was_given_up_once_more(bench) -> None:
+    broken = bench(vm=failing())
+    with pytest.raises(RunFailed):
+        measure(PLAN, broken, STOPPING)
+    mended = bench()
+    measure(PLAN, mended, STOPPING, broken.journal.records)
+    assert "b02-vm" in ids(mended)
+    still = bench(vm=failing())
+    with pytest.raises(RunFailed, match="its first 3 trials failed"):
+        measure(PLAN, still, STOPPING, broken.journal.records)
+
+
+def test_more_than_a_tenth_of_failed_trials_is_no_measurement() -> None:
+    spec = TrialSpec("t", 0, 0, "vm", "fake")
+    good, bad = TrialRecord(spec, "ok", "now"), TrialRecord(spec, "failed", "now", error="boom")
+    assert beyond_tolerance([good] * 9 + [bad]) == []
+    assert beyond_tolerance([good] * 8 + [bad]) == ["vm: 1 of 9 trials failed: boom"]
+    other = replace(good, spec=replace(spec, runtime="process"))
+    assert beyond_tolerance([other] * 100 + [good] * 8 + [bad]), "each runtime is judged by its own trials"
+
+
+def test_arms_that_run_something_else_are_refused_after_the_first_block_by_name(bench) -> None:
+    other = replace(ATTESTATION, argv=("/bin/false",))
+    made = bench(vm=lambda _id: FakeInstance(attestation=other))
+    with pytest.raises(RunFailed, match=r"not identical: argv: vm \['/bin/false'\] differs from process .*w00-"):
+        measure(PLAN, made, STOPPING)
+    assert len(ids(made)) == 2
+    with pytest.raises(RunFailed, match="not identical: argv"):
+        settled(PLAN, STOPPING, made.journal.records)
+
+
+@pytest.mark.parametrize(
+    ("vm_ns", "blocks"),
+    [
+        pytest.param((40_000_000,), 7, id="beyond the margin"),
+        pytest.param((1_000_001,), 7, id="inside the margin"),
+        pytest.param((1_050_000, 1_052_000, 1_048_000), 7, id="precise enough"),
+        pytest.param((900_000, 1_200_000) * 11, 20, id="never clear"),
+    ],
+)
+def test_a_run_stops_when_every_contrast_is_decided(bench, vm_ns: tuple[int, ...], blocks: int) -> None:
+    made = bench(vm=after(*vm_ns))
+    measure(PLAN, made, STOPPING)
+    assert len(ids(made)) == 2 * (1 + blocks)
+
+
+def test_it_is_asked_only_every_fifth_block(bench) -> None:
+    """Six blocks do not tell enough here, seven would: the next look is after eleven."""
+    ratios = [1.03, *[1.2] * 11]
+    assert [decide(ratios[:n], STOPPING.margin, STOPPING.precision) for n in (6, 7)] == ["more", "beyond"]
+    made = bench(vm=after(1_000_000, *(round(ratio * 1_000_000) for ratio in ratios)))
+    assert measure(replace(PLAN, min_blocks=6), made, STOPPING) == "every contrast is decided after 11 blocks"
+
+
+def test_a_used_up_budget_ends_the_run_after_its_first_counted_block(bench) -> None:
+    made = bench()
+    assert measure(PLAN, made, replace(NEVER, budget_ns=0)) == "the time budget was used up after 1 block"
+    assert len(ids(made)) == 4
+
+
+def test_a_budget_is_for_what_is_measured_now(bench) -> None:
+    first = bench()
+    measure(PLAN, first, replace(NEVER, budget_ns=0))
+    second = bench()
+    reason = measure(PLAN, second, replace(NEVER, budget_ns=0), first.journal.records)
+    assert reason == "the time budget was used up after 2 blocks"
+    assert len(ids(second)) == 2
+
+
+def test_a_full_disk_ends_the_run_with_what_was_stored(bench) -> None:
+    made = bench(room=5)
+    with pytest.raises(StoreError, match="No space left"):
+        measure(PLAN, made, STOPPING)
+    assert len(ids(made)) == 5
+
+
+def test_a_block_is_complete_when_all_its_trials_succeeded_and_it_counts(bench) -> None:
+    made = bench()
+    measure(replace(PLAN, max_blocks=7), made, NEVER)
+    records = made.journal.records
+    assert not has_complete_block(PLAN, records[:3])
+    assert has_complete_block(PLAN, records[:4])
+    assert not has_complete_block(PLAN, [*records[:3], replace(records[3], status="failed")])
