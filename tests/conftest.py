@@ -7,6 +7,7 @@ failure, so that a green run in CI cannot have tested nothing.
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import os
 import platform
@@ -126,6 +127,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 pytest.fail(f"needs {name}, which --require says must be here: {reason}", pytrace=False)
             if reason:
                 pytest.skip(f"needs {name}: {reason}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_collections() -> None:
+    """Every trial begins with a garbage collection; what the test session itself holds need not be looked at again."""
+    gc.freeze()
 
 
 def _mounts() -> set[str]:
