@@ -96,8 +96,10 @@ def _rmdir_if_empty(directory: str) -> None:
 
 def _v2_hint(error: ContainerError) -> str:
     if error.errno == errno.EBUSY:
+        root = "/sys/fs/cgroup"
         return (
-            "processes are in the cgroup that shall hold others: run in a delegated one (systemd-run -p Delegate=yes)"
+            "processes are in the group that shall hand controllers down, as in a container; move them below it first: "
+            f"mkdir {root}/init; xargs -rn1 <{root}/cgroup.procs >{root}/init/cgroup.procs"
         )
     return "harness doctor shows the cgroup controllers of this host"
 

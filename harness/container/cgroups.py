@@ -156,16 +156,27 @@ def own_path(hierarchy: Hierarchy) -> str:
 
 def prepare_parent(layout: Layout, parent: str) -> None:
     """Make the group that holds others: not timed. Raises ContainerError (EBUSY where v2 has processes in the way)."""
-    for hierarchy in layout.used():
-        path = f"{hierarchy.path}/{parent}"
-        cgroupfs.make_directory(path)
-        if hierarchy.version == 2:
-            wanted = sorted(hierarchy.controllers & set(CONTROLLERS))
-            for directory in (hierarchy.path, path):
-                enabled = (cgroupfs.read(f"{directory}/cgroup.subtree_control") or "").split()
-                for name in wanted:
-                    if name not in enabled:
-                        cgroupfs.write(f"{directory}/cgroup.subtree_control", f"+{name}")
+    try:
+        for hierarchy in layout.used():
+            path = f"{hierarchy.path}/{parent}"
+            cgroupfs.make_directory(path)
+            if hierarchy.version == 2:
+                for directory in (hierarchy.path, path):
+                    _hand_down(directory, hierarchy.controllers & set(CONTROLLERS))
+    except ContainerError:
+        remove_parent(layout, parent)
+        raise
+
+
+def _hand_down(directory: str, controllers: frozenset[str]) -> None:
+    """Let the groups below have the controllers: all by one write, so that either all are enabled or none.
+
+    One by one, `cpu` would be granted even in a group with processes: it turns that group into a threaded one, and what
+    follows is refused with EOPNOTSUPP (cgroup-v2.rst, "Threads").
+    """
+    enabled = (cgroupfs.read(f"{directory}/cgroup.subtree_control") or "").split()
+    if wanted := controllers.difference(enabled):
+        cgroupfs.write(f"{directory}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
 
 
 def remove_parent(layout: Layout, parent: str) -> None:

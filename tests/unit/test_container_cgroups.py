@@ -121,3 +121,16 @@ def test_removing_a_group_takes_all_below_it_in_every_tree(tmp_path: Path) -> No
     trees = Layout(tuple(Hierarchy(str(tmp_path / name), 1, frozenset({name})) for name in "ab"))
     cgroups.remove_group(trees, "harness-1", 0)
     assert sorted(path.name for path in tmp_path.glob("*/*")) == ["other"]
+
+
+def test_controllers_are_handed_down_by_one_write_so_that_a_refusal_changes_nothing(tmp_path: Path) -> None:
+    make(tmp_path, {"cgroup.subtree_control": "", "harness-1/cgroup.subtree_control": "memory"})
+    cgroups.prepare_parent(v2_at(tmp_path), "harness-1")
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    assert (tmp_path / "harness-1" / "cgroup.subtree_control").read_text() == "+cpu +pids"
+
+
+def test_parent_that_cannot_be_prepared_is_not_left_behind(tmp_path: Path) -> None:
+    with pytest.raises(ContainerError, match="subtree_control"):
+        cgroups.prepare_parent(v2_at(tmp_path), "harness-1")
+    assert not (tmp_path / "harness-1").exists()
