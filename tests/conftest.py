@@ -89,6 +89,7 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "libvirt": _libvirt,
     "kernel": _kernel,
     "erofs": functools.partial(_program, "mkfs.erofs"),
+    "apt": functools.partial(_program, "apt-get"),
     "crun": functools.partial(_program, "crun"),
     "kvm": _kvm,
 }
