@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import click
 
@@ -24,6 +26,29 @@ def loadable_backends() -> tuple[list[Backend], list[str]]:
     return backends, problems
 
 
+@dataclass(slots=True)
+class Sweep:
+    """What was found of dead runs (token -> lines), which of them are still there, and what could not be done."""
+
+    found: dict[str, list[str]] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def sweep(backends: Sequence[Backend], *, dry_run: bool) -> Sweep:
+    """Remove the remains of every dead run; one that resists does not keep the others."""
+    done = Sweep()
+    for token in dead_tokens(backends):
+        try:
+            done.found[token] = reap(token, backends, dry_run=dry_run)
+        except (HarnessError, OSError) as error:
+            done.found[token] = []
+            done.problems.append(f"{token}: {error}")
+    if not dry_run:
+        done.left = [token for token in dead_tokens(backends) if token in done.found]
+    return done
+
+
 @click.command(short_help="Remove everything that a dead run left behind.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -32,19 +57,25 @@ def clean(*, dry_run: bool, as_json: bool) -> None:
 
     Guests, containers, cgroups, mounts and scratch directories carry the token of their run in their names; a run whose
     process still lives is left alone. Prints one line for each thing. Run directories under results/ are never touched.
+
+    Runs with another HARNESS_RUNTIME than this command's are taken for dead.
     """
     backends, problems = loadable_backends()
-    found = {token: reap(token, backends, dry_run=dry_run) for token in dead_tokens(backends)}
-    left = [] if dry_run else dead_tokens(backends)
+    swept = sweep(backends, dry_run=dry_run)
+    problems += swept.problems
     if as_json:
-        document = {"schema": "harness.clean/1", "dry_run": dry_run, "found": found, "left": left, "problems": problems}
+        document = {
+            "schema": "harness.clean/1", "dry_run": dry_run, "found": swept.found, "left": swept.left,
+            "problems": problems,
+        }  # fmt: skip
         click.echo(json.dumps(document, indent=2))
     else:
-        for line in (line for lines in found.values() for line in lines):
+        for line in (line for lines in swept.found.values() for line in lines):
             click.echo(("would remove " if dry_run else "removed ") + line)
-        if not found:
+        if not swept.found:
             click.echo("nothing to clean")
         for problem in problems:
             click.echo(problem, err=True)
-    if left:
-        raise CapabilityError(f"clean: {', '.join(left)}: still there", hint="are you root?")
+    if swept.left:
+        hint = "are you root? Another try may help: a process that hangs in the kernel keeps its cgroup"
+        raise CapabilityError(f"clean: {', '.join(swept.left)}: still there", hint=hint)

@@ -49,9 +49,11 @@ def claim(token: str, run_id: str) -> Path:
     """
     scratch = runtime_dir() / token
     owner = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "boot_id": boot_id(), "run_id": run_id}
+    unowned = scratch.with_name(f".{token}")  # it gets its name with its owner in it: without one it would be cleaned
     try:
-        scratch.mkdir(parents=True, mode=0o755)
-        (scratch / OWNER_FILE).write_text(json.dumps(owner))
+        unowned.mkdir(parents=True, mode=0o755)
+        (unowned / OWNER_FILE).write_text(json.dumps(owner))
+        unowned.rename(scratch)
     except OSError as error:
         hint = "set HARNESS_RUNTIME to a directory that is yours, with a short path"
         raise CapabilityError(f"runtime directory: {scratch}: cannot be made: {error.strerror}", hint=hint) from error
@@ -79,7 +81,8 @@ def living_owner(run_id: str) -> Owner | None:
 
 def scratch_tokens() -> set[str]:
     base = runtime_dir()
-    return {entry.name for entry in base.iterdir() if entry.is_dir()} if base.is_dir() else set()
+    entries = base.iterdir() if base.is_dir() else ()
+    return {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
 
 
 def dead_tokens(backends: Iterable[Backend]) -> list[str]:
