@@ -1,13 +1,26 @@
-"""Read marks out of the bytes of a channel that may also carry console text. Pure: no clock, no fd."""
+"""Read marks out of the bytes of a channel that may also carry console text. Pure: no clock, no fd.
+
+In a guest anything may be written to that channel, by its root as well: whatever comes, memory stays bounded.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from harness.model.milestones import Mark
 
 START = 0x1E
 LINE_MAX_BYTES = 1024
+
+# 20 digits hold every number of 64 bits.
+_MARK = re.compile(rb"([a-z][a-z.]{0,31}) ([0-9]{1,20})(?: (.*))?", re.DOTALL)
+_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != 0x09}
+
+
+def printable(text: bytes) -> str:
+    """Return text that can be shown on a terminal: what an image or a guest wrote must not steer it."""
+    return text.decode("utf-8", "replace").translate(_CONTROLS)
 
 
 class MarkParser:
@@ -33,14 +46,19 @@ class MarkParser:
             self._line += chunk[at : end if end >= 0 else len(chunk)]
             if end < 0 and len(self._line) <= LINE_MAX_BYTES:
                 break
-            mark = _parse(bytes(self._line), at_ns)
-            if mark is None:
-                self._keep(bytes(self._line))
-            else:
+            mark = self._take_line(bytes(self._line), at_ns)
+            if mark is not None:
                 marks.append(mark)
             self._line = None
             at = end + 1 if end >= 0 else len(chunk)
         return marks
+
+    def _take_line(self, line: bytes, at_ns: int) -> Mark | None:
+        """A mark holds no START: one that does was broken off by another, so the last one counts."""
+        text, _, last = line.rpartition(bytes([START]))
+        mark = _parse(last, at_ns)
+        self._keep(text if mark else line)
+        return mark
 
     def _keep(self, text: bytes) -> None:
         self.console += text[: max(0, self._console_max_bytes - len(self.console))]
@@ -48,10 +66,11 @@ class MarkParser:
 
 def _parse(line: bytes, at_ns: int) -> Mark | None:
     """Return the mark `NAME INSIDE_NS [DETAIL]`, or None when it is none."""
-    words = line.decode("utf-8", "replace").split(" ", 2)
-    if len(words) < 2 or not words[1].isdigit():
+    match = _MARK.fullmatch(line) if len(line) <= LINE_MAX_BYTES else None
+    if match is None:
         return None
-    return Mark(words[0], at_ns, words[2] if len(words) == 3 else "", int(words[1]))
+    name, inside_ns, detail = match.groups()
+    return Mark(name.decode(), at_ns, printable(detail or b""), int(inside_ns))
 
 
 def delivery_ns(marks: Sequence[Mark], *, same_clock: bool) -> list[int]:

@@ -5,35 +5,59 @@ Nothing but the reader thread runs between `requested` and `ready`, and it does 
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from harness.agent.marks import MarkParser
+from harness.agent import answers
+from harness.agent.marks import MarkParser, printable
 from harness.errors import AgentError, TrialError, TrialTimeout
-from harness.model.milestones import EXITED, READY, Mark
+from harness.model.milestones import ANSWER, EXEC, EXITED, INIT, READY, RUNTIME_EXEC, Mark
 from harness.model.records import Attestation
 
+log = logging.getLogger(__name__)
+
 OUTPUT_MAX_BYTES = 16 << 20
+CALIBRATION_MAX = 20_000
+REQUEST_MAX_BYTES = 8 << 20
+"""Of a payload; `src/control.c` has the same. The kernel takes no more than 6 MiB of arguments (execve(2))."""
+
 _CHUNK_BYTES = 1 << 16
+_LAST_WORDS_S = 0.5
+_BYE_NS = 100_000_000
+# Only these may come from inside: an image or a guest's root that writes `requested` or `deleted` changes nothing.
+_FROM_INSIDE = frozenset({RUNTIME_EXEC, INIT, EXEC, READY, ANSWER, EXITED, "error"})
+_SAMPLES = frozenset({"cal", "took"})
+# How long an answer may be: twice what `src/workload.c` keeps of a command's output, and the longest argv and env.
+_EXEC_MAX_BYTES, _ATTEST_MAX_BYTES, _INSIDE_MAX_BYTES, _SHORT_MAX_BYTES = 3 << 20, 8 << 20, 1 << 20, 4096
 _Handler = Callable[[int, bytes, int], None]
+_T = TypeVar("_T")
+
+
+def _keep(stream: bytearray, chunk: bytes) -> None:
+    stream += chunk[: max(0, OUTPUT_MAX_BYTES - len(stream))]
 
 
 class AgentSession:
-    """One agent. Channels are added as fds (`add_marks`, ...) or as listening sockets (`listen`); it owns them."""
+    """One agent. Channels are added as fds (`add_marks`, ...) or as listening sockets (`listen`); it owns them.
+
+    Whatever arrives, memory stays bounded: the first mark of each name counts, output is cut at OUTPUT_MAX_BYTES.
+    """
 
     def __init__(self) -> None:
         self.marks: list[Mark] = []
         self.calibration: list[Mark] = []
         self.stdout = bytearray()
         self.stderr = bytearray()
-        self.dropped_bytes = 0
+        self.stdout_bytes = 0
+        self.stderr_bytes = 0
         self.parser = MarkParser()
+        self._unanswered: str | None = None
         self._changed = threading.Condition()
         self._poll = select.epoll()
         self._handlers: dict[int, _Handler] = {}
@@ -41,6 +65,7 @@ class AgentSession:
         self._owned: dict[int, socket.socket] = {}
         self._control: socket.socket | None = None
         self._marks_closed = False
+        self._reader_ended = False
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll.register(self._wake_r, select.EPOLLIN)
         self._thread = threading.Thread(target=self._read_loop, name="agent-reader", daemon=True)
@@ -58,10 +83,18 @@ class AgentSession:
         self._register(fd, self._on_marks)
 
     def add_stdout(self, fd: int) -> None:
-        self._register(fd, lambda _fd, chunk, _at: self._keep(self.stdout, chunk))
+        def on_bytes(_fd: int, chunk: bytes, _at_ns: int) -> None:
+            self.stdout_bytes += len(chunk)
+            _keep(self.stdout, chunk)
+
+        self._register(fd, on_bytes)
 
     def add_stderr(self, fd: int) -> None:
-        self._register(fd, lambda _fd, chunk, _at: self._keep(self.stderr, chunk))
+        def on_bytes(_fd: int, chunk: bytes, _at_ns: int) -> None:
+            self.stderr_bytes += len(chunk)
+            _keep(self.stderr, chunk)
+
+        self._register(fd, on_bytes)
 
     def add_control(self, channel: socket.socket) -> None:
         with self._changed:
@@ -111,6 +144,14 @@ class AgentSession:
         self._poll.register(fd, select.EPOLLIN | select.EPOLLHUP)
 
     def _read_loop(self) -> None:
+        try:
+            self._read_until_woken()
+        finally:  # whoever waits shall learn of it
+            with self._changed:
+                self._reader_ended = True
+                self._changed.notify_all()
+
+    def _read_until_woken(self) -> None:
         while True:
             for fd, _event in self._poll.poll():
                 at_ns = time.monotonic_ns()
@@ -150,17 +191,22 @@ class AgentSession:
 
     def _on_marks(self, _fd: int, chunk: bytes, at_ns: int) -> None:
         for mark in self.parser.feed(chunk, at_ns):
-            self._append(mark)
+            if mark.milestone in _SAMPLES:
+                self._append_sample(mark)
+            elif mark.milestone in _FROM_INSIDE and self.find(mark.milestone) is None:
+                self._append(mark)
 
     def _append(self, mark: Mark) -> None:
         with self._changed:
-            (self.calibration if mark.milestone in {"cal", "took"} else self.marks).append(mark)
+            self.marks.append(mark)
             self._changed.notify_all()
 
-    def _keep(self, stream: bytearray, chunk: bytes) -> None:
-        room = max(0, OUTPUT_MAX_BYTES - len(stream))
-        stream += chunk[:room]
-        self.dropped_bytes += len(chunk) - len(chunk[:room])
+    def _append_sample(self, mark: Mark) -> None:
+        is_number = mark.detail.isascii() and mark.detail.isdigit() and len(mark.detail) <= 20
+        if is_number and len(self.calibration) < CALIBRATION_MAX:
+            with self._changed:
+                self.calibration.append(mark)
+                self._changed.notify_all()
 
     # -- what backends and probes call ---------------------------------------------------------------------------
 
@@ -187,7 +233,7 @@ class AgentSession:
         ended = self.find(EXITED)
         if ended is not None and milestone == READY:
             raise AgentError(f"workload: ended with code {ended.detail} before it was ready", hint=self.tail())
-        if self._marks_closed:
+        if self._marks_closed or self._reader_ended:
             raise AgentError(f"instance: gone before {milestone}; last: {self._last()}", hint=self.tail())
 
     def _last(self) -> str:
@@ -196,29 +242,56 @@ class AgentSession:
     def tail(self) -> str | None:
         """Return the end of what the workload (else the guest's console) said, as a hint."""
         for name, stream in (("stderr", self.stderr), ("stdout", self.stdout), ("console", self.parser.console)):
-            lines = bytes(stream[-2000:]).decode("utf-8", "replace").strip().splitlines()
+            lines = [printable(line) for line in bytes(stream[-2000:]).strip().splitlines()]
             if lines:
                 return f"{name}: " + " | ".join(lines[-3:])
         return None
 
-    def request(self, line: str, deadline_ns: int, payload: bytes = b"") -> bytes:
-        """Send one request, return the body of its answer. Raises AgentError, TrialTimeout."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._control is not None, max(0, deadline_ns - time.monotonic_ns()) / 1e9)
-        if self._control is None:
-            raise TrialTimeout(f"control channel: not open in time for '{line}'")
-        self._bound(deadline_ns)
+    def request(self, line: str, deadline_ns: int, payload: bytes = b"", *, max_bytes: int = _SHORT_MAX_BYTES) -> bytes:
+        """Send one request, return the body of its answer, of at most `max_bytes`. Raises AgentError, TrialTimeout.
+
+        A request that failed or was interrupted leaves the channel out of step: no other one can be made after it.
+        """
+        control = self._await_control(line, deadline_ns)
+        if self._unanswered is not None:
+            raise AgentError(f"agent: {line}: not asked: '{self._unanswered}' was never answered", hint=self.tail())
+        self._unanswered = line
         try:
-            self._control.sendall(line.encode() + b"\n" + payload)
-            head = self._receive_line(deadline_ns).split()
-            body = self._receive(int(head[1]), deadline_ns)
+            self._bound(deadline_ns)
+            control.sendall(line.encode() + b"\n" + payload)
+            worked, count = answers.parse_head(self._receive_line(deadline_ns))
+            if count > max_bytes:
+                raise ValueError(f"an answer of {count} bytes, more than {max_bytes}")
+            body = self._receive(count, deadline_ns)
         except TimeoutError:
             raise TrialTimeout(f"agent: no answer to '{line}' in time; last: {self._last()}") from None
-        except (OSError, ValueError, IndexError) as error:
+        except OSError as error:
+            raise AgentError(f"agent: {line}: {self._last_words() or error}", hint=self.tail()) from error
+        except ValueError as error:
             raise AgentError(f"agent: {line}: {error}", hint=self.tail()) from error
-        if head[0] != "OK":
-            raise AgentError(f"agent: {line}: {body.decode('utf-8', 'replace')}")
+        self._unanswered = None
+        if not worked:
+            raise AgentError(f"agent: {line}: {printable(body)}")
         return body
+
+    def _await_control(self, line: str, deadline_ns: int) -> socket.socket:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._control is not None or self._marks_closed or self._reader_ended,
+                max(0, deadline_ns - time.monotonic_ns()) / 1e9,
+            )
+            if self._control is not None:
+                return self._control
+            if self._marks_closed or self._reader_ended:
+                raise AgentError(f"instance: gone before '{line}'; last: {self._last()}", hint=self.tail())
+        raise TrialTimeout(f"control channel: not open in time for '{line}'")
+
+    def _last_words(self) -> str | None:
+        """Return why the agent ended, if it did: its mark comes by another channel, perhaps a moment later."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._marks_closed or self.find("error") is not None, _LAST_WORDS_S)
+        error = self.find("error")
+        return error.detail if error else None
 
     def control(self) -> socket.socket:
         """Return the open control channel. Raises AgentError before it is open."""
@@ -227,62 +300,78 @@ class AgentSession:
         return self._control
 
     def _bound(self, deadline_ns: int) -> None:
-        assert self._control is not None
-        self._control.settimeout(max(0.001, (deadline_ns - time.monotonic_ns()) / 1e9))
+        left_ns = deadline_ns - time.monotonic_ns()
+        if left_ns <= 0:
+            raise TimeoutError
+        self.control().settimeout(left_ns / 1e9)
 
     def _receive(self, count: int, deadline_ns: int) -> bytes:
-        assert self._control is not None
         data = bytearray()
         while len(data) < count:
             self._bound(deadline_ns)
-            chunk = self._control.recv(min(count - len(data), _CHUNK_BYTES))
+            chunk = self.control().recv(min(count - len(data), _CHUNK_BYTES))
             if not chunk:
-                error = self.find("error")
-                raise OSError(error.detail if error else "the channel was closed")
+                raise OSError("the channel was closed")
             data += chunk
         return bytes(data)
 
-    def _receive_line(self, deadline_ns: int) -> str:
-        line = bytearray()
-        while not line.endswith(b"\n"):
+    def _receive_line(self, deadline_ns: int) -> bytes:
+        line = b""
+        while not line.endswith(b"\n") and len(line) < answers.HEAD_MAX_BYTES:
             line += self._receive(1, deadline_ns)
-        return line.decode()
+        return line
 
     def inside(self, deadline_ns: int) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = json.loads(self.request("inside", deadline_ns))
-        return answer
+        return self._checked("inside", answers.parse_inside, deadline_ns, _INSIDE_MAX_BYTES)
 
     def attest(self, deadline_ns: int) -> Attestation:
         """Return what the agent ran on; the environment comes back as a mapping."""
-        answer = json.loads(self.request("attest", deadline_ns))
-        env = dict(entry.split("=", 1) for entry in answer.pop("env"))
-        return Attestation(argv=tuple(answer.pop("argv")), env=env, **answer)
+        return self._checked("attest", answers.parse_attestation, deadline_ns, _ATTEST_MAX_BYTES)
+
+    def _checked(
+        self, line: str, parse: Callable[[bytes], _T], deadline_ns: int, max_bytes: int, payload: bytes = b""
+    ) -> _T:
+        body = self.request(line, deadline_ns, payload, max_bytes=max_bytes)
+        try:
+            return parse(body)
+        except ValueError as error:
+            raise AgentError(f"agent: {line.partition(' ')[0]}: malformed answer: {error}") from error
 
     def calibrate(self, count: int, deadline_ns: int) -> Sequence[Mark]:
         """Return pairs of marks: `cal` (one sample) and `took` (detail: ns that sending it took inside)."""
         first = len(self.calibration)
         self.request(f"calibrate {count}", deadline_ns)
+        with self._changed:  # the answer comes by another channel and may overtake the last marks
+            self._changed.wait_for(lambda: len(self.calibration) >= first + 2 * count, _LAST_WORDS_S)
         return self.calibration[first:]
 
     def exec(self, argv: Sequence[str], timeout_ns: int) -> tuple[int, bytes, bytes]:
-        """Run a command inside; return its code, stdout and stderr."""
+        """Run a command inside; return its code, stdout and stderr (of each the first MiB)."""
         payload = b"".join(os.fsencode(word) + b"\0" for word in argv)
+        if payload.count(b"\0") != len(argv) or len(payload) > REQUEST_MAX_BYTES:
+            why = f"a NUL byte inside, or more than {REQUEST_MAX_BYTES} bytes"
+            raise AgentError(f"agent: exec: {argv[0][:80]!r}: {why}")
         deadline_ns = time.monotonic_ns() + timeout_ns + 5_000_000_000
-        body = self.request(f"exec {timeout_ns} {len(payload)}", deadline_ns, payload)
-        head, _, rest = body.partition(b"\n")
-        code, out_bytes, err_bytes = map(int, head.split())
-        return code, rest[:out_bytes], rest[out_bytes : out_bytes + err_bytes]
+        line = f"exec {timeout_ns} {len(payload)}"
+        return self._checked(line, answers.parse_exec, deadline_ns, _EXEC_MAX_BYTES, payload)
 
     def finish(self, deadline_ns: int) -> None:
         """End the workload, wait for every byte of its output, then let the agent go. Raises TrialError."""
-        expected = [int(word) for word in self.request("stop", deadline_ns).split()]
-        while [len(self.stdout), len(self.stderr)] != expected and not self.dropped_bytes:
-            if time.monotonic_ns() > deadline_ns:
-                have = [len(self.stdout), len(self.stderr)]
-                raise TrialError(f"output: incomplete: {have} of {expected} bytes of stdout, stderr arrived")
+        expected = self._checked("stop", lambda body: answers.parse_numbers(body, 2), deadline_ns, _SHORT_MAX_BYTES)
+        while (have := (self.stdout_bytes, self.stderr_bytes)) != expected:
+            too_many = have[0] > expected[0] or have[1] > expected[1]
+            if too_many or time.monotonic_ns() > deadline_ns:
+                how = "more than were sent" if too_many else "incomplete"
+                raise TrialError(f"output: {how}: {have} of {expected} bytes of stdout, stderr arrived")
             time.sleep(0.0005)
-        assert self._control is not None
-        self._control.sendall(b"bye\n")
+        dropped_bytes = sum(have) - len(self.stdout) - len(self.stderr)
+        if dropped_bytes:
+            log.warning("output: %d bytes dropped: %d of each stream are kept", dropped_bytes, OUTPUT_MAX_BYTES)
+        try:
+            self._bound(max(deadline_ns, time.monotonic_ns() + _BYE_NS))
+            self.control().sendall(b"bye\n")
+        except OSError as error:
+            raise AgentError(f"agent: ended before it was let go: {self._last_words() or error}") from error
 
     def close(self) -> None:
         """Stop the reader and close every channel; calling it again does nothing."""
