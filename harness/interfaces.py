@@ -61,17 +61,23 @@ class ExecResult:
     stderr: bytes
 
 
+def _say_nothing(_text: str) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class RunContext:
     """Where one run may put things: everything it creates carries `token` (8 hex digits of the run id).
 
-    `scratch` is a short path on the host for sockets and per-trial files, `cache` survives runs.
+    `scratch` is a short path on the host for sockets and per-trial files, `cache` survives runs. `say` tells people why
+    preparing takes long.
     """
 
     run_id: str
     token: str
     scratch: Path
     cache: Path
+    say: Callable[[str], None] = _say_nothing
 
 
 @dataclass(frozen=True, slots=True)

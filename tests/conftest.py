@@ -136,6 +136,16 @@ def _quick_collections() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def registry(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs that a test makes in this process are listed in a directory of its own, not in the host's."""
+    from harness.trials import ownership
+
+    place = tmp_path_factory.mktemp("registry")
+    monkeypatch.setattr(ownership, "_ROOTS_REGISTRY", place)
+    return place
+
+
 def _mounts() -> set[str]:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return {line.split(" ")[4] for line in lines}

@@ -84,13 +84,14 @@ def boot_verdict(guest: Guest, timeout_ns: int = TIMEOUT_NS) -> Verdict:
     return Verdict(usable=True, reason=f"a guest reached its init in {format_ns(time.monotonic_ns() - start_ns)}")
 
 
-def probe(cache: Path, key: str, make_guest: Callable[[], Guest]) -> Verdict:
+def probe(cache: Path, key: str, make_guest: Callable[[], Guest], say: Callable[[str], None]) -> Verdict:
     """Return the verdict for `key`, from the cache or by booting `make_guest()`."""
     missing = device_missing()
     if missing:
         return Verdict(usable=False, reason=missing)
     verdict = cached(cache, key)
     if verdict is None:
+        say(f"trying KVM with a guest: up to {format_ns(TIMEOUT_NS)}, once for each boot of this host")
         verdict = boot_verdict(make_guest())
         _remember(cache, key, verdict)
     return verdict

@@ -107,6 +107,11 @@ def _share_capabilities(first: Path, root: Path) -> None:
         shutil.copytree(known, root / "cache")
 
 
+def knows_qemu(cache: Path) -> bool:
+    """Return whether libvirt has asked QEMU for its capabilities before, in this process's directory."""
+    return any((embed_root(cache) / "cache" / "qemu" / "capabilities").glob("*.xml"))
+
+
 def check_uri(uri: str) -> None:
     """Raise CapabilityError for a remote host: its marks would cross a network and its files are not ours."""
     parts = urlsplit(uri)
@@ -174,8 +179,12 @@ def versions(connection: Any) -> dict[str, str]:
     def dotted(number: int) -> str:
         return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
 
-    return {
-        "libvirt": dotted(connection.getLibVersion()),
-        "qemu": dotted(connection.getVersion()),
-        "uri": connection.getURI(),
-    }
+    libvirt = import_libvirt()
+    try:
+        return {
+            "libvirt": dotted(connection.getLibVersion()),
+            "qemu": dotted(connection.getVersion()),
+            "uri": connection.getURI(),
+        }
+    except libvirt.libvirtError as error:
+        raise CapabilityError(f"libvirt: QEMU: {error}", hint="is qemu-system-x86 installed?") from error

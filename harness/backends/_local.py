@@ -302,7 +302,7 @@ def reap(token: str, *, dry_run: bool) -> Sequence[str]:
         if not dry_run:
             with translated("reap"):
                 cgroups.remove_group(layout, name, time.monotonic_ns() + _REAP_NS)
-    for point in mountinfo.below(str(runtime_dir() / token)):
+    for point in mountinfo.below(str((runtime_dir() / token).resolve())):
         lines.append(f"mount: {point}")
         if not dry_run:
             syscalls.umount2(point, syscalls.MNT_DETACH)

@@ -159,6 +159,8 @@ class LibvirtBackend:
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)
         boot = _boot(options, context.cache)
+        if options.uri is None and not _connection.knows_qemu(context.cache):
+            context.say("libvirt asks QEMU what it can do: about 8 s, once for each QEMU")
         connection = _connection.connect(options.uri, context.cache)
         versions = _connection.versions(connection)
         template = self._template(spec.limits.memory_bytes, math.ceil(spec.limits.cpus), options, boot, context)
@@ -224,6 +226,7 @@ class LibvirtBackend:
                 context.cache,
                 _verdict_key(template.kernel, Path(template.emulator), template.machine),
                 lambda: _trial_guest(with_kvm, connection, context),
+                context.say,
             )
 
         accelerator, why = _accelerator.choose(options.accel, verdict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -160,9 +160,11 @@ def refuse_other_ground(former: RunRecord, now: RunRecord) -> None:
         raise StoreError(message, hint="blocks of one run must be comparable: start a new run")
 
 
-def prepare_arms(composition: Composition, scratch: Path, cleanup: contextlib.ExitStack) -> dict[str, Arm]:
+def prepare_arms(
+    composition: Composition, scratch: Path, cleanup: contextlib.ExitStack, say: Callable[[str], None]
+) -> dict[str, Arm]:
     """Prepare every runtime; what was prepared is closed by `cleanup`, also when a later one fails."""
-    context = RunContext(composition.run_id, composition.token, scratch, cache_dir())
+    context = RunContext(composition.run_id, composition.token, scratch, cache_dir(), say)
     arms: dict[str, Arm] = {}
     by_name = {backend.name: backend for backend in composition.backends}
     for name, runtime in composition.loaded.scenario.runtimes.items():

@@ -57,8 +57,6 @@ def clean(*, dry_run: bool, as_json: bool) -> None:
 
     Guests, containers, cgroups, mounts and scratch directories carry the token of their run in their names; a run whose
     process still lives is left alone. Prints one line for each thing. Run directories under results/ are never touched.
-
-    Runs with another HARNESS_RUNTIME than this command's are taken for dead.
     """
     backends, problems = loadable_backends()
     swept = sweep(backends, dry_run=dry_run)

@@ -92,8 +92,9 @@ def run(  # noqa: PLR0913  (click passes every option)
             )
         with _interrupts_told(job):
             if scenario is not None:
+                composition = compose(scenario, only=only, overrides=overrides)
                 refuse_unwritable(results)
-                _run(job, compose(scenario, only=only, overrides=overrides))
+                _run(job, composition)
             elif only or overrides:
                 raise UsageError("--resume: takes no --only and no --set: the run goes on as it was planned")
             else:
@@ -172,7 +173,7 @@ def _measure_and_clean_up(job: _Job, composition: Composition, stopping: Stoppin
         scratch = ownership.claim(composition.token, composition.run_id)
         try:
             observer.say(f"preparing {', '.join(composition.loaded.scenario.runtimes)}")
-            arms = prepare_arms(composition, scratch, cleanup)
+            arms = prepare_arms(composition, scratch, cleanup, observer.say)
             record = run_record(composition, arms)
             directory = job.directory = _directory(job, composition, record)
             observer.start(directory.path, record)

@@ -85,7 +85,10 @@ def _emit_namespaces(seen: Mapping[str, Json], *, shared: bool, emit: Emit) -> N
         if link != host[kind]:
             own.append(kind)
         emit(Measurement(metric, int(link != host[kind])))
-    emit(Measurement(OWN_NAMESPACES, len(own), {"names": " ".join(own), "of": str(len(host))}))
+    if isinstance(inside, dict) and inside:
+        emit(Measurement(OWN_NAMESPACES, len(own), {"names": " ".join(own), "of": str(len(host))}))
+    else:
+        emit(Absent(OWN_NAMESPACES, "/proc inside shows no namespace"))
 
 
 def _emit_privileges(seen: Mapping[str, Json], acts_on: str, emit: Emit) -> None:

@@ -17,6 +17,8 @@ from harness.host.paths import runtime_dir
 from harness.interfaces import Backend
 
 OWNER_FILE = "owner.json"
+_ROOTS_REGISTRY = Path("/run/harness")
+"""Where root's runs can be found whatever HARNESS_RUNTIME says; a run elsewhere leaves a link to its directory here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def registry() -> Path:
+    """Return the directory that names every run of this user on this host."""
+    return _ROOTS_REGISTRY if os.geteuid() == 0 else runtime_dir()
+
+
 def claim(token: str, run_id: str) -> Path:
     """Make the run's scratch directory and write down who owns it; return the directory.
 
@@ -54,6 +61,9 @@ def claim(token: str, run_id: str) -> Path:
         unowned.mkdir(parents=True, mode=0o755)
         (unowned / OWNER_FILE).write_text(json.dumps(owner))
         unowned.rename(scratch)
+        if registry() != runtime_dir():
+            registry().mkdir(parents=True, exist_ok=True)
+            (registry() / token).symlink_to(scratch)
     except OSError as error:
         hint = "set HARNESS_RUNTIME to a directory that is yours, with a short path"
         raise CapabilityError(f"runtime directory: {scratch}: cannot be made: {error.strerror}", hint=hint) from error
@@ -75,28 +85,39 @@ def is_alive(owner: Owner | None) -> bool:
 
 def living_owner(run_id: str) -> Owner | None:
     """Return the process that works on a run now, None where nobody does."""
-    owners = (read_owner(runtime_dir() / token) for token in scratch_tokens())
+    owners = (owner_of(token) for token in scratch_tokens())
     return next((owner for owner in owners if owner and owner.run_id == run_id and is_alive(owner)), None)
 
 
+def owner_of(token: str) -> Owner | None:
+    """Return who owns a run, wherever its directory is; None where nobody does."""
+    return read_owner(runtime_dir() / token) or read_owner(registry() / token)
+
+
 def scratch_tokens() -> set[str]:
-    base = runtime_dir()
-    entries = base.iterdir() if base.is_dir() else ()
-    return {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    """Return the tokens of all directories of runs, and of links to such."""
+    bases = {runtime_dir(), registry()}
+    entries = [entry for base in bases if base.is_dir() for entry in base.iterdir()]
+    return {
+        entry.name for entry in entries if not entry.name.startswith(".") and (entry.is_dir() or entry.is_symlink())
+    }
 
 
 def dead_tokens(backends: Iterable[Backend]) -> list[str]:
     """Return the tokens of all runs that left something here and whose process has ended."""
     found = scratch_tokens().union(*(backend.tokens() for backend in backends))
-    return sorted(token for token in found if not is_alive(read_owner(runtime_dir() / token)))
+    return sorted(token for token in found if not is_alive(owner_of(token)))
 
 
 def reap(token: str, backends: Sequence[Backend], *, dry_run: bool) -> list[str]:
     """Remove all that carries `token`, scratch directory last; return one line for each thing found."""
     lines = [line for backend in backends for line in backend.reap(token, dry_run=dry_run)]
-    scratch = runtime_dir() / token
-    if scratch.is_dir():
-        lines.append(f"directory: {scratch}")
-        if not dry_run:
-            shutil.rmtree(scratch)
+    for scratch in (runtime_dir() / token, registry() / token):
+        directory = scratch.resolve()
+        if directory.is_dir():
+            lines.append(f"directory: {directory}")
+            if not dry_run:
+                shutil.rmtree(directory)
+        if scratch.is_symlink() and not dry_run:
+            scratch.unlink()
     return list(dict.fromkeys(lines))

@@ -14,8 +14,9 @@ from harness.errors import StoreError, TrialError, TrialTimeout
 from harness.host.noise import Sampler
 from harness.interfaces import Arm, Instance, Probe
 from harness.model.metrics import Absent, Measurement
-from harness.model.milestones import REQUESTED
+from harness.model.milestones import EXITED, READY, REQUESTED, STOPPING
 from harness.model.records import Attestation, MetricValue, Noise, Status, TrialRecord, TrialSpec
+from harness.model.units import format_ns
 
 STOP_NS = 30_000_000_000
 ATTEST_NS = 120_000_000_000
@@ -175,11 +176,26 @@ def _finish(
         instance.stop(time.monotonic_ns() + STOP_NS)
     except TrialError as error:
         outcome.fail(error)
+    _refuse_death_after_ready(instance, outcome)
     _keep_logs(instance, outcome, log_dir)
     for probe in probes:
         probe.conclude(instance, ledger.emit)
     requested_ns = next(mark.at_ns for mark in instance.marks if mark.milestone == REQUESTED)
-    return {mark.milestone: mark.at_ns - requested_ns for mark in reversed(instance.marks) if mark.milestone != "error"}
+    first = {
+        mark.milestone: mark.at_ns - requested_ns for mark in reversed(instance.marks) if mark.milestone != "error"
+    }
+    return dict(sorted(first.items(), key=lambda item: item[1]))
+
+
+def _refuse_death_after_ready(instance: Instance, outcome: _Outcome) -> None:
+    """A server that dies once it was ready was not there any more when memory and isolation were read."""
+    seen = {mark.milestone: mark for mark in reversed(instance.marks)}
+    ended, stopping, ready = seen.get(EXITED), seen.get(STOPPING), seen.get(READY)
+    if ended is None or ready is None or (stopping is not None and ended.at_ns > stopping.at_ns):
+        return
+    if ended.detail not in {"", "0"}:
+        after = format_ns(max(0, ended.at_ns - ready.at_ns))
+        outcome.fail(TrialError(f"workload: ended with code {ended.detail}, {after} after it was ready"))
 
 
 def _keep_logs(instance: Instance, outcome: _Outcome, log_dir: Path) -> None:

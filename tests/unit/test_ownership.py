@@ -12,8 +12,8 @@ from harness.trials import ownership
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path))
-    return tmp_path
+    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path / "runtime"))
+    return tmp_path / "runtime"
 
 
 class Backend:
@@ -77,3 +77,19 @@ def test_start_ticks_tell_processes_apart() -> None:
     assert own is not None
     assert own > 0
     assert ownership.start_ticks(2**22 + 1) is None
+
+
+def test_a_living_run_with_another_runtime_directory_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership.os, "geteuid", lambda: 0)
+    scratch = ownership.claim("0123abcd", "run")
+    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path / "elsewhere"))
+    backend = Backend({"0123abcd": ["guest: qemu"]})
+    assert ownership.dead_tokens([backend]) == []
+    owner = json.loads((scratch / "owner.json").read_text())
+    (scratch / "owner.json").write_text(json.dumps(owner | {"start_ticks": 1}))
+    assert ownership.dead_tokens([backend]) == ["0123abcd"]
+    assert ownership.reap("0123abcd", [backend], dry_run=False) == ["guest: qemu", f"directory: {scratch}"]
+    assert not scratch.exists()
+    assert ownership.dead_tokens([backend]) == []

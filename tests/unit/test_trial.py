@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BackendError, TrialError
+from harness.model.milestones import Mark
 from harness.model.records import TrialSpec
 from harness.trials.trial import run_trial
 from tests.fakes import ATTESTATION, CountingProbe, FakeArm, FakeInstance
@@ -78,3 +79,24 @@ def test_a_metric_that_no_probe_told_is_absent_not_zero(tmp_path: Path) -> None:
     record = trial(FakeInstance(), tmp_path, [Silent()])
     assert record.metrics == {}
     assert record.absent == {"fake.length": "the probe did not tell"}
+
+
+def test_a_server_that_dies_once_it_was_ready_is_a_failed_trial(tmp_path: Path) -> None:
+    class Dying(FakeInstance):
+        def wait(self, milestone, deadline_ns):
+            ready = super().wait(milestone, deadline_ns)
+            self.marks.append(Mark("exited", ready.at_ns + 2_000_000, "1"))
+            return ready
+
+    record = trial(Dying(), tmp_path)
+    assert record.status == "failed"
+    assert record.error == "workload: ended with code 1, 2.00 ms after it was ready | stderr: last words"
+
+
+def test_what_ends_because_it_is_stopped_is_no_failure(tmp_path: Path) -> None:
+    class Stopped(FakeInstance):
+        def stop(self, deadline_ns):
+            super().stop(deadline_ns)
+            self.marks.append(Mark("exited", 10**9 + 100, "137"))
+
+    assert trial(Stopped(), tmp_path).status == "ok"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.host.paths import cache_dir
 from harness.model.spec import RootTree
 
 pytestmark = pytest.mark.needs("root", "overlayfs", "qemu", "libvirt", "kernel", "erofs")
@@ -37,7 +38,10 @@ metrics: [startup, memory, isolation]
 @pytest.fixture
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the scenario, its own image store and runtime directory, and the machine's kernel cache."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    cache = cache_dir()  # of the caller's environment, which may say HARNESS_HOME
+    monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "cache").symlink_to(cache)
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     (tmp_path / "scenario.yaml").write_text(SCENARIO)
     assert harness("image", "bootstrap", "busybox", cwd=tmp_path).returncode == 0
@@ -83,8 +87,8 @@ def test_an_arm_that_runs_something_else_is_refused_and_named(ground: Path) -> N
 
     assert harness("run", "scenario.yaml", "--only", "vm", "--set", "control=vm", cwd=ground).returncode == 0
     shutil.rmtree(ground / "results")
-    (disk,) = (ground / "data" / "harness" / "images" / "disks").glob("*.erofs")
-    (tree,) = (path for path in (ground / "data" / "harness" / "images" / "trees").iterdir() if path.is_dir())
+    (disk,) = (ground / "home" / "data" / "images" / "disks").glob("*.erofs")
+    (tree,) = (path for path in (ground / "home" / "data" / "images" / "trees").iterdir() if path.is_dir())
     copy = ground / "copy"
     shutil.copytree(tree, copy, symlinks=True)
     (copy / "etc" / "passwd").write_text("tampered\n")

@@ -13,14 +13,15 @@
 
 enum { NAMES_MAX = 64 };
 
-static void add_namespaces(struct buf *json, const char *process)
+/* The workload's namespaces are the agent's own, which it may always read; another user's it may not (ptrace(2)). */
+static void add_namespaces(struct buf *json)
 {
 	static const char *const kinds[] = {"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"};
 	json_key(json, "namespaces");
 	buf_str(json, "{");
 	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
 		char path[64], link[64];
-		snprintf(path, sizeof path, "/proc/%s/ns/%s", process, kinds[i]);
+		snprintf(path, sizeof path, "/proc/self/ns/%s", kinds[i]);
 		ssize_t len = readlink(path, link, sizeof link - 1);
 		if (len <= 0)
 			continue; /* this kernel has no such namespace */
@@ -176,7 +177,7 @@ void inside(struct buf *json, const struct workload *workload)
 	json_key(json, "kernel"), buf_json(json, uts.release);
 	json_key(json, "hostname"), buf_json(json, uts.nodename);
 	add_file(json, "boot_id", "/proc/sys/kernel/random/boot_id");
-	add_namespaces(json, process);
+	add_namespaces(json);
 	add_status(json, process);
 	add_memory(json);
 	json_key(json, "processes"), buf_fmt(json, "%ld", count_processes());
