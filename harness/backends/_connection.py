@@ -6,6 +6,7 @@ libvirt-python is imported here alone, and only when a VM is wanted.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import threading
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 from harness.backends import _passwd
 from harness.errors import BackendError, CapabilityError
-from harness.host.paths import cache_dir
+from harness.host.paths import cache_dir, runtime_dir
 
 # No daemon, no service, no change to the host: QEMU runs as the caller, and libvirt keeps its hands off cgroups,
 # namespaces and security drivers (the harness meters and confines by itself).
@@ -34,6 +35,7 @@ max_core = 0
 _loop_started = threading.Event()
 _locks: dict[Path, tuple[Path, int]] = {}
 _DIRECTORIES_MAX = 16
+_ROOT_PATH_MAX_BYTES = 107 - len("/lib/qemu/domain-1000-harness-0123abcd-b00/monitor.sock")
 
 
 def import_libvirt() -> Any:
@@ -69,7 +71,7 @@ def _start_loop(libvirt: Any) -> None:
 
 def _home(cache: Path) -> Path:
     """Return the directory of the libvirt side: the log, and one directory for each process at a time."""
-    return cache / "libvirt"
+    return cache.resolve() / "libvirt"
 
 
 def embed_root(cache: Path) -> Path:
@@ -93,12 +95,26 @@ def embed_root(cache: Path) -> Path:
         except BlockingIOError:
             os.close(fd)
             continue
-        _locks[home] = (root, fd)
         _share_capabilities(home / "0", root)
-        return root
+        _locks[home] = (_short(root), fd)
+        return _locks[home][0]
     raise CapabilityError(
         f"libvirt: {home}: {_DIRECTORIES_MAX} harness processes use it already", hint="wait until some have ended"
     )
+
+
+def _short(root: Path) -> Path:
+    """Return a path of the directory that leaves room for libvirt's sockets below it: itself, or a link to it.
+
+    A unix socket's path has at most 107 bytes (unix(7)); libvirt makes `lib/qemu/domain-ID-NAME/monitor.sock` below.
+    """
+    if len(os.fsencode(root)) <= _ROOT_PATH_MAX_BYTES:
+        return root
+    link = runtime_dir() / f".libvirt-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(root)
+    return link
 
 
 def _share_capabilities(first: Path, root: Path) -> None:
