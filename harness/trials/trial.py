@@ -212,10 +212,20 @@ def _keep_logs(instance: Instance, outcome: _Outcome, log_dir: Path) -> None:
     if outcome.status == "ok":
         return
     for name, content in (("stderr", stderr), ("stdout", stdout), ("console", logs["console.log"])):
-        lines = content[-2000:].decode("utf-8", "replace").strip().splitlines()
-        if lines:
-            outcome.error = f"{outcome.error} | {name}: {lines[-1].strip()}"
+        words = _last_words(content)
+        if words:
+            outcome.error = f"{outcome.error} | {name}: {words}"
             return
+
+
+def _last_words(content: bytes) -> str:
+    """Return the line that explains an end: a kernel's panic, with what helps where we know it, else the last line."""
+    panic = content.find(b"Kernel panic")
+    if panic < 0:
+        lines = content[-2000:].decode("utf-8", "replace").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+    line = content[panic:].split(b"\n", 1)[0].decode("utf-8", "replace").strip()
+    return f"{line} (raise limits.memory)" if "memory" in line.lower() else line
 
 
 def _noise(sampler: Sampler) -> Noise:

@@ -100,3 +100,20 @@ def test_what_ends_because_it_is_stopped_is_no_failure(tmp_path: Path) -> None:
             self.marks.append(Mark("exited", 10**9 + 100, "137"))
 
     assert trial(Stopped(), tmp_path).status == "ok"
+
+
+def test_a_panicking_guest_is_explained_by_its_panic_not_by_the_last_line(tmp_path: Path) -> None:
+    console = b"[1.0] Kernel panic - not syncing: System is deadlocked on memory\n[1.1] ---[ end ]---\n"
+
+    class Panicking(FakeInstance):
+        def output(self):
+            return b"", b""
+
+        def console(self):
+            return console + b"x" * 3000
+
+    record = trial(Panicking(ready_ns=None), tmp_path)
+    assert record.error is not None
+    assert record.error.endswith(
+        "console: Kernel panic - not syncing: System is deadlocked on memory (raise limits.memory)"
+    )
