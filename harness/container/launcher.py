@@ -20,8 +20,8 @@ PROGRAM = os.path.join(os.path.dirname(__file__), "harness-launch")  # without p
 AGENT_FDS = 6
 """What the agent gets as 0 to 5: stdin, stdout, stderr, specification, marks, control."""
 
-# Python ignores them, and what is ignored stays so across execve.
-_RESET = (signal.SIGPIPE, signal.SIGXFSZ)
+# What is ignored stays so across execve: Python ignores SIGPIPE, nohup SIGHUP, a shell SIGINT for what it backgrounds.
+_RESET = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,12 +128,16 @@ def _inside(path: str) -> str:
 
 
 def _entry(joins: Joins, namespaces: int) -> list[Step]:
-    """Become a child of the harness, in the cgroup and in a session of its own, that dies with the harness."""
+    """Become a child of the harness, in the cgroup and in a session of its own, that dies with the harness.
+
+    Supplementary groups go first of all: their end needs a privilege, and PR_SET_PDEATHSIG comes after credentials.
+    """
     unified = str(FD_CGROUP + joins.tasks) if joins.unified else "-1"
     return [
         Step("clone", (hex(namespaces), unified)),
         *(Step("join", (str(FD_CGROUP + number),)) for number in range(joins.tasks)),
         Step("session"),
+        Step("groups"),
         Step("parent-death"),
     ]
 

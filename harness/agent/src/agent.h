@@ -55,7 +55,7 @@ void vm_power_off(void) __attribute__((noreturn));
 
 /* workload.c */
 struct workload {
-	pid_t pid;	 /* 0 when it has ended */
+	pid_t pid;	 /* 0 when the host has ended it */
 	int out, err;	 /* read ends of its stdout and stderr, -1 at their end */
 	int exe;	 /* the executable, opened before it ran */
 	int returncode;	 /* valid when `exited` */
@@ -63,16 +63,21 @@ struct workload {
 	uint64_t exec_ns;
 };
 void workload_start(struct workload *workload, const struct spec *spec);
+void end_processes(void); /* kill all but us; may be called in a signal handler */
 int exit_code(int wait_status); /* 128 + n after signal n */
 void run_command(const struct spec *spec, char **argv, uint64_t timeout_ns, struct buf *reply);
 
 /* ready.c: is it ready? Asked again and again without blocking. */
 struct ready_check {
 	int socket; /* -1 when no attempt is under way */
+	uint64_t until_ns; /* when that attempt is given up */
+	bool answered;	   /* only the rest of the answer is awaited */
+	size_t rest_bytes;
 	struct buf seen;
 };
 bool ready_line(struct ready_check *check, const struct spec *spec, const char *data, size_t len);
-bool ready_poll(struct ready_check *check, const struct spec *spec);
+bool ready_poll(struct ready_check *check, const struct spec *spec, uint64_t since_exec_ns);
+void ready_refuse_other_server(const struct spec *spec); /* die when the port answers before the workload runs */
 uint64_t ready_interval_ns(uint64_t since_exec_ns);
 
 /* sha256.c: FIPS 180-4. */

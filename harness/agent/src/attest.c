@@ -25,14 +25,14 @@ static char **names_of(int fd)
 	char **names = NULL;
 	size_t len = 0;
 	struct dirent *entry;
-	while (dir && (entry = readdir(dir))) {
+	while (dir && (errno = 0, entry = readdir(dir))) {
 		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
 			continue;
 		names = realloc(names, (len + 2) * sizeof *names);
 		if (!names || !(names[len++] = strdup(entry->d_name)))
 			die("attest: out of memory");
 	}
-	if (!dir)
+	if (!dir || errno)
 		die("attest: directory: %s", strerror(errno));
 	closedir(dir);
 	if (!names && !(names = calloc(1, sizeof *names)))

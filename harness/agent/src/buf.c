@@ -82,12 +82,14 @@ void json_key(struct buf *buf, const char *key)
 
 bool buf_file(struct buf *buf, int dirfd, const char *path)
 {
+	enum { FILE_MAX_BYTES = 4 << 20 }; /* where root is hostile, /proc may be anything */
 	char chunk[4096];
-	int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
+	int fd = openat(dirfd, path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (fd < 0)
 		return false;
 	ssize_t len;
-	while ((len = read(fd, chunk, sizeof chunk)) > 0)
+	size_t total = 0;
+	while ((len = read(fd, chunk, sizeof chunk)) > 0 && (total += (size_t)len) <= FILE_MAX_BYTES)
 		buf_add(buf, chunk, (size_t)len);
 	close(fd);
 	return len == 0;

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { REQUEST_MAX = 1 << 20, CALIBRATE_MAX = 10000, DRAIN_NS = 2000000000 };
+enum { REQUEST_MAX = 8 << 20, CALIBRATE_MAX = 10000, DRAIN_NS = 2000000000 };
 
 static bool read_exactly(void *data, size_t len)
 {
@@ -92,13 +92,19 @@ static void serve_exec(const struct spec *spec, const char *arguments)
 		free(body.data);
 		return;
 	}
-	char *words = malloc(len + 1), **argv = calloc(len + 1, sizeof *argv);
-	if (!words || !argv)
+	char *words = malloc(len + 1);
+	if (!words)
 		die("exec: out of memory");
 	if (!read_exactly(words, len))
 		die("exec: the request ended early");
 	words[len] = 0;
-	int argc = 0;
+	size_t argc = 0;
+	for (size_t i = 0; i <= len; i++)
+		argc += words[i] == 0;
+	char **argv = calloc(argc + 1, sizeof *argv);
+	if (!argv)
+		die("exec: out of memory");
+	argc = 0;
 	for (char *at = words; at < words + len; at += strlen(at) + 1)
 		argv[argc++] = at;
 	run_command(spec, argv, timeout_ns, &body);
@@ -133,10 +139,8 @@ static void serve_stop(const struct spec *spec, struct workload *workload, struc
 	struct ready_check unused = {.socket = -1};
 	struct buf body = {0};
 	bool ready = true;
-	if (getpid() == 1)
-		kill(-1, SIGKILL);
-	else if (!workload->exited)
-		kill(-workload->pid, SIGKILL); /* its own session; what left that is the cgroup's to kill */
+	workload->pid = 0; /* this end is the host's doing: no mark tells of it */
+	end_processes();
 	uint64_t deadline_ns = now_ns() + DRAIN_NS;
 	while ((workload->out >= 0 || workload->err >= 0) && now_ns() < deadline_ns) {
 		struct pollfd fds[2] = {{.fd = workload->out, .events = POLLIN}, {.fd = workload->err, .events = POLLIN}};

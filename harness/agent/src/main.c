@@ -55,17 +55,25 @@ static bool asks(const struct agent *agent)
 	return !agent->ready && !agent->workload.exited && (agent->spec.ready == READY_TCP || agent->spec.ready == READY_HTTP);
 }
 
+/* The next moment at which readiness must be looked at, in ns from now; -1 when only an event can change anything. */
+static int64_t wait_ns(const struct agent *agent)
+{
+	uint64_t now = now_ns();
+	if (agent->check.socket >= 0)
+		return agent->check.until_ns > now ? (int64_t)(agent->check.until_ns - now) : 0;
+	return asks(agent) ? (int64_t)ready_interval_ns(now - agent->workload.exec_ns) : -1;
+}
+
 static void wait_for_events(struct agent *agent, struct pollfd fds[5])
 {
-	uint64_t wait_ns = ready_interval_ns(now_ns() - agent->workload.exec_ns);
-	struct timespec bound = {.tv_nsec = (long)wait_ns};
-	bool waiting_for_answer = agent->check.socket >= 0;
+	int64_t left_ns = wait_ns(agent);
+	struct timespec bound = {.tv_sec = left_ns / 1000000000, .tv_nsec = left_ns % 1000000000};
 	fds[0] = (struct pollfd){.fd = agent->relay.open ? FD_CONTROL : -1, .events = POLLIN};
 	fds[1] = (struct pollfd){.fd = agent->workload.out, .events = POLLIN};
 	fds[2] = (struct pollfd){.fd = agent->workload.err, .events = POLLIN};
 	fds[3] = (struct pollfd){.fd = agent->signals, .events = POLLIN};
 	fds[4] = (struct pollfd){.fd = agent->check.socket, .events = POLLIN};
-	ppoll(fds, 5, asks(agent) && !waiting_for_answer ? &bound : NULL, NULL);
+	ppoll(fds, 5, left_ns >= 0 ? &bound : NULL, NULL);
 }
 
 /* A guest loads the console's modules only when nobody waits for it any more, or when too much output piles up. */
@@ -89,7 +97,8 @@ static bool step(struct agent *agent)
 		relay_output(&agent->relay, &agent->workload.out, false, &agent->spec, &agent->check, &agent->ready);
 	if (fds[2].revents)
 		relay_output(&agent->relay, &agent->workload.err, true, &agent->spec, &agent->check, &agent->ready);
-	if (asks(agent) && (agent->check.socket < 0 || fds[4].revents) && ready_poll(&agent->check, &agent->spec))
+	bool due = agent->check.socket >= 0 ? fds[4].revents || now_ns() >= agent->check.until_ns : asks(agent);
+	if (due && ready_poll(&agent->check, &agent->spec, now_ns() - agent->workload.exec_ns))
 		set_ready(agent);
 	if (fds[3].revents)
 		reap(agent);
@@ -107,6 +116,32 @@ static void catch_children(struct agent *agent)
 	agent->signals = signalfd(-1, &children, SFD_CLOEXEC);
 	if (agent->signals < 0)
 		die("signalfd: %s", strerror(errno));
+}
+
+/* The null device that we were given is the host's: whoever has it as an fd could change its mode and owner there. */
+static void take_own_null(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0 || dup2(null, 0) < 0)
+		die("/dev/null: %s", strerror(errno));
+	close(null);
+}
+
+static void on_parent_death(int signal)
+{
+	end_processes();
+	_exit(128 + signal);
+}
+
+/*
+ * With pid 1 everything ends, but where we are not pid 1 the signal that the launcher asked for when the harness dies
+ * (SIGKILL) would leave what the workload has started: ask for one that can be caught.
+ */
+static void catch_parent_death(void)
+{
+	struct sigaction action = {.sa_handler = on_parent_death};
+	if (getpid() != 1 && (sigaction(SIGTERM, &action, NULL) < 0 || prctl(PR_SET_PDEATHSIG, SIGTERM) < 0))
+		die("parent death: %s", strerror(errno));
 }
 
 /* Host only: how fast the time stamp counter runs, in kHz. A guest without another clock must be told. */
@@ -140,6 +175,8 @@ int main(int argc, char **argv)
 	spec_read(&agent.spec, spec);
 	if (guest)
 		vm_boot(&agent.spec);
+	else
+		take_own_null(), catch_parent_death();
 	for (int fd = FD_MARKS; fd <= FD_TREE; fd++)
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
 	catch_children(&agent);
@@ -149,7 +186,6 @@ int main(int argc, char **argv)
 		;
 	if (guest)
 		vm_power_off();
-	if (!agent.workload.exited)
-		kill(getpid() == 1 ? -1 : -agent.workload.pid, SIGKILL);
+	end_processes();
 	return 0;
 }

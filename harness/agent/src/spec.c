@@ -7,12 +7,15 @@
 
 struct list {
 	char **items;
-	size_t len;
+	size_t len, cap;
 };
 
 static void push(struct list *list, char *item)
 {
-	list->items = realloc(list->items, (list->len + 2) * sizeof *list->items);
+	if (list->len + 2 > list->cap) {
+		list->cap = 2 * list->cap + 16;
+		list->items = realloc(list->items, list->cap * sizeof *list->items);
+	}
 	if (!list->items)
 		die("spec: out of memory");
 	if (item)

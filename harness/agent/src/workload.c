@@ -3,16 +3,20 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { EXEC_OUTPUT_MAX = 1 << 20 };
+enum { EXEC_OUTPUT_MAX = 1 << 20, END_NS = 2000000000 };
+
+static pid_t first = -1; /* the workload's first process, which leads its group */
 
 int exit_code(int wait_status)
 {
@@ -27,30 +31,77 @@ static const char *path_of(const struct spec *spec)
 	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 }
 
+/* Open what execve would take; it takes regular files alone, and opening a FIFO or a device would wait or act. */
+static int open_program(const char *path)
+{
+	struct stat st;
+	if (access(path, X_OK) < 0 || stat(path, &st) < 0)
+		return -1;
+	if (!S_ISREG(st.st_mode)) {
+		errno = EACCES;
+		return -1;
+	}
+	return open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
 /* Find argv[0] as execvp does and open it, so that what was started can be hashed later. */
 static int find_program(const struct spec *spec, const char *name, char *path, size_t size)
 {
 	if (strchr(name, '/')) {
-		snprintf(path, size, "%s%s%s", *name == '/' ? "" : spec->cwd, *name == '/' ? "" : "/", name);
-		return access(path, X_OK) < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+		bool absolute = *name == '/';
+		int len = snprintf(path, size, "%s%s%s", absolute ? "" : spec->cwd, absolute ? "" : "/", name);
+		errno = ENAMETOOLONG;
+		return (size_t)len < size ? open_program(path) : -1;
 	}
-	for (const char *at = path_of(spec); *at;) {
+	int why = ENOENT;
+	for (const char *at = path_of(spec); *name && *at;) {
 		size_t len = strcspn(at, ":");
-		snprintf(path, size, "%.*s/%s", (int)len, at, name);
-		if (access(path, X_OK) == 0)
-			return open(path, O_RDONLY | O_CLOEXEC);
+		bool absolute = *at == '/';
+		int total = snprintf(path, size, "%s%s%.*s/%s", absolute ? "" : spec->cwd, absolute ? "" : "/", (int)len, at, name);
+		errno = ENAMETOOLONG;
+		int fd = (size_t)total < size ? open_program(path) : -1;
+		if (fd >= 0)
+			return fd;
+		if (errno != ENOENT && errno != ENOTDIR)
+			why = errno; /* it is there but cannot be run: more to the point than "no such file" */
 		at += len + (at[len] == ':');
 	}
-	errno = ENOENT;
+	errno = why;
 	return -1;
 }
 
 static void child_fail(int report, const char *what)
 {
 	char text[300];
-	int len = snprintf(text, sizeof text, "%s: %s", what, strerror(errno));
-	write_all(report, text, (size_t)len);
+	const char *why = strerror(errno);
+	snprintf(text, sizeof text, "%.200s: %s", what, why);
+	write_all(report, text, strlen(text));
 	_exit(127);
+}
+
+/* Only what must change, since a container may lack the capability that a change needs. */
+static bool change_user(const struct spec *spec)
+{
+	uid_t ruid, euid, suid;
+	gid_t rgid, egid, sgid;
+	if (getgroups(0, NULL) > 0 && setgroups(0, NULL) < 0)
+		return false;
+	if (getresgid(&rgid, &egid, &sgid) < 0 || getresuid(&ruid, &euid, &suid) < 0)
+		return false;
+	bool same_group = rgid == spec->gid && egid == spec->gid && sgid == spec->gid;
+	bool same_user = ruid == spec->uid && euid == spec->uid && suid == spec->uid;
+	return (same_group || setresgid(spec->gid, spec->gid, spec->gid) == 0) &&
+	       (same_user || setresuid(spec->uid, spec->uid, spec->uid) == 0);
+}
+
+/*
+ * An image's directory may be /proc/self/fd/N: through an fd of ours that is still open here, the workload's directory
+ * would lie outside its root (the way of CVE-2024-21626). getcwd fails for such a one.
+ */
+static bool enter_directory(const char *path)
+{
+	char where[4096];
+	return chdir(path) == 0 && getcwd(where, sizeof where);
 }
 
 /* Between fork and execve: become the workload's user. The report pipe closes by itself when execve succeeds. */
@@ -58,13 +109,13 @@ static void become(const struct spec *spec, const char *path, char **argv, int r
 {
 	sigset_t none;
 	sigemptyset(&none);
+	signal(SIGPIPE, SIG_DFL); /* what is ignored stays so across execve */
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	setsid();
-	if (setgroups(0, NULL) < 0 || setresgid(spec->gid, spec->gid, spec->gid) < 0 ||
-	    setresuid(spec->uid, spec->uid, spec->uid) < 0)
+	if (!change_user(spec))
 		child_fail(report, "user");
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* after the credentials: a change of them clears it */
-	if (chdir(spec->cwd) < 0)
+	if (!enter_directory(spec->cwd))
 		child_fail(report, spec->cwd);
 	if (marked)
 		mark("exec", "%s", "");
@@ -79,46 +130,120 @@ struct child {
 	char failure[300]; /* empty: it runs */
 };
 
-static void open_pipe(int ends[2])
+static void set_failure(struct child *child, const char *what)
 {
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		die("pipe: %s", strerror(errno));
+	const char *why = strerror(errno);
+	snprintf(child->failure, sizeof child->failure, "%.200s: %s", what, why);
+}
+
+/* Three pipes: stdout, stderr, report. All or none. */
+static bool open_pipes(int pipes[3][2])
+{
+	for (int i = 0; i < 3; i++) {
+		if (pipe2(pipes[i], O_CLOEXEC) == 0)
+			continue;
+		int why = errno;
+		while (i-- > 0)
+			close(pipes[i][0]), close(pipes[i][1]);
+		errno = why;
+		return false;
+	}
+	return true;
+}
+
+static ssize_t read_report(int fd, char *text, size_t size)
+{
+	ssize_t len;
+	do
+		len = read(fd, text, size);
+	while (len < 0 && errno == EINTR);
+	close(fd);
+	return len > 0 ? len : 0;
 }
 
 static struct child spawn(const struct spec *spec, char **argv, bool marked)
 {
 	struct child child = {.out = -1, .err = -1};
 	char path[4096];
+	int pipes[3][2];
 	child.exe = find_program(spec, argv[0], path, sizeof path);
 	if (child.exe < 0) {
-		snprintf(child.failure, sizeof child.failure, "%.200s: %s", argv[0], strerror(errno));
+		set_failure(&child, argv[0]);
 		return child;
 	}
-	int out[2], err[2], report[2];
-	open_pipe(out), open_pipe(err), open_pipe(report);
-	child.pid = fork();
-	if (child.pid < 0)
-		die("fork: %s", strerror(errno));
-	if (child.pid == 0) {
-		dup2(out[1], 1), dup2(err[1], 2);
-		become(spec, path, argv, report[1], marked);
+	if (!open_pipes(pipes)) {
+		set_failure(&child, "pipe");
+		return child;
 	}
-	close(out[1]), close(err[1]), close(report[1]);
-	child.out = out[0], child.err = err[0];
-	ssize_t len = read(report[0], child.failure, sizeof child.failure - 1);
-	child.failure[len > 0 ? len : 0] = 0;
-	close(report[0]);
+	child.pid = fork(); /* fails when the workload has used up the processes of its limit */
+	if (child.pid < 0)
+		set_failure(&child, "fork");
+	if (child.pid == 0) {
+		dup2(pipes[0][1], 1), dup2(pipes[1][1], 2);
+		become(spec, path, argv, pipes[2][1], marked);
+	}
+	close(pipes[0][1]), close(pipes[1][1]), close(pipes[2][1]);
+	child.out = pipes[0][0], child.err = pipes[1][0];
+	ssize_t len = read_report(pipes[2][0], path, sizeof child.failure - 1);
+	if (len > 0)
+		snprintf(child.failure, sizeof child.failure, "%.*s", (int)len, path);
 	return child;
 }
 
 void workload_start(struct workload *workload, const struct spec *spec)
 {
+	ready_refuse_other_server(spec);
 	workload->exec_ns = now_ns();
 	struct child child = spawn(spec, spec->argv, true);
 	if (child.failure[0])
 		die("exec: %s", child.failure);
+	first = child.pid;
 	*workload = (struct workload){
 	    .pid = child.pid, .out = child.out, .err = child.err, .exe = child.exe, .exec_ns = workload->exec_ns};
+}
+
+/* SIGKILL for each child of ours; false where this kernel does not tell which there are. */
+static bool kill_children(void)
+{
+	char text[4096];
+	int fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ssize_t len = read(fd, text, sizeof text - 1);
+	close(fd);
+	if (len < 0)
+		return false;
+	pid_t pid = 0;
+	for (ssize_t i = 0; i < len; i++) {
+		if (text[i] >= '0' && text[i] <= '9') {
+			pid = pid * 10 + (text[i] - '0');
+			continue;
+		}
+		if (pid > 0)
+			kill(pid, SIGKILL);
+		pid = 0;
+	}
+	return true;
+}
+
+/*
+ * One call does it for pid 1. Elsewhere we are the sub-reaper of whatever the workload has started: the children of a
+ * process that we kill become ours, so after some rounds none is left.
+ */
+void end_processes(void)
+{
+	if (getpid() == 1) {
+		kill(-1, SIGKILL);
+		return;
+	}
+	uint64_t deadline_ns = now_ns() + END_NS;
+	for (pid_t ended; (ended = waitpid(-1, NULL, WNOHANG)) >= 0 && now_ns() < deadline_ns;) {
+		if (ended > 0)
+			continue;
+		if (!kill_children() && first > 0)
+			kill(-first, SIGKILL);
+		poll(NULL, 0, 1);
+	}
 }
 
 /* Read both streams until they end or the time is over. */
@@ -127,8 +252,8 @@ static void collect(struct child *child, uint64_t deadline_ns, struct buf out[2]
 	struct pollfd fds[2] = {{.fd = child->out, .events = POLLIN}, {.fd = child->err, .events = POLLIN}};
 	char chunk[4096];
 	while (fds[0].fd >= 0 || fds[1].fd >= 0) {
-		uint64_t now = now_ns();
-		if (now >= deadline_ns || poll(fds, 2, (int)((deadline_ns - now) / 1000000 + 1)) == 0)
+		uint64_t now = now_ns(), left_ms = (deadline_ns - now) / 1000000 + 1;
+		if (now >= deadline_ns || poll(fds, 2, left_ms < INT_MAX ? (int)left_ms : INT_MAX) == 0)
 			return;
 		for (int i = 0; i < 2; i++) {
 			if (fds[i].fd < 0 || !fds[i].revents)
@@ -169,10 +294,8 @@ void run_command(const struct spec *spec, char **argv, uint64_t timeout_ns, stru
 		uint64_t deadline_ns = now_ns() + timeout_ns;
 		collect(&child, deadline_ns, out);
 		code = reap_by(child.pid, deadline_ns);
-		close(child.out), close(child.err);
 	}
-	if (child.exe >= 0)
-		close(child.exe);
+	close(child.out), close(child.err), close(child.exe); /* -1, where it did not come so far, is refused */
 	buf_fmt(reply, "%d %zu %zu\n", code, out[0].len, out[1].len);
 	buf_add(reply, out[0].data ? out[0].data : "", out[0].len);
 	buf_add(reply, out[1].data ? out[1].data : "", out[1].len);

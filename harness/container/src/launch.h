@@ -24,7 +24,7 @@ struct launch {
 /* A step returns 0, or -1 with errno set and, where it helps, `detail`. */
 typedef int step_fn(struct launch *launch, char **args);
 
-step_fn step_clone, step_join, step_unshare, step_session, step_parent_death, step_rlimit, step_umask;
+step_fn step_clone, step_join, step_unshare, step_session, step_groups, step_parent_death, step_rlimit, step_umask;
 step_fn step_capabilities, step_no_new_privs, step_loopback, step_hostname, step_exec;		  /* process.c */
 step_fn step_private, step_tree, step_workspace, step_lower, step_overlay, step_pivot, step_chroot; /* root.c */
 step_fn step_mount, step_device, step_link, step_mask, step_readonly, step_bind;		  /* mounts.c */

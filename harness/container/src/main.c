@@ -21,6 +21,7 @@ static const struct step {
 	{"join", 1, step_join},
 	{"unshare", 1, step_unshare},
 	{"session", 0, step_session},
+	{"groups", 0, step_groups},
 	{"parent-death", 0, step_parent_death},
 	{"private", 0, step_private},
 	{"tree", 1, step_tree},
@@ -73,8 +74,8 @@ static void mark_exec(void)
 static _Noreturn void give_up(long index, const char *name, int error, const char *detail)
 {
 	char line[1024];
-	int len = snprintf(line, sizeof line, "error %ld %s %d %s\n", index, name, error, detail);
-	_exit(write(FD_STATUS, line, (size_t)len) < 0 ? 2 : 1);
+	snprintf(line, sizeof line, "error %ld %.200s %d %.512s\n", index, name, error, detail);
+	_exit(write(FD_STATUS, line, strlen(line)) < 0 ? 2 : 1);
 }
 
 /* The plan's strings lie one after another, each with its NUL. It is read at offset 0: launches share its memfd. */
