@@ -87,7 +87,9 @@ def read(path: Path) -> Document:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise _one(str(path), Position(0, 0), f"cannot be read: {error.strerror}", code="io") from error
+        problem = Problem(str(path), 0, 0, "", f"cannot be read: {error.strerror}", "io")
+        hint = missing_hint(path) if isinstance(error, FileNotFoundError) else None
+        raise ScenarioError([problem], hint=hint) from error
     if len(raw) > MAX_BYTES:
         raise _one(str(path), Position(0, 0), f"larger than {MAX_BYTES >> 20} MiB", code="size")
     try:
@@ -97,6 +99,15 @@ def read(path: Path) -> Document:
         place = Position(before.count(b"\n") + 1, len(before) - before.rfind(b"\n"))
         raise _one(str(path), place, "not UTF-8", code="syntax") from error
     return parse(text, str(path))
+
+
+def missing_hint(path: Path) -> str | None:
+    """Return what helps where a scenario is not there: a file beside it of a like name, or from where paths count."""
+    siblings = [entry.name for entry in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = nearest(path.name, siblings)
+    if near:
+        return f"did you mean '{path.parent / near}'?"
+    return None if path.is_absolute() else f"paths count from the current directory: {Path.cwd()}"
 
 
 def parse(text: str, path: str) -> Document:
@@ -291,10 +302,16 @@ class _Builder:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?`, or the known names where none is near and they are few, or nothing."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    near = nearest(word, names)
     if near:
-        return f"; did you mean '{near[0]}'?"
+        return f"; did you mean '{near}'?"
     return f"; known: {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known name that `word` most likely misspells; None where none is near."""
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return near[0] if near else None
 
 
 def excerpt(problem: Problem, lines: Sequence[str]) -> str:

@@ -9,6 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from harness.model.units import parse_duration_ns, parse_ratio, parse_size_bytes
 
+# A program, its libraries and its stack do not fit into less.
+MIN_MEMORY_BYTES = 1 << 20
+
 
 class Strict(BaseModel):
     """Base of what a scenario may hold: no unknown key, no guessed conversion (`"3"` is not 3), no change later."""
@@ -29,11 +32,30 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _memory_bytes(value: Any) -> int:
+    """Return a limit of memory, in bytes; a bare number of a few hundred was meant in MiB, and is not guessed."""
+    size_bytes = parse_size_bytes(value)
+    if size_bytes < MIN_MEMORY_BYTES:
+        meant = f"; did you mean {value}MiB?" if str(value).isdigit() and size_bytes else ""
+        raise ValueError(f"expected at least 1MiB, got {value!r} (bytes where no unit is given){meant}")
+    return size_bytes
+
+
+def _ratio(value: Any) -> float:
+    """Return a share; a bare number between 1 and 100 was meant in percent, and is not guessed."""
+    ratio = parse_ratio(value)
+    if 1 <= ratio < 100 and "%" not in str(value):
+        raise ValueError(f"expected less than 1, got {value!r}; did you mean {value}%?")
+    return ratio
+
+
+_SIZE_SCHEMA = {"type": ["string", "integer"], "description": "a size: 256MiB, 1GiB, or bytes"}
 SizeBytes = Annotated[
     int,
     BeforeValidator(parse_size_bytes),
-    WithJsonSchema({"type": ["string", "integer"], "description": "a size: 256MiB, 1GiB, or bytes"}),
+    WithJsonSchema(_SIZE_SCHEMA),
 ]
+MemoryBytes = Annotated[int, BeforeValidator(_memory_bytes), WithJsonSchema(_SIZE_SCHEMA)]
 DurationNs = Annotated[
     int,
     BeforeValidator(parse_duration_ns),
@@ -41,7 +63,7 @@ DurationNs = Annotated[
 ]
 Ratio = Annotated[
     float,
-    BeforeValidator(parse_ratio),
+    BeforeValidator(_ratio),
     WithJsonSchema({"type": ["string", "number"], "description": "a share: 5% or 0.05"}),
 ]
 # A list in the file, a tuple in the frozen model.

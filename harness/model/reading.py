@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from harness.errors import Problem, ScenarioError, UsageError
 from harness.model.complaints import problems as complaints
-from harness.model.document import Document, Loc, did_you_mean, override, read
-from harness.model.scenario import SCHEMA, Scenario, resolved
+from harness.model.document import Document, Loc, did_you_mean, nearest, override, read
+from harness.model.scenario import SCHEMA, Blocks, Scenario, resolved
 
 OptionModels = Mapping[str, type[BaseModel] | None]
 
@@ -26,6 +26,7 @@ NOT_YET = {
     "volumes": "not supported yet: what the workload needs must be in the image",
     "mounts": "not supported yet: what the workload needs must be in the image",
 }
+BACKENDS_NOT_YET = ("crun", "docker", "podman", "runc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,17 @@ def load(
 
     Raises: ScenarioError with every mistake; UsageError for an override or a runtime of `only` that cannot be.
     """
-    document = read(path)
+    stages = [read(path)]
     for assignment in overrides:
-        document = override(document, assignment)
-    scenario, notes = check(document, known)
+        stages.append(override(stages[-1], assignment))
+    try:
+        scenario, notes = check(stages[-1], known)
+    except ScenarioError as error:
+        raise ScenarioError(_blame(error.problems, stages, overrides, known), hint=error.hint) from error
     if only:
         scenario, left_out = _keep(scenario, only)
         notes = (*notes, *left_out)
-    return LoadedScenario(scenario, path, base_dir or path.parent, document.text, tuple(overrides), tuple(only), notes)
+    return LoadedScenario(scenario, path, base_dir or path.parent, stages[0].text, tuple(overrides), tuple(only), notes)
 
 
 def check(document: Document, known: Known) -> tuple[Scenario, tuple[str, ...]]:
@@ -97,6 +101,47 @@ def check(document: Document, known: Known) -> tuple[Scenario, tuple[str, ...]]:
     if found.problems or scenario is None:
         raise ScenarioError(sorted(found.problems, key=lambda problem: (problem.line, problem.column)))
     return scenario, tuple(found.notes)
+
+
+def _blame(
+    problems: Sequence[Problem], stages: Sequence[Document], overrides: Sequence[str], known: Known
+) -> list[Problem]:
+    """Return the problems with the override that brought each of them in its place, where one did.
+
+    An override can make a mistake of what the file says elsewhere (a second condition beside `ready`), so the place
+    alone does not tell: a mistake came by the last override before which it was not there.
+    """
+    blamed = list(problems)
+    said = {(problem.key, problem.message) for problem in problems if problem.line}
+    for stage, assignment in reversed(tuple(zip(stages, overrides, strict=False))):
+        before = _said(stage, known)
+        for index, problem in enumerate(blamed):
+            mistake = (problem.key, problem.message)
+            if mistake in said and mistake not in before:
+                blamed[index] = replace(problem, path=f"--set {assignment}", line=0, column=0)
+                said.discard(mistake)
+        said &= before
+    return blamed
+
+
+def _said(document: Document, known: Known) -> set[tuple[str, str]]:
+    """Return key and message of every mistake in a document."""
+    try:
+        check(document, known)
+    except ScenarioError as error:
+        return {(problem.key, problem.message) for problem in error.problems}
+    return set()
+
+
+def _common(models: OptionModels) -> type[BaseModel]:
+    """Return a model of the options that all plugins of a group have alike; it says nothing about other keys."""
+    loaded = [model.model_fields for model in models.values() if model is not None]
+    alike: dict[str, Any] = {
+        name: (info.annotation, info)
+        for name, info in (loaded[0].items() if loaded else ())
+        if all(name in fields and fields[name].annotation == info.annotation for fields in loaded)
+    }
+    return create_model("Common", __config__=ConfigDict(extra="ignore", strict=True), **alike)
 
 
 class _Check:
@@ -155,15 +200,28 @@ class _Check:
         if not isinstance(name, str) or not name:
             return chosen
         if name not in models:
-            self._wrong((*loc, selector), f"{name}: unknown{did_you_mean(name, models)}", f"unknown_{selector}")
+            model = self._unknown((*loc, selector), name, models)
         elif (model := models[name]) is None:
             self.notes.append(f"{'.'.join(map(str, loc))}: {name} cannot be loaded here: its options were not checked")
-        else:
+        if model is not None:
             try:
                 options = model.model_validate(options)
             except ValidationError as error:
                 self.problems += complaints(self.document, error, model, loc)
         return {**chosen, "options": options}
+
+    def _unknown(self, loc: Loc, name: str, models: OptionModels) -> type[BaseModel] | None:
+        """Refuse a plugin's name, and return the model that its options can be checked with all the same.
+
+        That of the plugin which was most likely meant; else what all plugins have in common.
+        """
+        if loc[-1] == "backend" and name in BACKENDS_NOT_YET:
+            message = f"{name}: not there yet; there are: {', '.join(sorted(models))}"
+            self._wrong(loc, message, "not_supported")
+            return None
+        self._wrong(loc, f"{name}: unknown{did_you_mean(name, models)}", f"unknown_{loc[-1]}")
+        meant = nearest(name, models)
+        return models[meant] if meant else _common(models)
 
     def control(self) -> None:
         runtimes = self._mapping("runtimes")
@@ -177,9 +235,15 @@ class _Check:
         blocks = self._mapping("trials").get("blocks")
         if not isinstance(blocks, dict):
             return
-        low, high = blocks.get("min"), blocks.get("max")
-        if isinstance(low, int) and isinstance(high, int) and low > high:
-            self._wrong(("trials", "blocks", "min"), f"{low} is more than max, which is {high}", "blocks")
+        default = Blocks()
+        low, high = blocks.get("min", default.min), blocks.get("max", default.max)
+        if not isinstance(low, int) or not isinstance(high, int) or low <= high:
+            return
+        if "min" in blocks:
+            which = "" if "max" in blocks else " by default"
+            self._wrong(("trials", "blocks", "min"), f"{low} is more than max, which is {high}{which}", "blocks")
+        else:
+            self._wrong(("trials", "blocks", "max"), f"{high} is less than min, which is {low} by default", "blocks")
 
     def families(self) -> None:
         """Check the families in `metrics`, and that each metric of the gate belongs to one that is measured."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.model.fields import Ratio, SizeBytes, Strict, Strings, exactly_one
+from harness.model.fields import MemoryBytes, Ratio, Strict, Strings, exactly_one
 from harness.model.spec import Limits
 
 SCHEMA = "harness.scenario/1"
@@ -67,7 +67,7 @@ class LimitsSection(Strict):
     """The same limits on every side: a cgroup for processes and containers, the machine's size for VMs."""
 
     cpus: float = Field(default=1.0, gt=0, le=4096, description="CPUs; whole ones for VMs")
-    memory_bytes: SizeBytes = Field(default=256 << 20, ge=1 << 20, alias="memory", description="memory, without swap")
+    memory_bytes: MemoryBytes = Field(default=256 << 20, alias="memory", description="memory, without swap")
     pids: int = Field(default=128, ge=1, le=4_194_304, description="processes and threads")
 
     @property
@@ -78,14 +78,14 @@ class LimitsSection(Strict):
 class Blocks(Strict):
     """How many blocks count; in a block every runtime starts once, in random order."""
 
-    min: int = Field(ge=1, le=10_000, description="blocks that always run")
-    max: int = Field(ge=1, le=10_000, description="blocks after which the run stops undecided")
+    min: int = Field(default=10, ge=1, le=10_000, description="blocks that always run")
+    max: int = Field(default=30, ge=1, le=10_000, description="blocks after which the run stops undecided")
 
 
 class Trials(Strict):
     """How often, in which order and until when."""
 
-    blocks: Blocks = Blocks(min=10, max=30)
+    blocks: Blocks = Blocks()
     warmup: int = Field(default=1, ge=0, le=100, description="blocks before those that count; stored, never counted")
     precision: Ratio = Field(default=0.05, gt=0, lt=1, description="stop early when intervals are narrower than this")
     cache: Literal["warm"] = Field(default="warm", description="state of the host's page cache before a trial")

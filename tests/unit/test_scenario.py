@@ -123,9 +123,15 @@ MISTAKES = [
     ("{backend: process}", "process", "a.yaml:7:12: runtimes.process: expected a mapping (key: value), got 'process'"),
     ("control: process", "control: proces", "a.yaml:9:10: control: proces: not one of the runtimes; did you mean 'pro"),
     ("min: 10", "min: 31", "a.yaml:10:24: trials.blocks.min: 31 is more than max, which is 30"),
-    ("min: 10, ", "", "a.yaml:10:10: trials.blocks.min: missing: this key is required"),
+    ("min: 10, max: 30", "min: 40", "a.yaml:10:24: trials.blocks.min: 40 is more than max, which is 30 by default"),
+    ("min: 10, max: 30", "max: 5", "a.yaml:10:24: trials.blocks.max: 5 is less than min, which is 10 by default"),
     ("max: 30", "max: three", "a.yaml:10:33: trials.blocks.max: expected an integer, got 'three'"),
-    ("precision: 5%", "precision: 5", "a.yaml:10:60: trials.precision: expected less than 1"),
+    ("precision: 5%", "precision: 5", "a.yaml:10:60: trials.precision: expected less than 1, got 5; did you mean 5%?"),
+    ("precision: 5%", "precision: 500%", "a.yaml:10:60: trials.precision: expected less than 1"),
+    ("memory: 1GiB", "memory: 256", "a.yaml:5:27: limits.memory: expected at least 1MiB, got 256 (bytes where no unit "
+     "is given); did you mean 256MiB?"),
+    ("memory: 1GiB", "memory: 4KiB", "a.yaml:5:27: limits.memory: expected at least 1MiB, got '4KiB'"),
+    ("backend: process", "backend: podman", "a.yaml:7:22: runtimes.process.backend: podman: not there yet; there are"),
     ("cache: warm", "cache: cold", "a.yaml:10:71: trials.cache: cold: not supported yet"),
     ("cache: warm", "cache: tepid", "a.yaml:10:71: trials.cache: expected 'warm', got 'tepid'"),
     ("[startup, memory]", "[startup, memry]", "a.yaml:11:20: metrics.1: memry: unknown family of metrics; did"),
@@ -155,6 +161,40 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_file():
         scenario_of(text.replace("backend: libvirt", "backend: xen").replace("control: process", "control: q"))
     lines = [problem.line for problem in caught.value.problems]
     assert lines == [2, 5, 8, 9, 10]
+
+
+def test_a_misspelled_plugin_hides_no_mistake_in_its_options():
+    text = TEXT.replace("kind: http, port: 8080", "kind: htpp, prot: 8080")
+    with pytest.raises(ScenarioError) as caught:
+        scenario_of(text.replace("backend: libvirt, vcpus: 2", "backend: libvrt, vcpus: two"))
+    assert [problem.key for problem in caught.value.problems] == [
+        "workload.port", "workload.kind", "workload.prot", "runtimes.vm.backend", "runtimes.vm.vcpus",
+    ]  # fmt: skip
+
+
+class Shared(Strict):
+    cwd: str | None = None
+    size_bytes: SizeBytes = Field(default=0, alias="size")
+
+
+class One(Shared):
+    ready: int = 0
+
+
+class Other(Shared):
+    ready: str = ""
+    needed: int
+
+
+@pytest.mark.parametrize(("options", "keys"), [
+    ("cwd: 3, size: big", ["workload.kind", "workload.cwd", "workload.size"]),
+    ("ready: {}, needed: x, other: y", ["workload.kind"]),
+])  # fmt: skip
+def test_an_unknown_plugin_is_checked_for_what_all_have_in_common(options, keys):
+    known = Known(KNOWN.backends, {"one": One, "other": Other, "exotic": None}, KNOWN.families)
+    with pytest.raises(ScenarioError) as caught:
+        check(parse(TEXT.replace("kind: http, port: 8080", f"kind: zzz, {options}"), "a.yaml"), known)
+    assert [problem.key for problem in caught.value.problems] == keys
 
 
 def test_no_runtime():
@@ -200,6 +240,38 @@ def test_a_mistake_in_an_override_points_at_the_command_line(tmp_path):
         load(written(tmp_path), KNOWN, overrides=["runtimes.vm.vcpus=four"])
     (problem,) = caught.value.problems
     assert str(problem) == "--set runtimes.vm.vcpus=four: runtimes.vm.vcpus: expected an integer, got 'four'"
+
+
+def test_an_override_of_one_of_two_defaults_keeps_the_other(tmp_path):
+    text = TEXT.replace("blocks: {min: 10, max: 30}, ", "")
+    blocks = load(written(tmp_path, text), KNOWN, overrides=["trials.blocks.max=12"]).scenario.trials.blocks
+    assert (blocks.min, blocks.max) == (10, 12)
+
+
+OVERRIDES = [
+    (["limits.cpu=3"], "--set limits.cpu=3: limits.cpu: unknown key; did you mean 'cpus'?"),
+    (["trials.blocks.max=5"], "--set trials.blocks.max=5: trials.blocks.min: 10 is more than max, which is 5"),
+    (["image.name=busybox"], "--set image.name=busybox: image: expected exactly one of"),
+    (["limits.cpus=1", "metrics=[memory]", "trials.seed=3"],
+     "--set metrics=[memory]: gate.metrics.0: startup.ready: not measured"),
+    (["runtimes.process=x"], "--set runtimes.process=x: runtimes.process: expected a mapping"),
+    (["limits.cpus=x", "limits.cpus=y"], "--set limits.cpus=y: limits.cpus: expected a number, got 'y'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), OVERRIDES, ids=[overrides[0] for overrides, _ in OVERRIDES])
+def test_a_mistake_that_came_by_an_override_never_names_a_place_in_the_file(tmp_path, overrides, message):
+    with pytest.raises(ScenarioError) as caught:
+        load(written(tmp_path), KNOWN, overrides=overrides)
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(message)
+    assert problem.line == 0
+
+
+def test_a_mistake_of_the_file_keeps_its_place_beside_overrides(tmp_path):
+    with pytest.raises(ScenarioError) as caught:
+        load(written(tmp_path, TEXT.replace("seed: 7", "seed: x")), KNOWN, overrides=["limits.cpus=x"])
+    assert [problem.line for problem in caught.value.problems] == [0, 10]
 
 
 def test_only_keeps_the_order_of_the_scenario(tmp_path):

@@ -1,5 +1,7 @@
 """Reading YAML strictly: what is refused, and where messages point."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,3 +144,14 @@ def test_excerpt_points_at_the_column():
 def test_excerpt_of_a_place_that_is_not_there():
     assert excerpt(Problem("a.yaml", 0, 0, "", "wrong"), ["a"]) == ""
     assert excerpt(Problem("a.yaml", 9, 1, "", "wrong"), ["a"]) == ""
+
+
+def test_a_scenario_that_is_not_there_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "boot.yaml").touch()
+    with pytest.raises(ScenarioError) as caught:
+        read(Path("scenarios/boot.yaml"))
+    assert caught.value.hint == f"paths count from the current directory: {tmp_path}"
+    with pytest.raises(ScenarioError) as caught:
+        read(tmp_path / "bot.yaml")
+    assert caught.value.hint == f"did you mean '{tmp_path / 'boot.yaml'}'?"
