@@ -14,14 +14,13 @@ import click
 
 from harness import plugins
 from harness.cli._output import note, print_need
-from harness.errors import HarnessError, ImageError, StoreError
-from harness.images import containerfile
-from harness.images.resolve import find_containerfile
+from harness.errors import HarnessError, StoreError, UsageError
+from harness.images.resolve import ImageOutlook, image_outlook
 from harness.interfaces import Capability
 from harness.model.records import TrialRecord
 from harness.model.scenario import scenario_hash
 from harness.model.units import format_bytes, format_ns
-from harness.trials import planner
+from harness.trials import planner, resolve
 from harness.trials.planner import Plan
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ class Preview:
     seed_is_example: bool
     needs: Mapping[str, tuple[Capability, ...]]
     estimate: Estimate
+    notes: tuple[str, ...] = ()
 
     @property
     def missing(self) -> list[tuple[str, Capability]]:
@@ -59,10 +59,10 @@ def gather(loaded: LoadedScenario, results: Path) -> Preview:
     scenario = loaded.scenario
     seed = scenario.trials.seed
     plan = planner.plan(scenario, planner.choose_seed() if seed is None else seed)
-    needs: dict[str, tuple[Capability, ...]] = {"image": (image_need(loaded),)}
+    needs, notes = image_and_workload(loaded)
     for name, runtime in scenario.runtimes.items():
         needs[name] = backend_needs(runtime.backend, runtime.options)
-    return Preview(loaded, plan, seed is None, needs, _estimate(loaded, plan, results))
+    return Preview(loaded, plan, seed is None, needs, _estimate(loaded, plan, results), (*loaded.notes, *notes))
 
 
 def backend_needs(name: str, options: Any) -> tuple[Capability, ...]:
@@ -73,38 +73,41 @@ def backend_needs(name: str, options: Any) -> tuple[Capability, ...]:
     return tuple(backend.needs(options))
 
 
-def image_need(loaded: LoadedScenario) -> Capability:
-    """Return whether the image can be had, as far as that can be told without building it."""
-    image = loaded.scenario.image
-    try:
-        return Capability("image", available=True, reason=_find_image(image.kind, image.value, loaded.base_dir))
-    except HarnessError as error:
-        return Capability("image", available=False, reason=error.message, hint=error.hint)
-
-
-def _find_image(kind: str, value: str, base_dir: Path) -> str:
-    """Return what was found. Raises: ImageError, BuildError."""
-    if kind in {"oci", "name"}:
-        return _in_store(value)
-    path = (base_dir / value).resolve()
-    if not path.exists():
-        raise ImageError(f"{kind}: {path}: no such file or directory", hint="paths count from the scenario's directory")
-    if kind == "build":
-        file = find_containerfile(path)
-        stages = containerfile.parse(file.read_text(), str(file)).stages
-        base = stages[0].base
-        if base != "scratch" and "$" not in base:
-            return f"{file}, from {_in_store(base)}"
-        return str(file)
-    return str(path)
-
-
-def _in_store(name: str) -> str:
+def image_and_workload(loaded: LoadedScenario) -> tuple[dict[str, tuple[Capability, ...]], tuple[str, ...]]:
+    """Return whether image and workload can be had, as far as that can be told without building, and notes on them."""
     from harness.host.paths import data_dir  # noqa: PLC0415
     from harness.images.store import Store  # noqa: PLC0415
 
-    image = Store(data_dir() / "images").find(name)
-    return f"{name} in the store ({image.manifest.digest[:19]})"
+    try:
+        outlook = image_outlook(resolve.image_ref(loaded.scenario), loaded.base_dir, Store(data_dir() / "images"))
+    except HarnessError as error:
+        return {"image": (Capability("image", available=False, reason=error.message, hint=error.hint),)}, ()
+    if outlook.refused:
+        refused = (Capability("image", available=False, reason=why.message, hint=why.hint) for why in outlook.refused)
+        return {"image": tuple(refused)}, ()
+    needs: dict[str, tuple[Capability, ...]]
+    needs = {"image": (Capability("image", available=True, reason=outlook.found),)}
+    workload, notes = _workload(loaded, outlook)
+    if workload is not None:
+        needs["workload"] = (workload,)
+    return needs, notes
+
+
+def _workload(loaded: LoadedScenario, outlook: ImageOutlook) -> tuple[Capability | None, tuple[str, ...]]:
+    """Return why the workload cannot run on this image, None where nothing speaks against it, and notes."""
+    scenario, config = loaded.scenario, outlook.config
+    plugin = plugins.try_load("workloads", scenario.workload.kind)
+    if config is None or isinstance(plugin, plugins.Unavailable):
+        return None, ()
+    try:
+        spec = resolve.workload_spec(scenario, plugin, config)
+    except UsageError as error:
+        where = f" ({outlook.user_at})" if outlook.user_at and error.message.startswith("workload.user:") else ""
+        return Capability("workload", available=False, reason=error.message + where, hint=error.hint), ()
+    exposed = [port for port in config.exposed_ports if port.endswith("/tcp")]
+    if not exposed or not spec.ready.port or f"{spec.ready.port}/tcp" in exposed:
+        return None, ()
+    return None, (f"workload: ready is asked on port {spec.ready.port}, but the image exposes {', '.join(exposed)}",)
 
 
 def _estimate(loaded: LoadedScenario, plan: Plan, results: Path) -> Estimate:
@@ -171,10 +174,12 @@ def show_plan(preview: Preview) -> None:
     for who, needs in preview.needs.items():
         for need in needs:
             print_need(need, who=who, indent=2)
-    for text in preview.loaded.notes:
+    for text in preview.notes:
         note(text)
     if preview.missing:
-        click.echo(f"error: {len(preview.missing)} prerequisites are missing: nothing can be measured yet", err=True)
+        count = len(preview.missing)
+        are = "prerequisite is" if count == 1 else "prerequisites are"
+        click.echo(f"error: {count} {are} missing: nothing can be measured yet", err=True)
 
 
 def _time_line(estimate: Estimate) -> str:
@@ -204,7 +209,7 @@ def plan_json(preview: Preview) -> dict[str, Any]:
         "needs": {who: [capability_json(need) for need in needs] for who, needs in preview.needs.items()},
         "estimate": {"total_ns": estimate.total_ns or None, "is_upper_bound": estimate.bound, "basis": estimate.basis},
         "missing": [f"{who}: {need.name}: {need.reason}" for who, need in preview.missing],
-        "notes": list(preview.loaded.notes),
+        "notes": list(preview.notes),
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from harness.errors import UsageError
+from harness.errors import ImageError, UsageError
 from harness.host.paths import cache_dir, data_dir
 from harness.images import oci
 from harness.images.bootstrap import bootstrap_busybox
@@ -208,10 +208,18 @@ def rm(names: tuple[str, ...]) -> None:
     What a running measurement uses stays until the next `harness image rm`.
     """
     store = _store()
-    for name in names:
-        store.remove(name)
+    failed: list[ImageError] = []
+    for name in dict.fromkeys(oci.full_name(name) for name in names):
+        try:
+            store.remove(name)
+            click.echo(f"removed {name}", err=True)
+        except ImageError as error:
+            failed.append(error)
     for path in store.collect():
         click.echo(f"removed {path}", err=True)
+    if failed:
+        hint = "; ".join(dict.fromkeys(error.hint for error in failed if error.hint))
+        raise ImageError("\n".join(error.message for error in failed), hint=hint or None)
 
 
 @image.command()

@@ -177,13 +177,8 @@ class _Build:
         self.history.append(entry if len(self.layers) > before else {**entry, "empty_layer": True})
 
     def _copy(self, step: Instruction, settings: Settings) -> None:
-        if step.heredocs:
-            raise NotSupportedError("not supported yet: a document in the file", "put it into a file of the context")
+        sources = copy_words(step, settings)
         owner, mode = _copy_flags(step, settings)
-        form = step.exec_form
-        sources = [settings.expand(word) for word in form] if form is not None else settings.split(step.text)
-        if step.keyword == "ADD":
-            _refuse_urls(sources)
         with Confined(self._tree) as image:
             plan = plan_copy(sources, self.context, image, settings.workdir, owner=owner, mode=mode)
             if step.keyword == "ADD":
@@ -220,6 +215,18 @@ class _Build:
         with self.store.open_blob(blob) as packed:
             unpacker.apply(LayerReader(packed, "layer", Budget()))
         unpacker.finish()
+
+
+def copy_words(step: Instruction, settings: Settings) -> list[str]:
+    """Return the sources and the target of COPY or ADD, variables replaced. Raises: NotSupportedError, WordError."""
+    if step.heredocs:
+        raise NotSupportedError("not supported yet: a document in the file", "put it into a file of the context")
+    _copy_flags(step, settings)
+    form = step.exec_form
+    found = [settings.expand(word) for word in form] if form is not None else settings.split(step.text)
+    if step.keyword == "ADD":
+        _refuse_urls(found)
+    return found
 
 
 def _copy_flags(step: Instruction, settings: Settings) -> tuple[Owner, int | None]:

@@ -13,9 +13,10 @@ from harness.images.build import Log, build_image
 from harness.images.interchange import import_image
 from harness.images.oci import Image
 from harness.images.pack import pack_tree
+from harness.images.preview import Preview, Refusal, preview_build
 from harness.images.roots import open_tree
 from harness.images.store import Store
-from harness.model.spec import RootTree
+from harness.model.spec import ImageConfig, RootTree
 
 ImageKind = Literal["build", "oci", "layout", "rootfs", "name"]
 _FILES = ("Containerfile", "Dockerfile")
@@ -58,6 +59,44 @@ def resolve_image(ref: ImageRef, base_dir: Path, store: Store, *, log: Log = lam
     else:
         image = copy_directory(path, store, name)
     return open_tree(store, image, str(ref))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutlook:
+    """What is known of an image before it is made: what was `found`, and what a build of it would refuse.
+
+    `config` is None where only an import tells it; `user_at` is PATH:LINE of the USER that decides, or empty.
+    """
+
+    found: str
+    config: ImageConfig | None
+    refused: tuple[Refusal, ...] = ()
+    user_at: str = ""
+
+
+def image_outlook(ref: ImageRef, base_dir: Path, store: Store) -> ImageOutlook:
+    """Return what a run would find; nothing is built, imported or copied. Raises: ImageError, BuildError."""
+    if ref.kind in {"oci", "name"}:
+        image = _find(ref, store)
+        return ImageOutlook(_in_store(ref.value, image), image.config)
+    path = (base_dir / ref.value).resolve()
+    if not path.exists():
+        hint = "paths count from the scenario's directory"
+        raise ImageError(f"{ref.kind}: {path}: no such file or directory", hint=hint)
+    if ref.kind == "build":
+        file = find_containerfile(path)
+        preview = preview_build(file, store)
+        base = f", from {_in_store(preview.base, store.find(preview.base))}" if _is_stored(preview) else ""
+        return ImageOutlook(f"{file}{base}", preview.config, tuple(preview.refused), preview.user_at)
+    return ImageOutlook(str(path), ImageConfig() if ref.kind == "rootfs" else None)
+
+
+def _is_stored(preview: Preview) -> bool:
+    return not preview.refused and preview.base != "scratch"
+
+
+def _in_store(name: str, image: Image) -> str:
+    return f"{name} in the store ({image.manifest.digest[:19]})"
 
 
 def _find(ref: ImageRef, store: Store) -> Image:

@@ -302,8 +302,12 @@ def _discard(path: Path) -> bool:
 
 
 def _nearest(wanted: str, names: Sequence[str]) -> str | None:
-    near = difflib.get_close_matches(wanted, names, n=1)
-    return f"did you mean '{near[0]}'?" if near else None
+    """Return the hint with the name that was most likely meant; the tag, which most names share, makes none alike."""
+    repository, _, tag = wanted.rpartition(":")
+    near = difflib.get_close_matches(repository, {name.rpartition(":")[0] for name in names}, n=1)
+    tags = [name.rpartition(":")[2] for name in names if near and name.rpartition(":")[0] == near[0]]
+    closest = difflib.get_close_matches(tag, sorted(tags), n=1, cutoff=0.0)
+    return f"did you mean '{near[0]}:{closest[0]}'?" if closest else None
 
 
 def _missing_hint(wanted: str, names: Sequence[str]) -> str:

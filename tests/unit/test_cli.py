@@ -251,13 +251,64 @@ def test_plan_ends_with_3_when_something_is_missing(scenario, tmp_path, capsys):
     assert main.run(["plan", str(scenario), "--results", str(tmp_path / "none")]) == 3
     said = capsys.readouterr()
     assert "MISSING  two: thing: not found\n           install the thing" in said.out
-    assert "1 prerequisites are missing" in said.err
+    assert "1 prerequisite is missing" in said.err
 
 
 def test_plan_finds_a_missing_image(scenario, tmp_path, capsys):
     edited(scenario, "rootfs: root", "rootfs: rot")
     assert main.run(["plan", str(scenario), "--results", str(tmp_path / "none")]) == 3
     assert "rot: no such file or directory" in capsys.readouterr().out
+
+
+@pytest.fixture
+def built(scenario, tmp_path, monkeypatch):
+    """Return a function that plans the scenario for a Containerfile of these lines."""
+    monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
+    edited(scenario, "rootfs: root", "build: web")
+    (tmp_path / "web").mkdir()
+
+    def plan(lines):
+        (tmp_path / "web" / "Containerfile").write_text(lines)
+        return main.run(["plan", str(scenario), "--results", str(tmp_path / "none")])
+
+    return plan
+
+
+def test_plan_shows_every_line_that_a_build_will_refuse(built, tmp_path, capsys):
+    lines = "FROM scratch\nRUN make\nCOPY none /\nENV A=1\nHEALTHCHECK CMD x\nFROM other\n"
+    assert built(lines) == 3
+    said = capsys.readouterr()
+    file = tmp_path / "web" / "Containerfile"
+    assert f"{file}:2: RUN: not supported yet" in said.out
+    assert "make the files beforehand and COPY them" in said.out
+    assert f"{file}:3: COPY: none: no such file in the context" in said.out
+    assert f"{file}:5: HEALTHCHECK: " in said.out
+    assert f"{file}:6: FROM: not supported yet: a second stage" in said.out
+    assert "4 prerequisites are missing" in said.err
+
+
+def test_plan_shows_a_named_user_of_the_image_with_its_line(built, scenario, tmp_path, capsys):
+    assert built("FROM scratch\nUSER nobody\n") == 3
+    said = capsys.readouterr().out
+    assert f"workload.user: nobody: the image names its user, and names differ between images ({tmp_path}" in said
+    assert "web/Containerfile:2)" in said
+    edited(scenario, "argv:", "user: 1000, argv:")
+    assert built("FROM scratch\nUSER nobody\n") == 0
+
+
+def test_plan_shows_that_there_is_nothing_to_run(built, scenario, capsys):
+    edited(scenario, "argv: [/bin/true], ", "")
+    assert built("FROM scratch\nENV A=1\n") == 3
+    assert "workload.argv: missing" in capsys.readouterr().out
+    assert built('FROM scratch\nCMD ["/bin/true"]\n') == 0
+
+
+@pytest.mark.parametrize(("port", "noted"), [(8080, False), (8081, True)])
+def test_plan_notes_a_port_that_the_image_does_not_expose(built, scenario, capsys, port, noted):
+    edited(scenario, "kind: command", f"kind: http, port: {port}")
+    assert built("FROM scratch\nEXPOSE 8080\n") == 0
+    note = f"note: workload: ready is asked on port {port}, but the image exposes 8080/tcp"
+    assert (note in capsys.readouterr().err) is noted
 
 
 def test_plan_of_a_backend_that_cannot_be_loaded(scenario, tmp_path, capsys):

@@ -64,3 +64,23 @@ def test_a_missing_image_is_an_error(call):
 )  # fmt: skip
 def test_every_verb_has_help(call, verb):
     assert len(call(verb, "--help").stdout.splitlines()) > 5
+
+
+def test_a_suggestion_does_not_come_from_the_tag_that_all_names_share(call, tmp_path):
+    call("build", str(tmp_path / "web"), "-t", "foo")
+    with pytest.raises(ImageError) as caught:
+        call("inspect", "nope")
+    assert "did you mean" not in str(caught.value.hint)
+    for wanted in ("fooo", "foo:1"):
+        with pytest.raises(ImageError) as caught:
+            call("inspect", wanted)
+        assert caught.value.hint == "did you mean 'foo:latest'?"
+
+
+def test_rm_removes_what_there_is_and_says_so_before_the_error(call, tmp_path):
+    call("build", str(tmp_path / "web"), "-t", "bar")
+    result = CliRunner().invoke(image, ["rm", "nope", "bar", "bar"])
+    assert "removed bar:latest\n" in result.stderr
+    assert isinstance(result.exception, ImageError)
+    assert result.exception.message.startswith("image: nope:latest: not in the store")
+    assert json.loads(call("ls", "--json").stdout)["images"] == []
