@@ -2,9 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
 
 from harness import plugins
-from harness.model.reading import NOT_YET
+from harness.images import containerfile, instructions
+from harness.model.reading import BACKENDS_NOT_YET, NOT_YET
 from harness.model.scenario import Blocks, Gate, Image, LimitsSection, Scenario, Trials
 
 TEXT = (Path(__file__).parents[2] / "docs" / "scenario.md").read_text()
@@ -29,6 +33,46 @@ def test_every_key_is_documented():
     assert rows("limits") == keys(LimitsSection)
     assert rows("trials") == keys(Trials)
     assert rows("gate") == keys(Gate)
+
+
+@pytest.mark.parametrize("name", plugins.names("backends"))
+def test_every_option_of_a_backend_is_documented_with_its_default_and_values(name):
+    model = plugins.load("backends", name).options
+    page = section(f"backend: {name}")
+    lines = {key: line for line in page.splitlines() for key in re.findall(r"^\| `(\w+)`", line)}
+    assert set(lines) == keys(model)
+    for key, info in model.model_fields.items():
+        values = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+        assert all(f"`{value}`" in lines[info.alias or key] for value in values)
+        if isinstance(info.default, bool) or values:
+            assert f"| `{str(info.default).lower()}` |" in lines[info.alias or key]
+
+
+def test_every_kind_of_workload_is_documented():
+    for name in plugins.names("workloads"):
+        assert f"`kind: {name}`" in section("workload")
+
+
+def test_backends_that_are_not_there_yet_are_said():
+    (line,) = (line for line in section("runtimes").splitlines() if "are not there yet" in line)
+    assert set(BACKENDS_NOT_YET) <= set(re.findall(r"`(\w+)`", line))
+    assert not set(BACKENDS_NOT_YET) & set(plugins.names("backends"))
+
+
+def test_every_instruction_of_a_containerfile_is_documented_as_it_works():
+    table = [line.split("|")[1:3] for line in section("Containerfile").splitlines() if re.match(r"\| `[A-Z]+`", line)]
+    said = {word: works for words, works in table for word in re.findall(r"`([A-Z]+)`", words)}
+    assert set(said) == set(containerfile.KEYWORDS)
+    settings = instructions.Settings({}, {}, {})
+    for keyword, handler in instructions.HANDLERS.items():
+        try:
+            handler(settings, containerfile.Instruction(keyword, 1, (), "A=1", ("a",)))
+            refused = False
+        except instructions.NotSupportedError:
+            refused = True
+        except instructions.WordError:
+            refused = False
+        assert said[keyword].lstrip().startswith(("not yet", "refused")) is refused
 
 
 def test_every_key_of_the_workloads_is_documented():
