@@ -108,7 +108,7 @@ def _reader_gone() -> Iterator[None]:
 
 @click.command(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="harness")
-@click.option("-v", "--verbose", is_flag=True, help="Log every command and decision to stderr.")
+@click.option("-v", "--verbose", is_flag=True, help="Log each helper program that is run (such as mkfs.erofs).")
 def cli(*, verbose: bool) -> None:
     """Start the identical workload in virtual machines and in containers, and measure what each costs."""
     if verbose:

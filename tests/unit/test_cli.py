@@ -451,8 +451,8 @@ def test_doctor_where_a_backend_depends_on_the_scenario(tmp_path, capsys):
     assert "options: depends on the scenario: it must say works" in capsys.readouterr().out
 
 
-def test_verbose_logs_to_stderr(scenario):
-    code = "import logging, harness.cli.main as m; m.run(['-v', 'schema']); logging.getLogger('x').debug('heard')"
+def test_verbose_logs_the_programs_that_are_run_to_stderr():
+    code = "import harness.cli.main as m, harness.host.process as p; m.run(['-v', 'schema']); p.run(['true', 'x'])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -460,5 +460,5 @@ def test_verbose_logs_to_stderr(scenario):
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert "DEBUG x: heard" in done.stderr
+    assert "DEBUG harness.host.process: + true x" in done.stderr
     assert json.loads(done.stdout)
