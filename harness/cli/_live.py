@@ -18,6 +18,9 @@ from harness.trials.runner import count
 
 UNKNOWN_WIDTH_COLUMNS = 80
 """Some terminals (a container's, an editor's) say that they are 0 columns wide."""
+CTRL_C_COLUMNS = 2
+"""A terminal echoes `^C` behind the line: were that to wrap, half of the line could not be cleared any more."""
+BAR_COLUMNS = 10
 
 
 class LiveObserver(AbstractContextManager["LiveObserver"], Protocol):
@@ -125,8 +128,9 @@ class _Terminal(_Lines):
         super().__init__(plan, stream)
         self._seconds: list[float] = []
         self._trial_started = time.monotonic()
-        self._status = ""
+        self._progress: tuple[str, ...] = ()
         self._ready: dict[str, list[int]] = {}
+        self._done_ratio = 0.0
 
     def __exit__(self, *_: object) -> None:
         self._clear()
@@ -135,9 +139,18 @@ class _Terminal(_Lines):
         self._stream.write("\r\x1b[K")
         self._stream.flush()
 
-    def _draw(self, text: str) -> None:
+    def _draw(self, state: str) -> None:
+        """Write bar and state, then as many of the count and the medians as fit, each whole, in the plan's order."""
         width = os.get_terminal_size(self._stream.fileno()).columns or UNKNOWN_WIDTH_COLUMNS
-        self._stream.write("\r\x1b[K" + text[: max(20, width - 1)])
+        room = max(20, width - 1 - CTRL_C_COLUMNS)
+        line = f"{_bar(self._done_ratio)} {state}"
+        ready = ((name, self._ready.get(name)) for name, _backend in self._plan.runtimes)
+        medians = (f"{name} {format_ns(statistics.median(values))}" for name, values in ready if values)
+        for part in (*self._progress, *medians):
+            if len(line) + 2 + len(part) > room:
+                break
+            line += f"  {part}"
+        self._stream.write("\r\x1b[K" + line[:room])
         self._stream.flush()
 
     def say(self, text: str) -> None:
@@ -147,7 +160,7 @@ class _Terminal(_Lines):
     def phase(self, spec: TrialSpec, phase: str) -> None:
         if phase == "starting":
             self._trial_started = time.monotonic()
-            self._draw(f"{self._status}  {spec.runtime}: starting")
+            self._draw(f"{spec.runtime}: starting")
 
     def finished(self, record: TrialRecord, done: int, total: int) -> None:
         self._seconds.append(time.monotonic() - self._trial_started)
@@ -156,11 +169,14 @@ class _Terminal(_Lines):
         elif READY in record.marks and not record.spec.warmup:
             self._ready.setdefault(record.spec.runtime, []).append(record.marks[READY])
         left_s = statistics.mean(self._seconds) * (total - done)
-        filled = round(20 * done / total)
-        bar = "━" * filled + "╌" * (20 - filled)
-        medians = "  ".join(f"{name} {format_ns(statistics.median(values))}" for name, values in self._ready.items())
-        self._status = f"{bar} {done}/{total} trials  ETA {int(left_s // 60)}:{int(left_s % 60):02d}  {medians}"
-        self._draw(self._status)
+        self._done_ratio = done / total
+        self._progress = (f"{done}/{total} trials", f"ETA {int(left_s // 60)}:{int(left_s % 60):02d}")
+        self._draw(f"{record.spec.runtime}: {brief(record)}")
+
+
+def _bar(done_ratio: float) -> str:
+    filled = round(BAR_COLUMNS * done_ratio)
+    return "━" * filled + "╌" * (BAR_COLUMNS - filled)
 
 
 def observer_for(plan: Plan, *, quiet: bool, stream: TextIO | None = None) -> LiveObserver:

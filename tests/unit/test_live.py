@@ -66,11 +66,11 @@ def ended(spec: TrialSpec, ready_ns: int = 2_000_000, error: str | None = None) 
     return TrialRecord(spec, "ok", "now", marks={"requested": 0, "ready": ready_ns})
 
 
-def show(observer: LiveObserver, specs: tuple[TrialSpec, ...], done: int = 0) -> None:
+def show(observer: LiveObserver, specs: tuple[TrialSpec, ...], done: int = 0, total: int = 8) -> None:
     for number, spec in enumerate(specs, done + 1):
         for phase in ("starting", "ready", "stopping"):
             observer.phase(spec, phase)
-        observer.finished(ended(spec, 2_000_000 if spec.runtime == "process" else 50_000_000), number, len(PLAN.trials))
+        observer.finished(ended(spec, 2_000_000 if spec.runtime == "process" else 50_000_000), number, total)
 
 
 def without_time(text: str) -> list[str]:
@@ -150,7 +150,7 @@ def test_a_terminal_shows_one_line_that_is_gone_at_the_end(screen: Screen) -> No
         assert "process 2.00 ms" in last
         assert "vm 50.0 ms" in last
         observer.phase(PLAN.trials[4], "starting")
-        assert screen.read().endswith(f"{PLAN.trials[4].runtime}: starting")
+        assert f" {PLAN.trials[4].runtime}: starting  4/8 trials  " in screen.read()
     assert screen.read() == CLEAR
 
 
@@ -170,14 +170,33 @@ def test_a_terminal_tells_a_failure_above_its_line(screen: Screen) -> None:
     assert f"{CLEAR}{PLAN.trials[0].trial_id}   failed: no luck\r\n{CLEAR}" in text
 
 
-@pytest.mark.parametrize(("columns", "longest"), [(40, 39), (0, 79)])
-def test_a_line_never_wraps(screen: Screen, columns: int, longest: int) -> None:
-    """A wrapped line could not be rewritten; a terminal that says it is 0 columns wide is taken as 80."""
+MANY = replace(PLAN, runtimes=(("process", "p"), ("container", "c"), ("rootless-podman", "r"), ("vm", "v")))
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (40, ()),
+        (60, ("12/16 trials", "ETA 0:00")),
+        (80, ("12/16 trials", "ETA 0:00", "process 2.00 ms")),
+        (100, ("12/16 trials", "ETA 0:00", "process 2.00 ms", "container 50.0 ms")),
+        (0, ("12/16 trials", "ETA 0:00", "process 2.00 ms")),
+    ],
+)
+def test_a_line_never_wraps_and_shows_the_state_and_whole_medians(
+    screen: Screen, columns: int, shown: tuple[str, ...]
+) -> None:
+    """A wrapped line could not be rewritten, nor one that `^C` wraps; 0 columns are taken as 80."""
     screen.width(columns)
-    with observer_for(PLAN, quiet=False, stream=screen.stream) as observer:
-        show(observer, PLAN.trials[:5])
-        observer.phase(PLAN.trials[5], "starting")
-        assert len(screen.read().split(CLEAR)[-1]) == longest
+    with observer_for(MANY, quiet=False, stream=screen.stream) as observer:
+        show(observer, tuple(reversed(MANY.trials[-12:])), total=16)
+        observer.phase(next(spec for spec in MANY.trials if spec.runtime == "container"), "starting")
+        line = screen.read().split(CLEAR)[-1]
+    bar, state, *parts = re.split(r" (?=\w)(?<=[━╌] )|  ", line)
+    assert set(bar) <= set("━╌")
+    assert state == "container: starting"
+    assert tuple(parts) == shown
+    assert len(line) + len("^C") < (columns or 80)
 
 
 @pytest.mark.parametrize(("variable", "value"), [("CI", "true"), ("TERM", "dumb")])
