@@ -1,4 +1,4 @@
-"""A finished run as pandas frames, for notebooks: `harness.load("results/...").wide("startup.ready").plot()`.
+"""A finished run as pandas frames, for notebooks: `harness.load("latest").wide("startup.ready").plot()`.
 
 The only module that imports pandas. Nothing is left out: failed trials and metrics that were not measured are rows
 with NaN as their value and the reason beside it.
@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.model.records import RunRecord, TrialRecord
-from harness.results.store import RunDirectory
+from harness.results.store import RunDirectory, find_run
 
 COLUMNS = (
     "run_id", "scenario", "trial_id", "runtime", "block", "order", "metric", "value", "unit", "status", "warmup",
@@ -31,6 +31,11 @@ class Run:
     meta: RunRecord
     records: tuple[TrialRecord, ...]
     path: Path
+
+    def __repr__(self) -> str:
+        """Return one line: a notebook shows a run by it."""
+        meta = self.meta
+        return f"<Run {meta.run_id}: {meta.status}, {len(self.records)} trials of {', '.join(meta.runtimes)}>"
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -105,7 +110,11 @@ def _rows(run: RunRecord, record: TrialRecord) -> Iterator[Mapping[str, Any]]:
             yield {**common, "metric": metric, "value": None, "unit": unit, "reason": reason}
 
 
-def load(path: str | Path) -> Run:
-    """Return the run in a directory. Raises: StoreError when there is none, or it cannot be read."""
-    directory = RunDirectory.open(Path(path))
+def load(run: str | Path, results: str | Path = "results") -> Run:
+    """Return a run: its directory, or as on the command line its id, a part of it, or `latest` in `results`.
+
+    Raises: StoreError when there is none, more than one fits, or it cannot be read.
+    """
+    named = isinstance(run, str) and "/" not in run
+    directory = RunDirectory.open(find_run(Path(results), str(run)) if named else Path(run))
     return Run(directory.run(), directory.trials(), directory.path)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import harness
-from harness.errors import UsageError
+from harness.errors import StoreError, UsageError
 from harness.results.frame import COLUMNS
 from harness.results.store import RunDirectory
 from tests.example_run import example_run, example_trials
@@ -80,6 +80,20 @@ def test_a_run_without_trials_loads(tmp_path):
     run = harness.load(RunDirectory.create(tmp_path, example_run(), "", {}).path)
     assert len(run.trials) == 0
     assert run.meta == example_run()
+
+
+def test_a_run_shows_itself_in_one_line(run):
+    assert repr(run) == ("<Run 20260314T091522Z-http-start-7f3c0a1b: complete, 33 trials of process, container, vm>")
+
+
+def test_a_run_is_found_as_on_the_command_line(run, monkeypatch):
+    monkeypatch.chdir(run.path.parent)
+    assert harness.load("latest", results=".").path.name == run.path.name
+    (run.path.parent / "results").symlink_to(".")
+    for text in ("latest", "7f3c0a1b", run.meta.run_id, f"results/{run.meta.run_id}"):
+        assert harness.load(text).records == run.records
+    with pytest.raises(StoreError, match="no such run"):
+        harness.load("nothing")
 
 
 def test_importing_harness_does_not_import_pandas():
