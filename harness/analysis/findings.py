@@ -10,11 +10,15 @@ from harness.model.records import RunRecord, TrialRecord
 from harness.model.report import Cell, Finding, Missing
 
 TCG = "tcg"
+KILLED = "killed"
+"""The code of the note that a run which says `running` has no process any more; only the host can tell."""
 WATCHED = ("startup.ready", "memory.pss")
 """Drift and outliers are looked for here only: over all metrics, one in a hundred would drift by chance."""
 DRIFT_P = 0.01
 MARKER_RATIO_MAX = 0.05
 """A marker that takes more than this share of the time it marks is told."""
+
+NAMED_TRIALS_MAX = 3
 
 _NOISE_REMEDIES = {
     "steal": "the hypervisor gives this host's CPUs to others: use a dedicated host, or more blocks",
@@ -24,16 +28,24 @@ _NOISE_REMEDIES = {
 
 
 def findings(
-    run: RunRecord, trials: Sequence[TrialRecord], cells: Sequence[Cell], accelerators: Mapping[str, str]
+    run: RunRecord,
+    trials: Sequence[TrialRecord],
+    cells: Sequence[Cell],
+    accelerators: Mapping[str, str],
+    *,
+    killed: bool = False,
 ) -> tuple[Finding, ...]:
-    """Return all findings, the ones that change the meaning of the table first."""
+    """Return all findings, the ones that change the meaning of the table first.
+
+    `killed`: that the run was killed has been told, so `running` is not.
+    """
     kept = [trial for trial in trials if trial.status == "ok" and not trial.spec.warmup]
     return (
-        *_state(run, trials),
+        *_state(run, trials, killed=killed),
         *_acceleration(accelerators),
         *_few_blocks(run, kept),
         *_failures(run, trials),
-        *_varying(cells),
+        *_varying(kept, cells),
         *_noise(trials),
         *_order(run, kept),
         *_outliers(run, kept),
@@ -41,11 +53,11 @@ def findings(
     )
 
 
-def _state(run: RunRecord, trials: Sequence[TrialRecord]) -> Iterator[Finding]:
+def _state(run: RunRecord, trials: Sequence[TrialRecord], *, killed: bool) -> Iterator[Finding]:
     if not trials:
         yield Finding("empty", "no trial of this run has ended yet: there is nothing to show")
-    if run.status != "complete":
-        remedy = f"harness run --resume {run.run_id}" if run.status in {"interrupted", "running"} else ""
+    if run.status != "complete" and not killed:
+        remedy = f"harness run --resume {run.run_id}" if run.status == "interrupted" else ""
         reason = f": {run.stop_reason}" if run.stop_reason else ""
         yield Finding("incomplete", f"the run is {run.status}{reason}", remedy)
     for warning in run.warnings:
@@ -100,15 +112,27 @@ def _failures(run: RunRecord, trials: Sequence[TrialRecord]) -> Iterator[Finding
             )
 
 
-def _varying(cells: Sequence[Cell]) -> Iterator[Finding]:
+def _varying(kept: Sequence[TrialRecord], cells: Sequence[Cell]) -> Iterator[Finding]:
     for cell in cells:
         if cell.exact and cell.minimum != cell.maximum:
+            own = [trial for trial in kept if trial.spec.runtime == cell.runtime and cell.metric in trial.metrics]
             yield Finding(
                 "exact-varies",
-                f"{cell.metric}: {cell.runtime}: {cell.minimum:g} to {cell.maximum:g} within one run; a property of "
-                "the runtime should not change from start to start",
-                "compare the trials in trials.jsonl; without a cause this is a bug of the probe",
+                f"{cell.metric}: {cell.runtime}: not the same at every start: {_who_has_which(cell.metric, own)}",
+                "the labels of this metric in trials.jsonl say what was counted in each of these trials",
             )
+
+
+def _who_has_which(metric: str, own: Sequence[TrialRecord]) -> str:
+    """Return each value with its trials, the most frequent value first: `24 in 9 trials, 99 in b05-vm`."""
+    trials: dict[float, list[str]] = {}
+    for trial in own:
+        trials.setdefault(trial.metrics[metric].value, []).append(trial.spec.trial_id)
+    ranked = sorted(trials.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    return ", ".join(
+        f"{value:g} in {', '.join(names) if len(names) <= NAMED_TRIALS_MAX else f'{len(names)} trials'}"
+        for value, names in ranked
+    )
 
 
 def _noise(trials: Sequence[TrialRecord]) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.claims import claims
-from harness.analysis.findings import findings, missing
+from harness.analysis.findings import KILLED, findings, missing
 from harness.analysis.identity import identity
 from harness.analysis.statistics import (
     EQUIVALENCE_MARGIN,
@@ -59,7 +59,7 @@ def analyse(run: RunRecord, trials: Sequence[TrialRecord], notes: Sequence[Findi
             for trial in trials
             if trial.status != "ok"
         ),
-        findings=(*notes, *findings(run, trials, cells, accelerators)),
+        findings=(*notes, *findings(run, trials, cells, accelerators, killed=any(n.code == KILLED for n in notes))),
         missing=missing(cells),
         claims=claims(run, kept, cells, same),
         blocks=len({trial.spec.block for trial in trials if not trial.spec.warmup}),
@@ -168,6 +168,8 @@ def ratio_wording(ratio: Estimate, unit: str) -> str:
 def _wording(estimate: Estimate, neutral: float, unit: str) -> str:
     if estimate.lo is None or estimate.hi is None:
         return "too few blocks"
+    if estimate.lo == estimate.hi == neutral:
+        return "same"
     above, below = _WORDS.get(unit, ("higher", "lower"))
     if estimate.lo > neutral:
         return above

@@ -70,6 +70,7 @@ def _metrics() -> Iterator[Row]:
 
 def _runs(results: Path) -> Iterator[Row]:
     """Every run directory, newest first; one that cannot be read is listed with the reason."""
+    from harness.cli.report import was_killed  # noqa: PLC0415
     from harness.errors import StoreError  # noqa: PLC0415
     from harness.results.store import RunDirectory, list_runs  # noqa: PLC0415
 
@@ -79,7 +80,12 @@ def _runs(results: Path) -> Iterator[Row]:
         except StoreError as error:
             yield {"name": path.name, "status": "unreadable", "doc": error.message}
             continue
-        yield {"name": path.name, "status": record.status, "doc": f"{record.scenario}: {', '.join(record.runtimes)}"}
+        doc = f"{record.scenario}: {', '.join(record.runtimes)}"
+        if was_killed(record):
+            hint = f"harness run --resume {path.name}"
+            yield {"name": path.name, "status": "killed", "doc": f"{doc}; to go on: {hint}"}
+        else:
+            yield {"name": path.name, "status": record.status, "doc": doc}
 
 
 def _show(rows: list[Row], nothing: str) -> None:

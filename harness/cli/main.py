@@ -5,8 +5,10 @@ Subcommands are imported when they are used, so that `harness --help` stays quic
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -158,5 +160,25 @@ def _bug(error: Exception) -> int:
     return EXIT_BUG
 
 
+_PLAIN = str.maketrans({"µ": "u", "↓": "v", "↑": "^", "━": "=", "╌": "-", "—": "-", "…": "~"})
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    """Replace letters that the output's encoding lacks: `µs` must not lose its unit, nor the report its end."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end].translate(_PLAIN)
+    return "".join(letter if letter.isascii() else "?" for letter in letters), error.end
+
+
+def _tolerate_narrow_encodings() -> None:
+    """Let stdout and stderr take any text, also where they are ASCII or Latin-1 (a bare C locale, some CI)."""
+    codecs.register_error("harness-plainer", _plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="harness-plainer")
+
+
 def main() -> NoReturn:
+    _tolerate_narrow_encodings()
     sys.exit(run(sys.argv[1:]))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from harness import plugins
+from harness.analysis.findings import KILLED
 from harness.analysis.summary import analyse
 from harness.cli._output import print_json
 from harness.errors import StoreError
+from harness.interfaces import Renderer
+from harness.model.records import RunRecord
 from harness.model.report import Finding, Report
+from harness.report.terminal import TerminalRenderer
 from harness.results.store import RunDirectory, find_run
+from harness.trials import ownership
 
 _ALIASES = {"md": "markdown"}
 _TORN = Finding(
@@ -24,29 +30,60 @@ _RESULTS = click.option(
 )
 
 
-def load_report(results: Path, text: str) -> Report:
-    """Return the analysis of a run, found by its path, id, a part of the id, or `latest`. Raises: StoreError."""
-    directory = RunDirectory.open(find_run(results, text))
-    return analyse(directory.run(), directory.trials(), [_TORN] if directory.torn else [])
+def was_killed(record: RunRecord) -> bool:
+    """Return whether a run says that it is running while no process of this host works on it."""
+    return record.status == "running" and ownership.living_owner(record.run_id) is None
+
+
+def load_report(directory: RunDirectory) -> Report:
+    """Return the analysis of a run. Raises: StoreError where it cannot be read."""
+    record, trials = directory.run(), directory.trials()
+    notes = [_TORN] if directory.torn else []
+    if was_killed(record):
+        notes.append(_killed(record.run_id))
+    return analyse(record, trials, notes)
+
+
+def _killed(run_id: str) -> Finding:
+    message = "the run was killed: it says that it is running, and no process of this host works on it"
+    return Finding(KILLED, message, f"harness run --resume {run_id}")
+
+
+def _gated(directory: RunDirectory) -> tuple[str, ...]:
+    """Return the metrics that the scenario's gate names. Raises: StoreError where it cannot be read."""
+    path = directory.path / "scenario.resolved.json"
+    try:
+        gate = json.loads(path.read_text(encoding="utf-8")).get("gate") or {}
+        return tuple(gate.get("metrics", ()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path}: cannot be read: {error}") from error
 
 
 @click.command(short_help="Show a finished run again, in any format.")
 @click.argument("run", metavar="RUN")
 @click.option("--format", "format_name", default="terminal", show_default=True, help="terminal, markdown, csv, json")
+@click.option("--all", "everything", is_flag=True, help="In the terminal format too, every metric with its interval.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead of stdout.")
 @_RESULTS
-def report(*, run: str, format_name: str, output: Path | None, results: Path) -> None:
+def report(*, run: str, format_name: str, everything: bool, output: Path | None, results: Path) -> None:
     """Show a run again: RUN is its directory, its id, the beginning or end of its id, or 'latest'.
 
     Formats: terminal, markdown (md), csv, json, and those of installed plugins. Nothing is measured: everything comes
-    from the run's trials.jsonl.
+    from the run's trials.jsonl. The terminal format has intervals for the main metrics and the gate's, and medians of
+    the others, unless --all asks for more; the other formats always hold everything.
 
     \b
     harness report latest
+    harness report latest --all
     harness report latest --format md --output summary.md
     """
-    renderer = plugins.load("report", _ALIASES.get(format_name, format_name))
-    text = renderer.render(load_report(results, run))
+    directory = RunDirectory.open(find_run(results, run))
+    renderer: Renderer
+    if format_name == TerminalRenderer.name:
+        renderer = TerminalRenderer(everything=everything, gated=_gated(directory))
+    else:
+        renderer = plugins.load("report", _ALIASES.get(format_name, format_name))
+    text = renderer.render(load_report(directory))
     if output is None:
         click.echo(text, nl=False)
         return
@@ -66,12 +103,10 @@ def claims(*, run: str, as_json: bool, results: Path) -> None:
     Each of the five claims gets what RUN measured for both sides and a verdict: holds, fails, or not shown. RUN is a
     directory, an id, the beginning or end of an id, or 'latest'.
     """
-    found = load_report(results, run)
+    found = load_report(RunDirectory.open(find_run(results, run)))
     if as_json:
         from harness.report.json import claims_document  # noqa: PLC0415
 
         print_json(claims_document(found))
         return
-    from harness.report.terminal import TerminalRenderer  # noqa: PLC0415
-
     click.echo(TerminalRenderer().render_claims(found), nl=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.analysis.findings import KILLED
 from harness.model.report import Cell, Effect, Missing, Report
 from harness.model.units import format_bytes, format_ns, format_ratio
 
@@ -184,6 +185,14 @@ def _comparison(cell: Cell | None) -> str:
     return f"takes {text} as long"
 
 
+def state(report: Report) -> str:
+    """Return how the run ended: what run.json says, unless its process was found dead."""
+    if any(finding.code == KILLED for finding in report.findings):
+        return KILLED
+    run = report.run
+    return f"{run.status}: {run.stop_reason}" if run.stop_reason else run.status
+
+
 def counts(report: Report) -> str:
     """Return how much was measured: blocks, trials, failures."""
     blocks = f"{report.blocks} block{'' if report.blocks == 1 else 's'}"
@@ -223,14 +232,14 @@ def short_digest(digest: str) -> str:
 
 
 def seen_lines(report: Report) -> list[str]:
-    """Return what may differ between arms and was seen inside: kernel, CPUs, memory."""
-    lines = []
+    """Return what may differ between arms and was seen inside: kernel, CPUs, memory; one line for those that agree."""
+    runtimes: dict[str, list[str]] = {}
     for seen in report.identity.seen:
         whose = {True: "own kernel", False: "host's kernel", None: "kernel"}[seen.own_kernel]
         cpus = " or ".join(f"{cpus} CPU{'' if cpus == 1 else 's'}" for cpus in seen.cpus)
         memory = " or ".join(format_bytes(size) for size in seen.memory_bytes)
-        lines.append(f"{runtime_label(report, seen.runtime)}: {whose} {seen.kernel}, {cpus}, {memory}")
-    return lines
+        runtimes.setdefault(f"{whose} {seen.kernel}, {cpus}, {memory}", []).append(runtime_label(report, seen.runtime))
+    return [f"{', '.join(names)}: {line}" for line, names in runtimes.items()]
 
 
 def missing_text(missing: Missing, most: int = 3) -> str:

@@ -28,8 +28,7 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]], right: frozenset
 
 def _facts(report: Report) -> Iterator[str]:
     run = report.run
-    state = run.status if not run.stop_reason else f"{run.status}: {run.stop_reason}"
-    yield f"- run: `{run.run_id}` ({_plain(state)})"
+    yield f"- run: `{run.run_id}` ({_plain(tables.state(report))})"
     yield f"- trials: {tables.counts(report)}, order seed {run.seed}"
     yield f"- host: {_plain(tables.host_line(report))}"
     yield f"- workload: {_plain(tables.identity_line(report))}"

@@ -1,5 +1,7 @@
 """The report for a terminal: headline, facts, one row a metric and runtime, properties, findings with what helps.
 
+The short form has rows for the main metrics only, medians of the others, and says how to see all.
+
 Width and colour follow where the text goes: 100 columns and no escape codes outside a terminal; NO_COLOR is kept.
 """
 
@@ -10,40 +12,69 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 
 from rich.console import Console
 from rich.text import Text
 
 from harness.interfaces import Renderer
 from harness.model.report import Claim, Report
+from harness.report import _compact as compact
 from harness.report import _tables as tables
 from harness.report._tables import Row
 
 PLAIN_WIDTH = 100
 PROSE_WIDTH_MAX = 110
 _GAP = "  "
+_BETWEEN = "    "
 _VERDICT_STYLES = {"holds": "bold green", "fails": "bold red", "not shown": "bold yellow"}
 
 
 class TerminalRenderer:
-    """`width_columns` and `colour` are found out where they are None."""
+    """`width_columns` and `colour` are found out where they are None.
+
+    `everything`: a row with interval and comparison for every metric; without, for the main ones and those `gated`.
+    """
 
     name = "terminal"
     suffix = ".txt"
     doc = "tables for a terminal"
 
-    def __init__(self, width_columns: int | None = None, *, colour: bool | None = None) -> None:
+    def __init__(
+        self,
+        width_columns: int | None = None,
+        *,
+        colour: bool | None = None,
+        everything: bool = False,
+        gated: Sequence[str] = (),
+    ) -> None:
         self._width_columns = width_columns
         self._colour = colour
+        self._everything = everything
+        self._gated = tuple(gated)
 
     def render(self, report: Report) -> str:
         console = self._console()
         _head(console, report)
-        _table(console, report)
-        _matrix(console, report)
-        _remarks(console, report)
-        _close(console, report)
+        if self._everything:
+            _table(console, report, tables.rows(report, without=(tables.MARKER,)))
+            _marker_line(console, report)
+            _matrix(console, tables.exact_matrix(report))
+        else:
+            shown = {*compact.HEADLINES, *self._gated}
+            _table(console, report, [row for row in tables.rows(report) if row.metric in shown])
+            _medians(console, report, self._gated)
+            _matrix(console, compact.property_matrix(report, console.width))
+        _findings(console, report)
+        if self._everything:
+            _missing(console, [tables.missing_text(missing) for missing in report.missing])
+            console.print()
+        else:
+            surprising = compact.surprising(report, self._gated)
+            _missing(console, [compact.missing_text(missing) for missing in surprising])
+            _how_to_see_all(console, report, left_out=len(report.missing) - len(surprising))
+        # The last lines are those that a terminal still shows: say once more what came out.
+        _prose(console, tables.headline(report), style="bold")
         return _text(console)
 
     def render_claims(self, report: Report) -> str:
@@ -92,7 +123,7 @@ def _head(console: Console, report: Report) -> None:
     run = report.run
     _prose(console, tables.headline(report), style="bold")
     console.print()
-    state = run.status if not run.stop_reason else f"{run.status}: {run.stop_reason}"
+    state = tables.state(report)
     facts = [
         ("run", run.run_id),
         ("", state),
@@ -113,9 +144,8 @@ def _cells(row: Row, *, with_metric: bool) -> list[str]:
     return [*metric, row.runtime, row.n, row.median, row.interval, f"{row.effect} {row.wording}".rstrip()]
 
 
-def _table(console: Console, report: Report) -> None:
+def _table(console: Console, report: Report, rows: Sequence[Row]) -> None:
     """Write the metric beside its rows where that fits, and on a line of its own above them where it does not."""
-    rows = tables.rows(report, without=(tables.MARKER,))
     if not rows:
         return
     heads = ["metric", "runtime", "n", "median", "95 % interval", f"vs {report.run.control}, paired"]
@@ -131,6 +161,9 @@ def _table(console: Console, report: Report) -> None:
     for _, group in groupby(zip(rows, lines, strict=True), key=lambda pair: pair[0].metric):
         _group(console, list(group), widths, wide=wide)
     console.print(Text("↓ lower is better   ↑ higher is better   [ ] 95 % interval", style="dim"))
+
+
+def _marker_line(console: Console, report: Report) -> None:
     marker_line = tables.marker_line(report)
     if marker_line:
         _prose(console, marker_line, style="dim")
@@ -164,23 +197,59 @@ def _line(console: Console, cells: Sequence[str], widths: Sequence[int], *, styl
         text = Text(_GAP.join(padded).rstrip(), style="dim")
     else:
         text = Text.assemble(_GAP.join(padded[:-1]), _GAP, (padded[-1].rstrip(), style))
-    console.print(text, overflow="ignore", no_wrap=True, crop=False)
+    _whole(console, text)
 
 
-def _matrix(console: Console, report: Report) -> None:
-    matrix = tables.exact_matrix(report)
+def _medians(console: Console, report: Report, gated: Sequence[str]) -> None:
+    """Write the medians of all metrics without a row of their own: time and memory side by side where that fits."""
+    parts = [
+        _aligned(part)
+        for part in (
+            compact.time_matrix(report),
+            compact.memory_matrix(report, gated),
+            compact.others_matrix(report, gated),
+        )
+        if part
+    ]
+    while parts:
+        block = parts.pop(0)
+        width = max(map(len, block))
+        if parts and width + len(_BETWEEN) + max(map(len, parts[0])) <= console.width:
+            beside = parts.pop(0)
+            pairs = zip_longest(block, beside, fillvalue="")
+            block = [f"{left.ljust(width)}{_BETWEEN}{right}".rstrip() for left, right in pairs]
+        console.print()
+        for place, line in enumerate(block):
+            _whole(console, Text(line, style="dim" if place == 0 else ""))
+
+
+def _aligned(matrix: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a matrix of numbers: names left, numbers right."""
+    widths = _widths(matrix)
+    return [
+        _GAP.join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(line, widths, strict=True)) for line in matrix)
+    ]
+
+
+def _whole(console: Console, line: Text) -> None:
+    """Write a line as it is, also where it is longer than the terminal is wide."""
+    console.print(line, overflow="ignore", no_wrap=True, crop=False)
+
+
+def _matrix(console: Console, matrix: Sequence[Sequence[str]]) -> None:
     if not matrix:
         return
     widths = _widths(matrix)
     console.print()
     for place, line in enumerate(matrix):
         text = _GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        console.print(Text(text, style="dim" if place == 0 else ""), overflow="ignore", no_wrap=True, crop=False)
+        _whole(console, Text(text, style="dim" if place == 0 else ""))
     if any(cell.endswith(tables.OWN_KERNEL_MARK) for line in matrix for cell in line):
         console.print(Text(tables.OWN_KERNEL_NOTE, style="dim"))
 
 
-def _remarks(console: Console, report: Report) -> None:
+def _findings(console: Console, report: Report) -> None:
     if report.findings:
         console.print()
     for finding in report.findings:
@@ -191,16 +260,20 @@ def _remarks(console: Console, report: Report) -> None:
         console.print("\nfailed trials")
     for failure in report.failures:
         _prose(console, failure.error, prefix=f"  {failure.trial_id} ({failure.status}): ")
-    if report.missing:
+
+
+def _missing(console: Console, lines: Sequence[str]) -> None:
+    if lines:
         console.print(Text("\nnot measured", style="dim"))
-    for missing in report.missing:
-        _prose(console, tables.missing_text(missing), prefix="  ", style="dim")
+    for line in lines:
+        _prose(console, line, prefix="  ", style="dim")
 
 
-def _close(console: Console, report: Report) -> None:
-    """The last lines are those that a terminal still shows: say once more what came out."""
-    console.print()
-    _prose(console, tables.headline(report), style="bold")
+def _how_to_see_all(console: Console, report: Report, *, left_out: int) -> None:
+    """`left_out` counts the gaps that only a `-` shows."""
+    why = ", and why some are missing (-)" if left_out else ""
+    console.print(Text(f"\nevery metric with its interval{why}:", style="dim"))
+    _whole(console, Text(f"  harness report {report.run.run_id} --all", style="dim"))
 
 
 def _claim(console: Console, claim: Claim) -> None:

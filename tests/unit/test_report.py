@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from harness.model.units import format_ratio
 from harness.report import _tables as tables
 from harness.report.terminal import TerminalRenderer
 from harness.results.store import RunDirectory
+from harness.trials import ownership
 from tests.example_run import example_run, example_trials
 
 TRIALS = example_trials()
@@ -25,8 +27,8 @@ REPORT = analyse(example_run(), TRIALS)
 ESCAPE = "\x1b"
 
 
-def terminal(report=REPORT, width=100, *, colour=False):
-    return TerminalRenderer(width, colour=colour).render(report)
+def terminal(report=REPORT, width=100, *, colour=False, **options):
+    return TerminalRenderer(width, colour=colour, **options).render(report)
 
 
 def broken():
@@ -131,18 +133,56 @@ def test_terminal_has_one_row_a_metric_and_runtime():
 def test_terminal_shows_properties_as_a_matrix():
     text = terminal()
     assert re.search(r"isolation\.capabilities\.effective +41 +0 +41\*\n", text)
-    assert re.search(r"isolation\.namespaces\.own +0 +6 +-\n", text)
+    assert re.search(r"isolation\.namespaces\.own +0 +6: cgroup ipc mnt net pid uts +-\n", text)
+    assert re.search(r"isolation\.namespaces\.own +0 +6 +-\n", terminal(width=70))
+    assert "isolation.namespace.pid" not in text
+    assert re.search(r"isolation\.namespace\.pid +no +yes +-\n", terminal(everything=True))
     assert tables.OWN_KERNEL_NOTE in text
     assert not re.search(r"isolation\.\S+ +process", text)
 
 
 def test_terminal_names_what_went_wrong():
-    text = " ".join(terminal().split())
+    text = " ".join(terminal(everything=True).split())
     for part in ("software emulation (TCG)", "b07-container (timeout)", "-> logs/b07-container/", "not measured",
                  "no VMM: it runs on the host's kernel"):  # fmt: skip
         assert part in text
     assert "uid: " in terminal(broken())
     assert "NOT THE SAME on all arms" in terminal(broken())
+
+
+def test_the_short_report_has_every_metric_once():
+    """Rows with intervals for the main metrics, medians for the others; only the markers' own cost is left out."""
+    text, long = terminal(), terminal(everything=True)
+    rows = re.findall(r"^((?:startup|stop|memory)\.\S+)", text, re.MULTILINE)
+    assert rows == ["startup.ready", "memory.pss", "stop.deleted", "memory.cgroup.anon"]
+    assert re.search(r"^time until +process +container +vm \(tcg\) +other memory +process", text, re.MULTILINE)
+    steps = re.findall(r"^(runtime\.exec|vmm\.exec|kernel|init|exec|ready) +[\d-]", text, re.MULTILINE)
+    assert steps == ["runtime.exec", "vmm.exec", "kernel", "init", "exec", "ready"]
+    for name in ("uss", "guest_ram", "vmm", "cgroup.file", "inside.total", "inside.available"):
+        assert len(re.findall(rf" {name} +[\d-]", text)) == 1, name
+    assert f"harness report {example_run().run_id} --all\n" in text
+    assert len(text.splitlines()) <= 66 < len(long.splitlines())
+    assert "a mark costs" in long
+    assert "--all" not in long
+
+
+def test_the_short_report_gives_the_gates_metrics_a_row_and_others_a_median():
+    gated = terminal(gated=("memory.uss",))
+    assert re.search(r"^memory\.uss ↓ +process +10", gated, re.MULTILINE)
+    assert not re.search(r"^ *uss|  uss ", gated, re.MULTILINE)
+    metrics = {**example_run().metrics, "cpu.work": {"unit": "ns", "better": "lower", "assume": "nothing", "doc": ""}}
+    trials = [replace(r, metrics={**r.metrics, "cpu.work": r.metrics["startup.ready"]}) if r.metrics else r
+              for r in TRIALS]  # fmt: skip
+    assert re.search(r"cpu\.work +4\.56 ms +8\.78 ms +1\.90 s", terminal(analyse(example_run(metrics=metrics), trials)))
+
+
+def test_the_short_report_tells_of_main_metrics_that_are_missing():
+    lost = [replace(r, metrics={k: v for k, v in r.metrics.items() if k != "memory.pss"},
+                    absent={**r.absent, "memory.pss": "not allowed"}) if r.spec.runtime == "vm" else r
+            for r in TRIALS]  # fmt: skip
+    assert "vm: memory.pss: not allowed" in terminal(analyse(example_run(), lost))
+    assert "not measured" not in terminal()
+    assert "why some are missing (-)" in terminal()
 
 
 def test_colour_only_where_asked(monkeypatch):
@@ -225,6 +265,44 @@ def test_report_command(results):
         call("report", "nothing", "--results", results)
     with pytest.raises(StoreError, match="cannot be written"):
         call("report", "latest", "--results", results, "--output", results / "none" / "x")
+
+
+def test_report_command_all(results):
+    assert call("report", "latest", "--results", results, "--all").stdout == terminal(everything=True)
+    resolved = results / example_run().run_id / "scenario.resolved.json"
+    resolved.write_text(json.dumps({"gate": {"metrics": ["memory.uss"]}}))
+    assert call("report", "latest", "--results", results).stdout == terminal(gated=("memory.uss",))
+    resolved.write_text("{")
+    with pytest.raises(StoreError, match=r"scenario\.resolved\.json: cannot be read"):
+        call("report", "latest", "--results", results)
+
+
+def test_a_killed_run_is_called_so(results, monkeypatch):
+    monkeypatch.setenv("HARNESS_RUNTIME", str(results / "runtime"))
+    run = example_run(status="running", stop_reason="")
+    path = results / run.run_id / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "running", "stop_reason": ""}))
+    text = call("report", "latest", "--results", results).stdout
+    assert "\n          killed\n" in text
+    assert f"-> harness run --resume {run.run_id}" in text
+    assert "is running" not in text.partition("killed: it says that")[0]
+    assert f"run: `{run.run_id}` (killed)" in call("report", "latest", "--results", results, "--format", "md").stdout
+    listed = " ".join(call("list", "runs", "--results", results).stdout.split())
+    assert f"killed http-start: process, container, vm; to go on: harness run --resume {run.run_id}" in listed
+    ownership.claim("0badcafe", run.run_id)  # this process works on it
+    assert "killed" not in call("report", "latest", "--results", results).stdout
+    assert " running " in call("list", "runs", "--results", results).stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_with_few_letters_gets_the_report_too(results, encoding):
+    found = subprocess.run(
+        [sys.executable, "-m", "harness", "report", "latest", "--results", str(results)],
+        check=True, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert b"startup.ready" in found.stdout
+    assert b"?" not in found.stdout
+    assert found.stderr == b""
 
 
 def test_report_command_tells_of_half_a_line(results):

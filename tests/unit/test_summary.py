@@ -88,6 +88,17 @@ def test_zeros_are_compared_by_difference():
     assert effect.value == pytest.approx(0.3 * 2**20, rel=0.01)
 
 
+def test_a_difference_of_exactly_zero_is_the_same():
+    zeros = [
+        replace(r, metrics={**r.metrics, "memory.cgroup.file": MetricValue(0, "bytes")}) if r.metrics else r
+        for r in TRIALS
+    ]
+    effect = analyse(example_run(), zeros).cell("memory.cgroup.file", "container").effect
+    assert (effect.kind, effect.lo, effect.hi, effect.wording) == ("difference", 0, 0, "same")
+    few = analyse(example_run(), [r for r in zeros if r.spec.block < 4]).cell("memory.cgroup.file", "container").effect
+    assert few.wording == "too few blocks"
+
+
 @pytest.mark.parametrize(
     ("factor", "metric", "unit", "wording"),
     [
@@ -138,7 +149,9 @@ def test_exact_metrics_have_no_statistics():
 def test_an_exact_metric_that_varies_is_a_finding():
     trials = changed("b05-vm", metrics={**TRIALS[0].metrics, "isolation.devices.visible": MetricValue(99, "count")})
     report = analyse(example_run(), trials)
-    assert "isolation.devices.visible: vm: 24 to 99" in finding(report, "exact-varies").message
+    found = finding(report, "exact-varies")
+    assert found.message == ("isolation.devices.visible: vm: not the same at every start: 24 in 9 trials, 99 in b05-vm")
+    assert "bug" not in found.remedy
 
 
 def test_missing_is_listed_once_for_each_reason():
@@ -186,6 +199,14 @@ def test_a_run_that_was_interrupted_says_so():
     report = analyse(run, TRIALS, [Finding("torn", "half a line")])
     assert codes(report)[:3] == ["torn", "incomplete", "warning"]
     assert finding(report, "incomplete").remedy == f"harness run --resume {run.run_id}"
+
+
+def test_a_run_that_was_killed_is_not_called_running_beside_it():
+    report = analyse(example_run(status="running"), TRIALS, [Finding("killed", "no process works on it")])
+    assert codes(report)[0] == "killed"
+    assert "incomplete" not in codes(report)
+    living = analyse(example_run(status="running"), TRIALS)
+    assert finding(living, "incomplete").remedy == ""
 
 
 def test_a_run_without_trials_is_a_report_too():
