@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ from harness.model.units import format_bytes
 SAMPLE_S = 1.0
 GOVERNOR_REMEDY = "set it for the time of a run: cpupower frequency-set -g performance"
 NEIGHBOUR_REMEDY = "stop them for the time of a run; their load is measured as if it were ours"
+EMULATION = "tcg: kvm is not usable"
+EMULATION_REMEDY = (
+    "times of a VM mean nothing for production here: take bare metal, or a host that passes VMX/SVM to its guests"
+)
+# Each is of use only to the backend of its name.
+ENGINES = frozenset({"docker", "podman", "runc", "crun"})
 EXIT_MISSING = 3
 
 
@@ -45,8 +51,8 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
     Takes a second to watch the CPUs; starts nothing. Ends with 3 when no backend at all works.
     """
     facts = host.host_facts()
-    tools = host.tool_versions()
     backends = {name: default_needs(name) for name in plugins.names("backends")}
+    tools = {tool: version for tool, version in host.tool_versions().items() if tool not in ENGINES - backends.keys()}
     diagnoses = diagnose(facts)
     if as_json:
         print_json(_document(facts, tools, backends, diagnoses))
@@ -66,7 +72,16 @@ def default_needs(name: str) -> tuple[Capability, ...]:
     except ValidationError as error:
         required = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
         return (Capability("options", available=False, reason=f"depends on the scenario: it must say {required}"),)
-    return backend_needs(name, options)
+    return tuple(_with_remedy(need) for need in backend_needs(name, options))
+
+
+def _with_remedy(need: Capability) -> Capability:
+    return replace(need, hint=EMULATION_REMEDY) if _is_emulation(need) else need
+
+
+def _is_emulation(need: Capability) -> bool:
+    """Return whether something is there, but makes the numbers say little."""
+    return need.name == "accel" and need.available and need.reason.startswith(EMULATION)
 
 
 def diagnose(facts: Mapping[str, Any], proc: Path = Path("/proc")) -> list[Diagnosis]:
@@ -136,17 +151,35 @@ def _show(
     for name, version in tools.items():
         click.echo(f"  {name} {version}")
     click.echo("\nbackends")
-    for name, needs in backends.items():
+    for needs, names in _grouped(backends).items():
         works = all(need.available for need in needs)
-        click.echo(f"  {name}: {'works' if works else 'does not work here'}")
+        words = ("works", "does not work here") if len(names) == 1 else ("work", "do not work here")
+        click.echo(f"  {', '.join(names)}: {words[0] if works else words[1]}")
         for need in needs:
-            print_need(need, indent=4)
+            _print_need(need)
     click.echo("\nnoise now")
     for item in diagnoses:
         verdict = "?    " if item.disturbs is None else "NOISY" if item.disturbs else "ok   "
         click.echo(f"  {verdict}  {item.name}: {item.found}")
         if item.disturbs and item.remedy:
             click.echo(f"         {item.remedy}")
+
+
+def _grouped(backends: Mapping[str, tuple[Capability, ...]]) -> dict[tuple[Capability, ...], list[str]]:
+    """Return the backends that find the same, each finding once."""
+    groups: dict[tuple[Capability, ...], list[str]] = {}
+    for name, needs in backends.items():
+        groups.setdefault(needs, []).append(name)
+    return groups
+
+
+def _print_need(need: Capability) -> None:
+    """Write a need like `harness plan` does; emulation with a sign of its own and what would be better."""
+    if not _is_emulation(need):
+        print_need(need, indent=4)
+        return
+    click.echo(f"    !        {need.name}: {need.reason}")
+    click.echo(f"             {need.hint}")
 
 
 def _document(

@@ -428,6 +428,29 @@ def test_doctor_names_what_works_and_what_does_not(capsys):
 
 
 @pytest.mark.usefixtures("_at_once")
+def test_doctor_names_backends_that_find_the_same_together(tmp_path, monkeypatch, capsys):
+    (tmp_path / "backends" / "twin.py").write_text(BACKEND.replace('"fake"', '"twin"'))
+    plugins._index.cache_clear()
+    monkeypatch.setattr("harness.host.facts.tool_versions", lambda: {"mke2fs": "1.47", "docker": "version unknown"})
+    assert main.run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "  fake, twin: work\n    ok       thing: found\n" in out
+    assert out.count("thing: found") == 1
+    assert "mke2fs 1.47" in out
+    assert "docker" not in out  # no backend of that name
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_doctor_marks_emulation_and_says_what_helps(tmp_path, capsys):
+    text = BACKEND.replace('"thing", options.works, "found"', '"accel", options.works, "tcg: kvm is not usable: why"')
+    (tmp_path / "backends" / "fake.py").write_text(text.replace(', "install the thing"', ""))
+    assert main.run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "    !        accel: tcg: kvm is not usable: why\n             times of a VM" in out
+    assert "VMX/SVM" in out
+
+
+@pytest.mark.usefixtures("_at_once")
 def test_doctor_as_json(capsys):
     assert main.run(["doctor", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
