@@ -275,6 +275,16 @@ def test_what_cannot_be_executed_is_named_with_its_reason(
 
 
 @BOTH
+def test_the_reason_is_told_however_long_the_path_is(backend: str, tree: Path, context: RunContext) -> None:
+    below = "/".join(["d" * 250] * 8)
+    (tree / below).mkdir(parents=True)
+    add_script(tree, f"{below}/app", "no program")
+    failure = pytest.raises(AgentError, match=r"exec: /d+: Exec format error")
+    with running(backend, tree, context, WorkloadSpec((f"/{below}/app",))) as instance, failure:
+        instance.wait("ready", deadline())
+
+
+@BOTH
 def test_a_directory_earlier_in_the_path_does_not_hide_a_program(backend: str, tree: Path, context: RunContext) -> None:
     (tree / "first" / "program").mkdir(parents=True)
     (tree / "second").mkdir()
