@@ -9,12 +9,13 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_memfd, encode_spec, sealed_memfd
 from harness.agent.session import AgentSession
+from harness.backends import _metering
 from harness.container import cgroups, launcher, mountinfo, syscalls
 from harness.container.cgroups import Group
 from harness.container.errors import ContainerError
@@ -27,7 +28,6 @@ from harness.model.records import Attestation
 
 _ANSWER_NS = 30_000_000_000
 _EXIT_NS = 2_000_000_000
-_REAP_NS = 10_000_000_000
 _GROUP = re.compile(r"harness-([0-9a-f]{8})")
 _BUILD_HINT = "scripts/setup builds it (or: python hatch_build.py)"
 
@@ -81,17 +81,8 @@ class Kit:
     def close(self) -> None:
         """Let go of it; the group of the run goes with the last arm that has nothing in it."""
         self._undo.close()
-        for hierarchy in self.layout.used():
-            with suppress(FileNotFoundError):
-                _rmdir_if_empty(f"{hierarchy.path}/{self.parent}")
-
-
-def _rmdir_if_empty(directory: str) -> None:
-    try:
-        Path(directory).rmdir()
-    except OSError as error:
-        if error.errno not in {errno.EBUSY, errno.ENOTEMPTY}:
-            raise
+        with translated(self.runtime):
+            cgroups.remove_parent(self.layout, self.parent)
 
 
 def _v2_hint(error: ContainerError) -> str:
@@ -293,16 +284,8 @@ def tokens() -> set[str]:
 
 def reap(token: str, *, dry_run: bool) -> Sequence[str]:
     """End the processes of a dead run and remove its groups and mounts; return one line for each thing found."""
-    layout, name = cgroups.detect(), f"harness-{token}"
-    lines = []
-    if name in cgroups.list_groups(layout, name):
-        members = {pid for group in cgroups.subgroups(layout, name) for pid in cgroups.members(layout, group)}
-        lines += [f"process: pid {pid} in cgroup {name}" for pid in sorted(members)]
-        lines += [f"cgroup: {group}" for group in cgroups.subgroups(layout, name)]
-        if not dry_run:
-            with translated("reap"):
-                cgroups.remove_group(layout, name, time.monotonic_ns() + _REAP_NS)
-    for point in mountinfo.below(str((runtime_dir() / token).resolve())):
+    lines = _metering.reap(token, dry_run=dry_run)
+    for point in mountinfo.below(str(runtime_dir() / token)):
         lines.append(f"mount: {point}")
         if not dry_run:
             syscalls.umount2(point, syscalls.MNT_DETACH)

@@ -1,4 +1,4 @@
-"""A cgroup around a VMM, only to meter it: a guest's limit is the size of its RAM."""
+"""A cgroup around a VMM, only to meter it: a guest's limit is the size of its RAM. And the end of all groups of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from harness.container import cgroups
 from harness.container.errors import ContainerError
-from harness.errors import TrialError
+from harness.errors import BackendError, TrialError
 from harness.interfaces import CgroupMemory
 
 _END_NS = 10_000_000_000
@@ -64,10 +64,21 @@ def release(token: str) -> None:
 
 
 def reap(token: str, *, dry_run: bool) -> list[str]:
-    """Remove a run's groups with everything in them; return one line for each group at the top."""
-    layout = cgroups.detect()
-    found = [name for name in cgroups.list_groups(layout, f"harness-{token}") if name == f"harness-{token}"]
+    """End the processes in a run's groups and remove the groups; return one line for each thing found.
+
+    It serves every backend that has groups, whoever made them. Raises: BackendError for what does not go away.
+    """
+    layout, name = cgroups.detect(), f"harness-{token}"
+    if name not in cgroups.list_groups(layout, name):
+        return []
+    groups = cgroups.subgroups(layout, name)
+    pids = {pid for group in groups for pid in cgroups.members(layout, group)}
     if not dry_run:
-        for name in found:
+        try:
             cgroups.remove_group(layout, name, time.monotonic_ns() + _END_NS)
-    return [f"cgroup: {name}" for name in found]
+        except ContainerError as error:
+            raise BackendError(f"reap: {error}") from error
+    return [
+        *(f"process: pid {pid} in cgroup {name}" for pid in sorted(pids)),
+        *(f"cgroup: {group}" for group in groups),
+    ]
