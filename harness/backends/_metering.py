@@ -1,4 +1,4 @@
-"""A cgroup around a VMM, only to meter it: a guest's limit is the size of its RAM. And the end of all groups of a run."""
+"""A cgroup around a VMM, only to meter it: a guest's limit is the size of its RAM. And the end of a run's groups."""
 
 from __future__ import annotations
 
