@@ -12,13 +12,12 @@ from typing import Any
 
 from harness import __version__, plugins
 from harness.cli._known import load_scenario
-from harness.errors import CapabilityError, ImageError, StoreError, UsageError
+from harness.errors import CapabilityError, ImageError, StoreError
 from harness.host.facts import host_class, host_facts
 from harness.host.paths import cache_dir, data_dir
 from harness.images.resolve import resolve_image
 from harness.images.store import Store
 from harness.interfaces import Arm, ArmSpec, Backend, Probe, RunContext
-from harness.model.document import did_you_mean
 from harness.model.reading import LoadedScenario
 from harness.model.records import RunRecord
 from harness.model.scenario import scenario_hash
@@ -70,7 +69,6 @@ def compose(
     Raises: ScenarioError, UsageError, CapabilityError, BuildError; StoreError where `former` cannot go on.
     """
     if former is None:
-        _refuse_missing(path)
         loaded = load_scenario(path, overrides, only)
     else:
         loaded = load_scenario(path, former.overrides(), former.only(), former.base_dir())
@@ -97,17 +95,6 @@ def compose(
         timeout_ns=resolve.trial_timeout_ns(scenario, next(iter(specs.values())).workload),
         backends=tuple(backends.values()),
         probes=tuple(plugins.load("probes", name) for name in scenario.metrics),
-    )
-
-
-def _refuse_missing(path: Path) -> None:
-    """A scenario that is not there is most often one whose name was mistyped."""
-    if path.exists():
-        return
-    siblings = [entry.name for entry in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-    suggestion = did_you_mean(path.name, siblings).removeprefix("; ")
-    raise UsageError(
-        f"{path}: cannot be read: no such file", hint=suggestion or "a scenario is a YAML file: run SCENARIO"
     )
 
 
