@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from harness import plugins
 from harness.cli._output import print_json, problem_json
 from harness.errors import HarnessError, RunFailed, ScenarioError
 from harness.model.report import Report
+from harness.report.terminal import TerminalRenderer
 
 ERROR_SCHEMA = "harness.error/1"
 EXIT_BUG = 70
@@ -46,9 +48,13 @@ class Answer:
             return
         print_json(error_json(error))
 
-    def report(self, report: Report, again: str) -> None:
-        """Print the report; `again` is the command that prints it once more. Raises: RunFailed where stdout is full."""
-        text = plugins.load("report", "json" if self.as_json else "terminal").render(report)
+    def report(self, report: Report, again: str, gated: Sequence[str]) -> None:
+        """Print the report, with full rows for `gated` metrics; `again` is the command that prints it once more.
+
+        Raises: RunFailed where stdout is full.
+        """
+        renderer = plugins.load("report", "json") if self.as_json else TerminalRenderer(gated=tuple(gated))
+        text = renderer.render(report)
         self._given = True
         try:
             click.echo(text, nl=False)

@@ -49,7 +49,7 @@ def _killed(run_id: str) -> Finding:
     return Finding(KILLED, message, f"harness run --resume {run_id}")
 
 
-def _gated(directory: RunDirectory) -> tuple[str, ...]:
+def gated_metrics(directory: RunDirectory) -> tuple[str, ...]:
     """Return the metrics that the scenario's gate names. Raises: StoreError where it cannot be read."""
     path = directory.path / "scenario.resolved.json"
     try:
@@ -80,7 +80,7 @@ def report(*, run: str, format_name: str, everything: bool, output: Path | None,
     directory = RunDirectory.open(find_run(results, run))
     renderer: Renderer
     if format_name == TerminalRenderer.name:
-        renderer = TerminalRenderer(everything=everything, gated=_gated(directory))
+        renderer = TerminalRenderer(everything=everything, gated=gated_metrics(directory))
     else:
         renderer = plugins.load("report", _ALIASES.get(format_name, format_name))
     text = renderer.render(load_report(directory))

@@ -17,6 +17,7 @@ from harness.cli._compose import Composition, compose, prepare_arms, refuse_othe
 from harness.cli._live import observer_for
 from harness.cli._room import refuse_unwritable, room
 from harness.cli._signals import Signals
+from harness.cli.report import gated_metrics
 from harness.errors import HarnessError, Interrupted, RunFailed, StoreError, UsageError
 from harness.host.paths import runtime_dir
 from harness.model.records import RunRecord, RunStatus
@@ -249,7 +250,7 @@ def _report(job: _Job, directory: RunDirectory, record: RunRecord, *, show: bool
             problem = f"{path}: cannot be written: {error.strerror} ({room(directory.path)})"
     again = f"harness report {directory.path}"
     if show:
-        job.answer.report(report, again)
+        job.answer.report(report, again, gated_metrics(directory))
     if problem:
         raise RunFailed(problem, hint=f"all trials are kept; {again} shows the report again")
     if show:
