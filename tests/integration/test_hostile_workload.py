@@ -48,7 +48,9 @@ HOSTILE = r"""
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 /* ARGS: port, then for each connection (the last serves all that follow): seconds of silence, text, us after each byte.
  * '@' is a body of 200 kB in pieces: SIGPIPE ends us where the client is gone. Silence for ever: "-". */
@@ -94,8 +96,21 @@ static int inherited(void)
 	}
 	return 0;
 }
+/* Whether root inside can take fds of pid 1 or attach to it, as a guest's root can. */
+static int steal(void)
+{
+	int agent = syscall(SYS_pidfd_open, 1, 0);
+	for (int fd = 0; fd < 16; fd++)
+		if (syscall(SYS_pidfd_getfd, agent, fd, 0) >= 0)
+			dprintf(1, "took fd %d\n", fd);
+	if (ptrace(PTRACE_SEIZE, 1, 0, 0) == 0)
+		dprintf(1, "attached\n");
+	return dprintf(1, "pidfd %d\n", agent >= 0) < 0;
+}
 int main(int argc, char **argv)
 {
+	if (strcmp(argv[1], "steal") == 0)
+		return steal();
 	if (strcmp(argv[1], "inherited") == 0)
 		return inherited();
 	if (strcmp(argv[1], "serve") == 0)
@@ -149,6 +164,13 @@ def test_the_agents_fds_memory_and_program_cannot_be_opened(tree: Path, context:
     lines = output_of("builtin", tree, context, script)
     assert "done" in lines
     assert not [line for line in lines if line.startswith(("REACHED", "NAMED", "READ", "WRITTEN"))]
+
+
+def test_the_agents_fds_cannot_be_taken_through_a_pidfd(tree: Path, hostile: Path, context: RunContext) -> None:
+    shutil.copy(hostile, tree / "hostile")
+    with running("builtin", tree, context, WorkloadSpec(("/hostile", "steal"))) as instance:
+        instance.wait("exited", deadline())
+    assert instance.output()[0] == b"pidfd 1\n"
 
 
 @BOTH
