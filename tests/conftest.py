@@ -90,6 +90,7 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "kernel": _kernel,
     "erofs": functools.partial(_program, "mkfs.erofs"),
     "apt": functools.partial(_program, "apt-get"),
+    "libvirtd": functools.partial(_program, "libvirtd"),
     "crun": functools.partial(_program, "crun"),
     "kvm": _kvm,
 }

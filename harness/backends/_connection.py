@@ -10,8 +10,11 @@ import hashlib
 import os
 import shutil
 import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from harness.backends import _passwd
@@ -32,6 +35,9 @@ namespaces = []
 max_core = 0
 """
 
+T = TypeVar("T")
+
+_ANSWER_S = 120  # a daemon that was never asked about this QEMU asks it first, which takes ten seconds and more
 _loop_started = threading.Event()
 _locks: dict[Path, tuple[Path, int]] = {}
 _DIRECTORIES_MAX = 16
@@ -129,14 +135,30 @@ def knows_qemu(cache: Path) -> bool:
 
 
 def check_uri(uri: str) -> None:
-    """Raise CapabilityError for a remote host: its marks would cross a network and its files are not ours."""
+    """Raise CapabilityError for a remote host, whose clock and files are not ours, and for what is not QEMU's."""
     parts = urlsplit(uri)
-    local = parts.hostname is None and not parts.scheme.endswith(("+ssh", "+tls", "+tcp", "+libssh2", "+libssh"))
-    if not local:
+    driver, _, transport = parts.scheme.partition("+")
+    if driver != "qemu":
+        raise CapabilityError(f"libvirt: {uri}: not a URI of the QEMU driver", hint="for instance uri: qemu:///system")
+    if parts.hostname is not None or transport not in {"", "unix"}:
         raise CapabilityError(
             f"libvirt: {uri}: a remote host cannot be timed by this host's clock",
             hint="run the harness on that host with uri: qemu:///system",
         )
+
+
+def is_daemon(uri: str | None) -> bool:
+    """Return whether a daemon is behind a URI, and not the driver embedded in this process."""
+    return uri is not None and urlsplit(uri).path != "/embed"
+
+
+def qemu_owner(connection: Any) -> str | None:
+    """Return this process's user and group as a privileged daemon takes them, None for a daemon that has no choice.
+
+    Source: libvirt's host capabilities: the security model `dac` is there only where the daemon may change users.
+    """
+    models = ET.fromstring(connection.getCapabilities()).findall("host/secmodel/model")
+    return f"+{os.geteuid()}:+{os.getegid()}" if "dac" in {model.text for model in models} else None
 
 
 def connect(uri: str | None, cache: Path) -> Any:
@@ -145,7 +167,8 @@ def connect(uri: str | None, cache: Path) -> Any:
         check_uri(uri)
         libvirt = import_libvirt()
         _start_loop(libvirt)
-        return _open(libvirt, uri, "is the daemon running, and may this user talk to it?")
+        hint = "is the daemon running, and may this user talk to it?"
+        return _answered(lambda: _open(libvirt, uri, hint), f"libvirt: {uri}")
     root = embed_root(cache)
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc" / "qemu.conf").write_text(QEMU_CONF)
@@ -165,13 +188,36 @@ def _open(libvirt: Any, uri: str, hint: str) -> Any:
         raise CapabilityError(f"libvirt: {uri}: {error}", hint=hint) from error
 
 
-def create(connection: Any, xml: str) -> Any:
-    """Start a transient domain. Raises BackendError with libvirt's own words."""
+def create(connection: Any, xml: str, *, by_daemon: bool) -> Any:
+    """Start a transient domain. Raises BackendError with libvirt's own words.
+
+    A daemon ends it when this process ends, however it does; the embedded driver cannot.
+    """
     libvirt = import_libvirt()
     try:
-        return connection.createXML(xml, 0)
+        if not by_daemon:  # in this very thread, whose cgroup QEMU gets
+            return connection.createXML(xml, 0)
+        flags = libvirt.VIR_DOMAIN_START_AUTODESTROY
+        return _answered(lambda: connection.createXML(xml, flags), "libvirt: the daemon")
     except libvirt.libvirtError as error:
         raise BackendError(f"libvirt: the domain did not start: {error}") from error
+
+
+def _answered(call: Callable[[], T], whom: str) -> T:
+    """Return what a call to a daemon returns. libvirt itself waits for ever: raises BackendError after _ANSWER_S."""
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again, in the thread that asked
+            answer.set_exception(error)
+
+    threading.Thread(target=work, name="libvirt-call", daemon=True).start()
+    try:
+        return answer.result(_ANSWER_S)
+    except TimeoutError:
+        raise BackendError(f"{whom}: no answer in {_ANSWER_S} s", hint="see the daemon's log") from None
 
 
 def destroy(connection: Any, name: str) -> None:

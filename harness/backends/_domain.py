@@ -19,7 +19,11 @@ CHANNELS = ("stdout", "stderr", "control")
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """One guest. `sockets` is the directory in which the harness listens: marks, firmware and one per channel."""
+    """One guest. `sockets` is the directory in which the harness listens: marks, firmware and one per channel.
+
+    `by_daemon`: another process starts QEMU, which is no child of ours then. `owner`: whom that daemon shall run QEMU
+    as ("+UID:+GID"); None leaves it to libvirt's configuration.
+    """
 
     name: str
     token: str
@@ -34,6 +38,8 @@ class GuestSpec:
     memory_bytes: int
     vcpus: int
     fast_start: bool = True
+    by_daemon: bool = False
+    owner: str | None = None
 
 
 def kernel_cmdline(machine: Machine, accelerator: Accelerator, *, tsc_khz: int | None, extra: str = "") -> str:
@@ -100,6 +106,15 @@ def _add_qemu_extras(domain: ET.Element, guest: GuestSpec) -> None:
         _add(capabilities, f"{{{QEMU_NAMESPACE}}}del", capability="cpu-unavailable-features")
 
 
+def _add_owner(domain: ET.Element, owner: str) -> None:
+    """Have QEMU run as a given user with all files left as they are.
+
+    Otherwise a privileged daemon gives kernel, initrd, disk and sockets to its own user for the time, and that user
+    would have to reach them: a cache in a home directory is closed to it.
+    """
+    _add(_add(domain, "seclabel", type="static", model="dac", relabel="no"), "label", owner)
+
+
 def domain_xml(guest: GuestSpec) -> str:
     """Return the XML of a transient domain; any way in which the guest ends destroys it."""
     ET.register_namespace("qemu", QEMU_NAMESPACE)
@@ -120,5 +135,7 @@ def domain_xml(guest: GuestSpec) -> str:
     for event in ("on_poweroff", "on_reboot", "on_crash"):
         _add(domain, event, "destroy")
     _add_devices(domain, guest)
+    if guest.owner is not None:
+        _add_owner(domain, guest.owner)
     _add_qemu_extras(domain, guest)
     return ET.tostring(domain, encoding="unicode")

@@ -10,7 +10,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Guest:
 
     boundary: Boundary = "vm"
 
-    def __init__(self, connection: Any, spec: GuestSpec, meter: _metering.Meter) -> None:
+    def __init__(self, connection: Any, spec: GuestSpec, meter: _metering.Meter | None) -> None:
         self.spec = spec
         self._connection = connection
         self._meter = meter
@@ -70,7 +70,7 @@ class Guest:
     def start(self) -> None:
         """The timed path: listen, ask libvirt, read marks. The cgroup that only meters is made before it."""
         self.session.start()
-        with self._meter.inside(), syscalls.child_subreaper():
+        with self._as_parent():
             self.session.mark(REQUESTED)
             self.spec.sockets.mkdir(parents=True)
             self._listen_for("marks", self._on_marks_connected)
@@ -80,9 +80,23 @@ class Guest:
             self._listen_for("control", self.session.add_control)
             self.create()
 
+    @contextlib.contextmanager
+    def _as_parent(self) -> Iterator[None]:
+        """Have QEMU born in our cgroup and as our child, where it is we who start it.
+
+        With a daemon below us (a test's, a user's own) a sub-reaper would only collect the daemon's orphans as zombies,
+        whose end the daemon then awaits in vain.
+        """
+        with contextlib.ExitStack() as stack:
+            if self._meter is not None:
+                stack.enter_context(self._meter.inside())
+            if not self.spec.by_daemon:
+                stack.enter_context(syscalls.child_subreaper())
+            yield
+
     def create(self) -> None:
         """Have QEMU started; returns before the guest's first instruction."""
-        _connection.create(self._connection, domain_xml(self.spec))
+        _connection.create(self._connection, domain_xml(self.spec), by_daemon=self.spec.by_daemon)
 
     def end(self) -> None:
         """End the guest at once."""
@@ -123,7 +137,7 @@ class Guest:
         return (self._pid,) if self._pid is not None else ()
 
     def cgroup_memory(self) -> CgroupMemory | None:
-        return self._meter.memory()
+        return self._meter.memory() if self._meter is not None else None
 
     def wait(self, milestone: str, deadline_ns: int) -> Mark:
         return self.session.wait(milestone, deadline_ns)
@@ -186,7 +200,8 @@ class Guest:
             if not self._wait_for_exit(_POWER_OFF_NS) and self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 self._wait_for_exit(_POWER_OFF_NS)
-        self._meter.remove()
+        if self._meter is not None:
+            self._meter.remove()
         shutil.rmtree(self.spec.sockets, ignore_errors=True)
 
     def _reap(self) -> None:

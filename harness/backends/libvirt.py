@@ -128,7 +128,7 @@ class LibvirtArm:
             name=f"harness-{self._context.token}-{trial_id}",
             sockets=sockets,
         )
-        guest = Guest(self._connection, spec, _metering.Meter(self._context.token, trial_id))
+        guest = Guest(self._connection, spec, _meter(spec, trial_id))
         try:
             guest.start()
         except BaseException:
@@ -150,7 +150,7 @@ class LibvirtBackend:
         assert isinstance(options, Options)
         return (
             _need_emulator(),
-            _need_libvirt(),
+            _need_libvirt(options),
             _need_kernel(options),
             _need_disk_tool(options),
             _need_accel(options),
@@ -164,6 +164,8 @@ class LibvirtBackend:
         connection = _connection.connect(options.uri, context.cache)
         versions = _connection.versions(connection)
         template = self._template(spec.limits.memory_bytes, math.ceil(spec.limits.cpus), options, boot, context)
+        if _connection.is_daemon(options.uri):
+            template = replace(template, by_daemon=True, owner=_connection.qemu_owner(connection))
         template, why = self._accelerated(template, connection, options, context)
         image = disk.disk_image(spec.tree, data_dir() / "images" / "disks", fs=options.disk)
         initrd = context.scratch / f"{spec.runtime}.initrd"
@@ -182,6 +184,7 @@ class LibvirtBackend:
             "disk_bytes": image.size_bytes,
             "disk_fs": image.fs,
             "fast_start": options.fast_start,
+            "qemu_started_by": "a libvirt daemon" if template.by_daemon else "this process",
             "domain_xml": domain_xml(template),
             **versions,
         }
@@ -259,7 +262,12 @@ def _trial_guest(template: GuestSpec, connection: Any, context: RunContext) -> G
     initrd.write_bytes(initramfs.base_initramfs(agent_bytes(), []) + initramfs.spec_archive(_nothing_to_run()))
     sockets = context.scratch / "probe"
     spec = replace(template, name=f"{template.name}-probe", initrd=initrd, sockets=sockets)
-    return Guest(connection, spec, _metering.Meter(context.token, "probe"))
+    return Guest(connection, spec, _meter(spec, "probe"))
+
+
+def _meter(spec: GuestSpec, trial_id: str) -> _metering.Meter | None:
+    """None where a daemon starts QEMU: it is born in a group of the daemon's, and what it holds stays charged there."""
+    return None if spec.by_daemon else _metering.Meter(spec.token, trial_id)
 
 
 def _nothing_to_run() -> bytes:
@@ -289,8 +297,10 @@ def _need_emulator() -> Capability:
         return Capability("qemu", available=False, reason=error.message, hint=error.hint)
 
 
-def _need_libvirt() -> Capability:
+def _need_libvirt(options: Options) -> Capability:
     try:
+        if options.uri is not None:
+            _connection.check_uri(options.uri)
         libvirt = _connection.import_libvirt()
     except CapabilityError as error:
         return Capability("libvirt", available=False, reason=error.message, hint=error.hint)

@@ -1,12 +1,14 @@
 """Where libvirt's embedded driver lives, and which URIs are refused."""
 
 import os
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from harness.backends import _connection
-from harness.errors import CapabilityError
+from harness.errors import BackendError, CapabilityError
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +48,46 @@ def test_a_remote_host_is_refused_because_its_clock_is_another(uri: str) -> None
 @pytest.mark.parametrize("uri", ["qemu:///system", "qemu:///session", "qemu+unix:///system?socket=/run/x"])
 def test_local_daemons_are_taken(uri: str) -> None:
     _connection.check_uri(uri)
+
+
+@pytest.mark.parametrize("uri", ["xen:///system", "test:///default", "/run/libvirt/libvirt-sock", ""])
+def test_what_is_not_the_qemu_driver_is_refused(uri: str) -> None:
+    with pytest.raises(CapabilityError, match="not a URI of the QEMU driver"):
+        _connection.check_uri(uri)
+
+
+def test_only_the_embedded_driver_is_no_daemon() -> None:
+    assert not _connection.is_daemon(None)
+    assert not _connection.is_daemon("qemu:///embed?root=/var/tmp/x")
+    assert _connection.is_daemon("qemu:///system")
+    assert _connection.is_daemon("qemu+unix:///session?socket=/run/x")
+
+
+@dataclass
+class FakeConnection:
+    """A connection that knows its host's capabilities, as libvirt's `getCapabilities` answers."""
+
+    models: tuple[str, ...]
+
+    def getCapabilities(self) -> str:
+        models = "".join(f"<secmodel><model>{name}</model><doi>0</doi></secmodel>" for name in self.models)
+        return f"<capabilities><host><cpu/>{models}</host></capabilities>"
+
+
+def test_qemu_runs_as_us_where_the_daemon_may_change_users() -> None:
+    assert _connection.qemu_owner(FakeConnection(("apparmor", "dac"))) == f"+{os.geteuid()}:+{os.getegid()}"
+    assert _connection.qemu_owner(FakeConnection(())) is None
+
+
+def test_a_daemon_that_does_not_answer_is_an_error_and_not_a_run_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_connection, "_ANSWER_S", 0.01)
+    never = threading.Event()
+    with pytest.raises(BackendError, match=r"libvirt: the daemon: no answer in 0\.01 s"):
+        _connection._answered(never.wait, "libvirt: the daemon")
+    never.set()
+
+
+def test_what_a_daemon_answers_comes_back_and_so_does_its_error() -> None:
+    assert _connection._answered(lambda: 7, "x") == 7
+    with pytest.raises(ZeroDivisionError):
+        _connection._answered(lambda: 1 // 0, "x")

@@ -1,6 +1,7 @@
 """The domain XML and the kernel's command line, for every machine type and accelerator."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,13 @@ def test_only_a_microvm_puts_its_virtio_devices_on_mmio(machine: Machine) -> Non
 def test_however_it_ends_it_is_gone() -> None:
     domain = ET.fromstring(domain_xml(guest()))
     assert {domain.findtext(event) for event in ("on_poweroff", "on_reboot", "on_crash")} == {"destroy"}
+
+
+def test_a_daemon_is_told_whom_to_run_qemu_as_and_to_leave_the_files_alone() -> None:
+    (label,) = ET.fromstring(domain_xml(replace(guest(), owner="+0:+0"))).findall("seclabel")
+    assert label.attrib == {"type": "static", "model": "dac", "relabel": "no"}
+    assert label.findtext("label") == "+0:+0"
+    assert ET.fromstring(domain_xml(guest())).findall("seclabel") == []
 
 
 def test_fast_start_is_an_option() -> None:
