@@ -45,7 +45,16 @@ def test_a_remote_host_is_refused_because_its_clock_is_another(uri: str) -> None
         _connection.check_uri(uri)
 
 
-@pytest.mark.parametrize("uri", ["qemu:///system", "qemu:///session", "qemu+unix:///system?socket=/run/x"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "qemu:///system",
+        "qemu:///session",
+        "qemu+unix:///system?socket=/run/x",
+        "qemu+ssh://localhost/system",
+        "qemu+tcp://[::1]/system",
+    ],
+)
 def test_local_daemons_are_taken(uri: str) -> None:
     _connection.check_uri(uri)
 

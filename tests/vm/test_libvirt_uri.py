@@ -93,6 +93,30 @@ def owners(ground: Path) -> set[tuple[str, int, int]]:
     return {(path.name, path.stat().st_uid, path.stat().st_gid) for path in (guest_kernel.vmlinux, *disks)}
 
 
+def test_a_remote_transport_to_this_host_is_as_good_as_a_local_one(daemon: _libvirtd.Daemon, ground: Path) -> None:
+    """As ssh does it: a command whose stdin and stdout are the daemon's connection."""
+    bridge = daemon.place / "bridge"
+    bridge.write_text(
+        f"#!{sys.executable}\n"
+        "import os, select, socket\n"
+        "peer = socket.socket(socket.AF_UNIX)\n"
+        f"peer.connect({str(daemon.place / 'libvirt-sock')!r})\n"
+        "while True:\n"
+        "    for ready in select.select([0, peer], [], [])[0]:\n"
+        "        data = os.read(0 if ready == 0 else peer.fileno(), 65536)\n"
+        "        if not data:\n"
+        "            raise SystemExit\n"
+        "        peer.sendall(data) if ready == 0 else os.write(1, data)\n"
+    )
+    bridge.chmod(0o755)
+    write_scenario(ground, f"qemu+ext://localhost/system?command={bridge}")
+    done = harness("run", "scenario.yaml", cwd=ground)
+    assert done.returncode == 0, done.stderr
+    (run,) = (ground / "results").iterdir()
+    (record,) = (json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines())
+    assert record["status"] == "ok", record["error"]
+
+
 @pytest.mark.parametrize("path", ["system", "session"], ids=["system", "session-of-root-is-the-system"])
 def test_a_run_through_a_daemon_measures_and_leaves_files_as_they_were(
     path: str, daemon: _libvirtd.Daemon, ground: Path
