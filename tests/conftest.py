@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import importlib.util
+import itertools
 import os
 import platform
 import shutil
@@ -21,6 +22,7 @@ import pytest
 
 LEFTOVER_GRACE_S = 5.0
 KVM_BOOT_TIMEOUT_S = 20
+_NUMBERS = itertools.count()
 PRIVILEGED_TIERS = {"integration", "vm"}
 
 
@@ -131,7 +133,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 pytest.skip(f"needs {name}: {reason}")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _quick_collections() -> None:
     """Every trial begins with a garbage collection; what the test session itself holds need not be looked at again."""
     gc.freeze()
@@ -142,7 +144,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     """Runs that a test makes in this process are listed in a directory of its own, not in the host's."""
     from harness.trials import ownership
 
-    place = tmp_path_factory.mktemp("registry")
+    place = tmp_path_factory.getbasetemp() / "registry" / str(next(_NUMBERS))  # made when a test registers a run
     monkeypatch.setattr(ownership, "_ROOTS_REGISTRY", place)
     return place
 
