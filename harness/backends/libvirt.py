@@ -75,10 +75,9 @@ class _Boot:
 
 def _boot(options: Options, cache: Path) -> _Boot:
     guest_kernel = _kernel(options, cache)
-    early = kernel.module_files(guest_kernel, [_BUS[options.machine], "virtio_blk", options.disk, "overlay"])
-    every = kernel.module_files(
-        guest_kernel, [_BUS[options.machine], "virtio_blk", options.disk, "overlay", *_LATE_MODULES]
-    )
+    for_root = (_BUS[options.machine], "virtio_blk", options.disk, "overlay")
+    early = kernel.module_files(guest_kernel, for_root)
+    every = kernel.module_files(guest_kernel, (*for_root, *_LATE_MODULES))
     paths = [*early, *(path for path in every if path not in early)]
     names = [path.lstrip("/") for path in initramfs.module_paths(paths)]
     base = initramfs.base_initramfs(agent_bytes(), paths)

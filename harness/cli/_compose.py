@@ -92,7 +92,7 @@ def compose(
         tree=tree,
         store=store,
         specs=specs,
-        timeout_ns=resolve.trial_timeout_ns(scenario, next(iter(specs.values())).workload),
+        timeout_ns=next(iter(specs.values())).workload.timeout_ns,
         backends=tuple(backends.values()),
         probes=tuple(plugins.load("probes", name) for name in scenario.metrics),
     )

@@ -32,8 +32,3 @@ def arm_specs(scenario: Scenario, plugin: Workload, tree: RootTree) -> dict[str,
     """
     workload = workload_spec(scenario, plugin, tree.config)
     return {name: ArmSpec(name, tree, workload, scenario.limits.limits) for name in scenario.runtimes}
-
-
-def trial_timeout_ns(_scenario: Scenario, workload: WorkloadSpec) -> int:
-    """Return how long one trial may take until it is ready, in ns."""
-    return workload.timeout_ns

@@ -15,7 +15,7 @@ from harness.host.noise import Sampler
 from harness.interfaces import Arm, Instance, Probe
 from harness.model.metrics import Absent, Measurement
 from harness.model.milestones import EXITED, READY, REQUESTED, STOPPING
-from harness.model.records import Attestation, MetricValue, Noise, Status, TrialRecord, TrialSpec
+from harness.model.records import Attestation, MetricValue, Status, TrialRecord, TrialSpec
 from harness.model.units import format_ns
 
 STOP_NS = 30_000_000_000
@@ -117,7 +117,7 @@ def run_trial(
         metrics=ledger.values,
         absent=ledger.absent,
         attestation=outcome.attestation,
-        noise=_noise(sampler),
+        noise=sampler.finish(),
     )
 
 
@@ -226,7 +226,3 @@ def _last_words(content: bytes) -> str:
         return lines[-1].strip() if lines else ""
     line = content[panic:].split(b"\n", 1)[0].decode("utf-8", "replace").strip()
     return f"{line} (raise limits.memory)" if "memory" in line.lower() else line
-
-
-def _noise(sampler: Sampler) -> Noise:
-    return sampler.finish()
