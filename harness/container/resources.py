@@ -1,0 +1,110 @@
+"""What a container may use: `linux.resources` of the runtime specification, as frozen data.
+
+None is "not said": the kernel's default stays. Sizes in bytes, CPU times in µs as in the specification and the kernel's
+files. `cgroups.py` knows which files of cgroup v1 or v2 take them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """`linux.resources.memory`; -1 is "unlimited". `swap_bytes` is memory and swap together, as the specification has it."""
+
+    limit_bytes: int | None = None
+    reservation_bytes: int | None = None
+    swap_bytes: int | None = None
+    kernel_tcp_bytes: int | None = None
+    swappiness: int | None = None
+    disable_oom_killer: bool | None = None
+    use_hierarchy: bool | None = None
+    check_before_update: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """`linux.resources.cpu`."""
+
+    shares: int | None = None
+    quota_us: int | None = None
+    burst_us: int | None = None
+    period_us: int | None = None
+    realtime_runtime_us: int | None = None
+    realtime_period_us: int | None = None
+    cpus: str | None = None
+    mems: str | None = None
+    idle: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRule:
+    """One line of `linux.resources.devices`; None is "all"."""
+
+    allow: bool
+    kind: Literal["a", "b", "c"] = "a"
+    major: int | None = None
+    minor: int | None = None
+    access: str = "rwm"
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """A limit of one block device, in bytes or operations a second."""
+
+    major: int
+    minor: int
+    rate_per_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightDevice:
+    """The weight of one block device."""
+
+    major: int
+    minor: int
+    weight: int | None = None
+    leaf_weight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIo:
+    """`linux.resources.blockIO`."""
+
+    weight: int | None = None
+    leaf_weight: int | None = None
+    weight_devices: tuple[WeightDevice, ...] = ()
+    read_bytes: tuple[Throttle, ...] = ()
+    write_bytes: tuple[Throttle, ...] = ()
+    read_operations: tuple[Throttle, ...] = ()
+    write_operations: tuple[Throttle, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RdmaLimit:
+    """`linux.resources.rdma` of one device."""
+
+    handles: int | None = None
+    objects: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """All of `linux.resources`. Of `devices` the last rule that fits a device decides; without any all are allowed.
+
+    `unified` are files of cgroup v2 by name, written last and as they are.
+    """
+
+    memory: Memory = Memory()
+    cpu: Cpu = Cpu()
+    pids_limit: int | None = None
+    devices: tuple[DeviceRule, ...] = ()
+    block_io: BlockIo = BlockIo()
+    hugepage_limits: tuple[tuple[str, int], ...] = ()  # page size ("2MB"), bytes
+    network_class_id: int | None = None
+    network_priorities: tuple[tuple[str, int], ...] = ()
+    rdma: Mapping[str, RdmaLimit] = field(default_factory=dict)
+    unified: Mapping[str, str] = field(default_factory=dict)
