@@ -21,7 +21,7 @@ from harness.model.metrics import Absent, Measurement, Metric
 from harness.model.milestones import Mark
 from harness.model.records import Attestation
 from harness.model.report import Report
-from harness.model.spec import ImageConfig, Limits, RootTree, WorkloadSpec
+from harness.model.spec import ImageConfig, Limits, NetworkKind, RootTree, WorkloadSpec
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -82,12 +82,13 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
-    """Everything a backend must know to prepare one runtime of a scenario."""
+    """Everything a backend must know to prepare one runtime of a scenario; `network` None: the backend's default."""
 
     runtime: str
     tree: RootTree
     workload: WorkloadSpec
     limits: Limits
+    network: NetworkKind | None = None
 
 
 class Instance(Protocol):

@@ -84,9 +84,29 @@ def _kvm() -> str | None:
     return None if b"Linux version" in seen.stdout else "a guest does not boot with KVM"
 
 
+def _bridge() -> str | None:
+    """Whether a private network with bridge, veth and tap can be made here."""
+    if not Path("/dev/net/tun").exists():
+        return "no /dev/net/tun"
+    from harness.errors import HarnessError
+    from harness.host.netns import RunNetwork
+
+    try:
+        network = RunNetwork("00000000")
+        try:
+            network.attach_namespace()
+            network.attach_tap()
+        finally:
+            network.close()
+    except HarnessError as error:
+        return error.message
+    return None
+
+
 CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "overlayfs": _overlayfs,
+    "bridge": _bridge,
     "qemu": _qemu,
     "libvirt": _libvirt,
     "kernel": _kernel,

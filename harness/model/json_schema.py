@@ -29,8 +29,9 @@ def scenario_schema(backends: OptionModels, workloads: OptionModels) -> dict[str
     )
     definitions = document["$defs"]
     names: Names = {model: reference["$ref"].rpartition("/")[2] for (model, _), reference in references.items()}
-    definitions["Runtime"] = _choice("backend", backends, definitions, names)
-    definitions["Workload"] = _choice("kind", workloads, definitions, names)
+    for name, selector, models_of in (("Runtime", "backend", backends), ("Workload", "kind", workloads)):
+        own = definitions[name]["properties"]
+        definitions[name] = _choice(selector, own, models_of, definitions, names)
     top = definitions.pop(names[Scenario])
     top["required"] = [key for key in top["required"] if key != "control"]
     top["properties"]["schema"]["pattern"] = rf"^{re.escape(SCHEMA)}(\.\d+)?$"
@@ -41,16 +42,22 @@ def scenario_schema(backends: OptionModels, workloads: OptionModels) -> dict[str
     return rewritten
 
 
-def _choice(selector: str, models: OptionModels, definitions: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """Return `oneOf`: for each plugin the selector's name with the options of that plugin beside it."""
+def _choice(
+    selector: str, own: Mapping[str, Any], models: OptionModels, definitions: Mapping[str, Any], names: Names
+) -> dict[str, Any]:
+    """Return `oneOf`: for each plugin the selector's name with the options of that plugin beside it.
+
+    Other keys of the definition that has the selector stand beside them for every plugin.
+    """
+    beside = {key: value for key, value in own.items() if key not in {selector, "options"}}
     return {"type": "object", "required": [selector], "oneOf": [
-        _one(selector, name, definitions[names[model]] if model else {"additionalProperties": True})
+        _one(selector, name, beside, definitions[names[model]] if model else {"additionalProperties": True})
         for name, model in models.items()
     ]}  # fmt: skip
 
 
-def _one(selector: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    properties = {selector: {"const": name}, **options.get("properties", {})}
+def _one(selector: str, name: str, beside: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    properties = {selector: {"const": name}, **beside, **options.get("properties", {})}
     return {
         "title": name,
         "type": "object",

@@ -26,6 +26,8 @@ NOT_YET = {
     "volumes": "not supported yet: what the workload needs must be in the image",
     "mounts": "not supported yet: what the workload needs must be in the image",
 }
+_BESIDE = {"kind": {"kind"}, "backend": {"backend", "network"}}
+"""Which keys beside a plugin's options are not the plugin's own, by its selector."""
 BACKENDS_NOT_YET = ("crun", "docker", "podman", "runc")
 
 
@@ -195,8 +197,8 @@ class _Check:
     def _options(self, loc: Loc, entry: dict[str, Any], selector: str, models: OptionModels) -> dict[str, Any]:
         """Return `{selector: name, options: checked}`; what is wrong with the selector itself, pydantic says."""
         name = entry.get(selector)
-        options: Any = {key: value for key, value in entry.items() if key != selector}
-        chosen = {selector: name} if selector in entry else {}
+        options: Any = {key: value for key, value in entry.items() if key not in _BESIDE[selector]}
+        chosen = {key: value for key, value in entry.items() if key in _BESIDE[selector]}
         if not isinstance(name, str) or not name:
             return chosen
         if name not in models:

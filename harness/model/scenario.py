@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from harness.model.fields import MemoryBytes, Ratio, Strict, Strings, exactly_one
-from harness.model.spec import Limits
+from harness.model.spec import Limits, NetworkKind
 
 SCHEMA = "harness.scenario/1"
 
@@ -22,6 +22,9 @@ SCHEMA = "harness.scenario/1"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]
 RuntimeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=24)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+_NETWORK = "none, host or bridge; default: that of each backend"
 
 
 class Image(Strict):
@@ -57,9 +60,10 @@ class Workload(Strict):
 
 
 class Runtime(Strict):
-    """One column of the comparison; `options` are those of the backend plugin."""
+    """One column of the comparison; `options` are those of the backend plugin, `network` wins over the scenario's."""
 
     backend: Text
+    network: NetworkKind | None = Field(default=None, description=_NETWORK)
     options: Any = None
 
 
@@ -109,6 +113,7 @@ class Scenario(Strict):
     image: Image
     workload: Workload
     limits: LimitsSection = LimitsSection()
+    network: NetworkKind | None = Field(default=None, description=_NETWORK)
     runtimes: dict[RuntimeName, Runtime] = Field(min_length=1)
     control: RuntimeName = Field(description="the runtime that all others are compared with; default: the first")
     trials: Trials = Trials()

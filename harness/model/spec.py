@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 ReadyKind = Literal["exit", "line", "tcp", "http"]
+NetworkKind = Literal["none", "host", "bridge"]
+"""none: loopback alone. host: the host's own network. bridge: an interface on a bridge that the run has for itself."""
 
 
 @dataclass(frozen=True, slots=True)

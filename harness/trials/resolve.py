@@ -31,4 +31,7 @@ def arm_specs(scenario: Scenario, plugin: Workload, tree: RootTree) -> dict[str,
     Raises: UsageError like `workload_spec`.
     """
     workload = workload_spec(scenario, plugin, tree.config)
-    return {name: ArmSpec(name, tree, workload, scenario.limits.limits) for name in scenario.runtimes}
+    return {
+        name: ArmSpec(name, tree, workload, scenario.limits.limits, runtime.network or scenario.network)
+        for name, runtime in scenario.runtimes.items()
+    }

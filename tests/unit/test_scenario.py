@@ -337,7 +337,7 @@ def test_schema_is_draft_07_with_the_options_of_each_plugin():
     assert "$defs" not in text
     assert "prefixItems" not in text
     by_backend = {one["title"]: one for one in schema["definitions"]["Runtime"]["oneOf"]}
-    assert set(by_backend["libvirt"]["properties"]) == {"backend", "vcpus", "disk"}
+    assert set(by_backend["libvirt"]["properties"]) == {"backend", "network", "vcpus", "disk"}
     assert by_backend["libvirt"]["properties"]["backend"] == {"const": "libvirt"}
     assert by_backend["exotic"]["additionalProperties"] is True
     assert by_backend["process"]["additionalProperties"] is False
@@ -384,3 +384,33 @@ def test_an_error_that_no_one_has_put_into_words_keeps_its_own():
     (problem,) = problems(document, caught.value, Address)
     assert problem.message.startswith("input should be a valid UUID")
     assert problem.message.endswith("got 'x'")
+
+
+def test_the_network_of_a_runtime_stands_beside_its_backends_own_options():
+    text = TEXT.replace("{backend: process}", "{backend: process, network: none}") + "network: bridge\n"
+    scenario = scenario_of(text)
+    assert (scenario.network, scenario.runtimes["process"].network, scenario.runtimes["vm"].network) == (
+        "bridge",
+        "none",
+        None,
+    )
+    assert scenario.runtimes["process"].options == Nothing()
+
+
+def test_an_unknown_network_is_refused_where_it_stands():
+    (line,) = mistakes("{backend: process}", "{backend: process, network: brigde}")
+    assert line == (
+        "a.yaml:7:40: runtimes.process.network: expected 'none', 'host' or 'bridge', got 'brigde'; "
+        "did you mean 'bridge'?"
+    )
+
+
+def test_a_scenario_that_names_no_network_keeps_its_hash():
+    assert "network" not in json.dumps(resolved(scenario_of()))
+
+
+def test_the_schema_has_the_network_beside_the_options_of_each_backend():
+    runtime = scenario_schema(KNOWN.backends, KNOWN.workloads)["definitions"]["Runtime"]
+    assert all("network" in option["properties"] for option in runtime["oneOf"])
+    workload = scenario_schema(KNOWN.backends, KNOWN.workloads)["definitions"]["Workload"]
+    assert not any("network" in option["properties"] for option in workload["oneOf"])
