@@ -24,9 +24,9 @@ BINARY_TREE = 2
 
 
 class Condition(NamedTuple):
-    """`struct scmp_arg_cmp`: the argument's index, the operator (`enum scmp_compare`), and its one or two numbers."""
+    """`struct scmp_arg_cmp`: which argument (0 to 5), the operator (`enum scmp_compare`), its one or two numbers."""
 
-    index: int
+    argument: int
     operator: int
     value: int
     value_two: int
@@ -137,7 +137,7 @@ class Context:
         number = self._library.seccomp_syscall_resolve_name(name.encode())
         if number == _UNKNOWN_NAME:
             return False
-        array = (_Comparison * len(conditions))(*conditions)
+        array = (_Comparison * len(conditions))(*(_Comparison(*condition) for condition in conditions))
         self._check(self._library.seccomp_rule_add_array(self._handle, action, number, len(conditions), array), name)
         return True
 

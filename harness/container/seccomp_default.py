@@ -110,8 +110,8 @@ _BY_MACHINE: dict[str, tuple[str, tuple[str, ...]]] = {
 # include/uapi/linux/personality.h: PER_LINUX, PER_LINUX32, each also with UNAME26; all ones asks what it is.
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
-# include/linux/socket.h. Left out: AF_VSOCK (40), which reaches the hypervisor past the network namespace; AF_ALG (38), a
-# large interface to the kernel that containers have no need for; and what the kernel has dropped or is dropping (DECnet,
+# include/linux/socket.h. Left out: AF_VSOCK (40), which reaches the hypervisor past the network namespace; AF_ALG (38),
+# a large interface to the kernel that containers have no need for; and what the kernel dropped or is dropping (DECnet,
 # Econet, ATMSVC, IrDA, WANPIPE, ISDN, CAIF).
 _FAMILIES_BELOW = 12
 _FAMILIES = (13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39, 41, 42, 43, 44, 45)
@@ -150,8 +150,21 @@ def _traceable(release: str) -> bool:
     return (major, minor) >= (4, 8)
 
 
+_made: dict[frozenset[str], Profile] = {}
+
+
 def default_profile(capabilities: Collection[str]) -> Profile:
-    """Return the profile of a container with these capabilities (lower case, without `cap_`), on this host's kernel."""
+    """Return the profile of a container with these capabilities (lower case, without `cap_`), on this host's kernel.
+
+    Capabilities that open no call make no difference. The same ones give the same object.
+    """
+    relevant = frozenset(_BY_CAPABILITY).intersection(capabilities)
+    if relevant not in _made:
+        _made[relevant] = _make(relevant)
+    return _made[relevant]
+
+
+def _make(capabilities: frozenset[str]) -> Profile:
     host = os.uname()
     own, others = _BY_MACHINE.get(host.machine, ("", ()))
     rules = [
