@@ -34,12 +34,49 @@ def write(path: str, value: str) -> None:
         raise ContainerError("cgroup", error.errno or 0, f"{path}: {value!r}") from error
 
 
+def open_fd(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise ContainerError("cgroup", error.errno or 0, path) from error
+
+
 def make_directory(path: str, *, exist_ok: bool = True) -> None:
     try:
         os.mkdir(path, 0o755)
     except OSError as error:
         if not (exist_ok and error.errno == errno.EEXIST):
             raise ContainerError("cgroup", error.errno or 0, path) from error
+
+
+def try_remove(path: str) -> bool:
+    """rmdir; return whether it is gone. Raises ContainerError for all but being gone already, in use or not empty."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in {errno.EBUSY, errno.ENOTEMPTY}:
+            return False
+        raise ContainerError("cgroup", error.errno or 0, path) from error
+    return True
+
+
+def children(directory: str) -> tuple[str, ...]:
+    """Return the paths of the groups right below; none where the directory is gone.
+
+    The kernel counts them in the number of links (fs/kernfs/inode.c), so that a group without any costs one stat. On a
+    file system that counts no links there, the number is 1.
+    """
+    try:
+        if os.stat(directory).st_nlink == 2:
+            return ()
+        with os.scandir(directory) as entries:
+            return tuple(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise ContainerError("cgroup", error.errno or 0, directory) from error
 
 
 def parse_stat(text: str) -> dict[str, int]:
@@ -60,6 +97,30 @@ def pids_in(directory: str) -> tuple[int, ...]:
     """
     pids = (read(f"{directory}/cgroup.procs") or "").split()
     return tuple(int(pid) for pid in pids if pid not in {"0", str(os.getpid())})
+
+
+def pids_below(directory: str) -> tuple[int, ...]:
+    """Return the pids in a directory and in all groups below it, as `pids_in` does."""
+    found = pids_in(directory)
+    for child in children(directory):
+        found += pids_below(child)
+    return found
+
+
+def is_occupied(directory: str) -> bool:
+    """Return whether any process, this one included, is in the directory or below it."""
+    if (read(f"{directory}/cgroup.procs") or "").strip():
+        return True
+    return any(is_occupied(child) for child in children(directory))
+
+
+def remove_tree(directory: str, deadline_ns: int) -> None:
+    """Remove a group with all groups below it, the deepest first. Raises ContainerError (EBUSY) at the deadline."""
+    if try_remove(directory):  # mostly there is nothing below
+        return
+    for child in children(directory):
+        remove_tree(child, deadline_ns)
+    remove_directory(directory, deadline_ns)
 
 
 def remove_directory(directory: str, deadline_ns: int) -> None:

@@ -1,8 +1,9 @@
 """Groups of processes with limits, on hosts with cgroup v1, v2 or both (hybrid).
 
-A group NAME is a directory of that name in every hierarchy that is needed: those of the controllers memory, cpu and
-pids, and the cgroup2 mount if there is one, since only it has `cgroup.kill` and CLONE_INTO_CGROUP. All lie at the roots
-of their mounts, so that they can be found again by name alone, whoever looks.
+A group has a directory of its own in every hierarchy that is needed. One of the library, `Group(layout, NAME)`, lies at
+the roots of those of the controllers memory, cpu and pids, and of the cgroup2 mount if there is one, since only it has
+`cgroup.kill` and CLONE_INTO_CGROUP: it can be found again by name alone. One of an OCI container, `Group.at(layout,
+cgroupsPath)`, is in all hierarchies, wherever its path says. `cgroup_files.py` knows which files hold which resource.
 
 Source: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst of the kernel.
 """
@@ -11,23 +12,36 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from harness.container import cgroupfs, mountinfo, syscalls
+from harness.container import cgroup_freeze, cgroup_setup, cgroupfs
+from harness.container.cgroup_layout import (
+    CONTROLLERS,
+    Hierarchy,
+    Layout,
+    Mode,
+    checked_name,
+    detect,
+    directories_at,
+    hierarchy_at,
+    own_path,
+)
 from harness.container.errors import ContainerError
 from harness.container.plan import Joins
+from harness.container.resources import Resources
 
-Mode = Literal["v1", "v2", "hybrid"]
+if TYPE_CHECKING:
+    from harness.container.cgroup_stats import Stats
 
-CONTROLLERS = ("memory", "cpu", "pids")
-_KNOWN_V1 = frozenset(
-    "blkio cpu cpuacct cpuset devices freezer hugetlb memory net_cls net_prio perf_event pids rdma".split()
-)
+__all__ = [
+    "CONTROLLERS", "Group", "Hierarchy", "Layout", "Limits", "MemoryUse", "Mode", "detect", "hierarchy_at",
+    "kill_all", "list_groups", "members", "own_path", "prepare_parent", "remove_group", "remove_parent", "subgroups",
+]  # fmt: skip
+
+JoinMethod = Literal["fast", "procs"]
 _PERIOD_US = 100_000
 
 
@@ -51,90 +65,6 @@ class MemoryUse:
     peak_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
-    """One mounted cgroup tree."""
-
-    path: str
-    version: Literal[1, 2]
-    controllers: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The cgroup trees of this host."""
-
-    hierarchies: tuple[Hierarchy, ...]
-
-    @property
-    def mode(self) -> Mode | None:
-        """None where nothing is mounted; a v1 tree without controllers (name=systemd) does not count."""
-        versions = {tree.version for tree in self.hierarchies if tree.version == 2 or tree.controllers}
-        if not versions:
-            return None
-        return "hybrid" if len(versions) == 2 else "v2" if 2 in versions else "v1"
-
-    @property
-    def unified(self) -> Hierarchy | None:
-        return next((hierarchy for hierarchy in self.hierarchies if hierarchy.version == 2), None)
-
-    def of(self, controller: str) -> Hierarchy | None:
-        return next((hierarchy for hierarchy in self.hierarchies if controller in hierarchy.controllers), None)
-
-    def missing(self) -> tuple[str, ...]:
-        """Return the controllers that we need and that no hierarchy has."""
-        return tuple(name for name in CONTROLLERS if self.of(name) is None)
-
-    def used(self) -> tuple[Hierarchy, ...]:
-        """Return the hierarchies in which a group has a directory, v1 first, each once.
-
-        The freezer only where there is no cgroup2 to kill a group at once.
-        """
-        wanted = CONTROLLERS if self.unified else (*CONTROLLERS, "freezer")
-        found = [hierarchy for name in wanted if (hierarchy := self.of(name)) is not None]
-        found += [self.unified] if self.unified else []
-        return tuple(sorted(dict.fromkeys(found), key=lambda hierarchy: hierarchy.version))
-
-    @property
-    def joins(self) -> Joins:
-        """How a process of a plan gets into a group of this layout."""
-        return Joins(sum(hierarchy.version == 1 for hierarchy in self.used()), self.unified is not None)
-
-
-# -- what this host has ----------------------------------------------------------------------------------------------
-
-
-def detect() -> Layout:
-    """Return the cgroup trees that are mounted here.
-
-    Each mount point is asked for its file system (statfs): a tree may be hidden by a later mount over it, and on a
-    tmpfs of that name a mkdir succeeds and limits nothing.
-    """
-    found: dict[object, Hierarchy] = {}
-    for mount in mountinfo.read():
-        hierarchy = hierarchy_at(mount)
-        magic = syscalls.CGROUP_SUPER_MAGIC if mount.fs_type == "cgroup" else syscalls.CGROUP2_SUPER_MAGIC
-        if hierarchy and os.path.isdir(mount.point) and syscalls.fs_magic(mount.point) == magic:
-            if hierarchy.version == 2:
-                hierarchy = Hierarchy(mount.point, 2, _available(mount.point))
-            found.setdefault(hierarchy.version == 2 or mount.options, hierarchy)
-    return Layout(tuple(found.values()))
-
-
-def hierarchy_at(mount: mountinfo.Mount) -> Hierarchy | None:
-    """Return the tree that a mount shows, None for what is no cgroup.
-
-    Which controllers a cgroup2 tree has is not in mountinfo: they are left empty.
-    """
-    if mount.fs_type == "cgroup2":
-        return Hierarchy(mount.point, 2, frozenset())
-    return Hierarchy(mount.point, 1, mount.options & _KNOWN_V1) if mount.fs_type == "cgroup" else None
-
-
-def _available(root: str) -> frozenset[str]:
-    return frozenset((cgroupfs.read(f"{root}/cgroup.controllers") or "").split())
-
-
 def _take_home(there: str, home: str) -> None:
     """Move the calling thread (v1) or process (v2) back, and every other thread of this process that is there."""
     cgroupfs.write(home, "0")
@@ -142,16 +72,6 @@ def _take_home(there: str, home: str) -> None:
         for tid in (cgroupfs.read(there) or "").split():
             if os.path.exists(f"/proc/self/task/{tid}"):
                 cgroupfs.write(home, tid)
-
-
-def own_path(hierarchy: Hierarchy) -> str:
-    """Return where the calling thread is in a hierarchy: a path below its root, empty for the root itself."""
-    for line in (cgroupfs.read("/proc/thread-self/cgroup") or "").splitlines():
-        _, names, path = line.split(":", 2)
-        controllers = frozenset(names.split(",")) & _KNOWN_V1
-        if controllers == hierarchy.controllers if hierarchy.version == 1 else not names:
-            return path.rstrip("/")
-    raise ContainerError("cgroup", 0, f"{hierarchy.path}: /proc/thread-self/cgroup does not name it")
 
 
 def prepare_parent(layout: Layout, parent: str) -> None:
@@ -162,21 +82,10 @@ def prepare_parent(layout: Layout, parent: str) -> None:
             cgroupfs.make_directory(path)
             if hierarchy.version == 2:
                 for directory in (hierarchy.path, path):
-                    _hand_down(directory, hierarchy.controllers & set(CONTROLLERS))
+                    cgroup_setup.hand_down(directory, hierarchy.controllers & set(CONTROLLERS))
     except ContainerError:
         remove_parent(layout, parent)
         raise
-
-
-def _hand_down(directory: str, controllers: frozenset[str]) -> None:
-    """Let the groups below have the controllers: all by one write, so that either all are enabled or none.
-
-    One by one, `cpu` would be granted even in a group with processes: it turns that group into a threaded one, and what
-    follows is refused with EOPNOTSUPP (cgroup-v2.rst, "Threads").
-    """
-    enabled = (cgroupfs.read(f"{directory}/cgroup.subtree_control") or "").split()
-    if wanted := controllers.difference(enabled):
-        cgroupfs.write(f"{directory}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
 
 
 def remove_parent(layout: Layout, parent: str) -> None:
@@ -193,32 +102,113 @@ def remove_parent(layout: Layout, parent: str) -> None:
 
 
 class Group:
-    """A group of one layout. `name` is its path below the roots, such as `harness-1a2b3c4d/b00-vm`."""
+    """A group of one layout. `name` is its path below the roots, such as `harness-1a2b3c4d/b00-vm`.
+
+    `directories` are its own in `trees`, in their order; `made` those that `create` made, the parents before them.
+    """
 
     def __init__(self, layout: Layout, name: str) -> None:
-        if any(part in {"", ".", ".."} for part in name.split("/")):
-            raise ContainerError("cgroup", 0, f"{name}: not a group's name")
+        checked_name(name)
+        trees = layout.used()
+        self._set_up(layout, name, trees, tuple(f"{tree.path}/{name}" for tree in trees))
+
+    def _set_up(self, layout: Layout, name: str, trees: tuple[Hierarchy, ...], directories: tuple[str, ...]) -> None:
         self._layout = layout
         self.name = name
-        self.directories = tuple(f"{hierarchy.path}/{name}" for hierarchy in layout.used())
+        self.trees = trees
+        self.directories = directories
+        self.made: tuple[str, ...] = ()
+        self._of = {tree.path: directory for tree, directory in zip(trees, directories, strict=True)}
+
+    @classmethod
+    def at(cls, layout: Layout, cgroups_path: str) -> Group:
+        """Return the group of a `linux.cgroupsPath`, in every hierarchy. Raises ContainerError for a bad path.
+
+        A relative path begins at the caller's own group, so that only `restored` finds it again from elsewhere.
+        """
+        trees = layout.full()
+        return cls._with(layout, trees, directories_at(trees, cgroups_path))
+
+    @classmethod
+    def restored(cls, layout: Layout, directories: Sequence[str], made: Sequence[str]) -> Group:
+        """Return a group by what another process recorded: its `directories` and `made`.
+
+        Hierarchies that are not mounted any more are left out. Raises ContainerError where none is left.
+        """
+        found = {}
+        for tree in layout.full():
+            inside = [path for path in directories if path.startswith(f"{tree.path}/")]
+            if inside:
+                found[tree] = inside[0]
+        if not found:
+            raise ContainerError("cgroup", 0, f"{', '.join(directories)}: in no cgroup tree of this host")
+        group = cls._with(layout, tuple(found), tuple(found.values()))
+        group.made = tuple(made)
+        return group
+
+    @classmethod
+    def _with(cls, layout: Layout, trees: tuple[Hierarchy, ...], directories: tuple[str, ...]) -> Group:
+        if not trees:
+            raise ContainerError("cgroup", 0, "no cgroup tree is mounted")
+        group = cls.__new__(cls)
+        name = directories[0].removeprefix(f"{trees[0].path}/")
+        group._set_up(layout, name, trees, directories)
+        return group
 
     def _at(self, controller: str) -> str:
-        hierarchy = self._layout.of(controller)
-        if hierarchy is None:
+        directory = self._directory(controller)
+        if directory is None:
             raise ContainerError("cgroup", 0, f"{controller}: no such controller here")
-        return f"{hierarchy.path}/{self.name}"
+        return directory
 
-    def create(self, limits: Limits | None) -> None:
-        """Make its directories and set its limits (None: none); on failure nothing is left. Its parent must exist."""
+    def _directory(self, controller: str) -> str | None:
+        """Return where a controller ("cgroup": the cgroup2 tree itself) has this group, None where it has not."""
+        tree = self._layout.unified if controller == "cgroup" else self._layout.of(controller)
+        return None if tree is None else self._of.get(tree.path)
+
+    @property
+    def switches(self) -> cgroup_freeze.Switches:
+        freezer = self._directory("freezer") if self._is_v1("freezer") else None
+        return cgroup_freeze.Switches(self._directory("cgroup"), freezer)
+
+    def obstacle(self) -> ContainerError | None:
+        """Return why this group cannot be made by this process (EACCES, EROFS, ENOENT), None where it can.
+
+        It is for a caller that may go on without a group where no limit was asked for, as without privileges.
+        """
+        return cgroup_setup.obstacle(self.directories)
+
+    def create(self, limits: Limits | Resources | None, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Make its directories and set its limits (None: none); on failure nothing is left.
+
+        `parents` makes missing parents too, and readies them (controllers of v2, CPUs of a v1 cpuset); without it the
+        parent must be ready. `exist_ok` takes directories that are there if no process is in them and they are not
+        frozen. Raises ContainerError.
+        """
         with ExitStack() as undo:
-            for directory in self.directories:
-                cgroupfs.make_directory(directory, exist_ok=False)
-                undo.callback(os.rmdir, directory)
-            if limits is not None:
+            if parents or exist_ok:
+                needed = cgroup_setup.needed(limits if isinstance(limits, Resources) else None, self._layout)
+                made = cgroup_setup.make(
+                    zip(self.trees, self.directories, strict=True), needed, undo, parents=parents, exist_ok=exist_ok
+                )
+                cgroup_setup.refuse_frozen(self.switches)
+                self.made = tuple(made)
+            else:
+                for directory in self.directories:
+                    cgroupfs.make_directory(directory, exist_ok=False)
+                    undo.callback(os.rmdir, directory)
+                self.made = self.directories
+            if isinstance(limits, Resources):
+                cgroup_setup.apply(limits, self._layout, self._directory)
+            elif limits is not None:
                 self._set_memory(limits.memory_bytes)
                 self._set_cpu(limits.cpus)
                 cgroupfs.write(f"{self._at('pids')}/pids.max", str(limits.pids))
             undo.pop_all()
+
+    def update(self, resources: Resources) -> None:
+        """Change the limits of a live group. Raises ContainerError; what was written before the failure stays."""
+        cgroup_setup.update(resources, self._layout, self._directory)
 
     def _is_v1(self, controller: str) -> bool:
         hierarchy = self._layout.of(controller)
@@ -245,18 +235,39 @@ class Group:
         else:
             cgroupfs.write(f"{self._at('cpu')}/cpu.max", f"{quota_us} {_PERIOD_US}")
 
+    def joins(self, method: JoinMethod = "fast") -> Joins:
+        """How the process of a plan gets in by the fds of `join_fds(method)`.
+
+        "fast" writes to `tasks` of v1, which waits for no RCU grace period, and is cloned into cgroup2; "procs" writes
+        to every `cgroup.procs` instead, as other runtimes do.
+        """
+        if method == "procs":
+            return Joins(len(self.trees), unified=False)
+        return Joins(sum(tree.version == 1 for tree in self.trees), self._layout.unified is not None)
+
     @contextmanager
-    def join_fds(self) -> Iterator[tuple[int, ...]]:
-        """Yield the fds that a plan with this layout's `joins` needs, in its order."""
+    def join_fds(self, method: JoinMethod = "fast") -> Iterator[tuple[int, ...]]:
+        """Yield the fds that a plan with these `joins` needs, in its order."""
         with ExitStack() as stack:
             fds = []
-            for hierarchy, directory in zip(self._layout.used(), self.directories, strict=True):
-                path, flags = (
-                    (f"{directory}/tasks", os.O_WRONLY) if hierarchy.version == 1 else (directory, os.O_RDONLY)
-                )
-                fds.append(os.open(path, flags | os.O_CLOEXEC))
+            for hierarchy, directory in zip(self.trees, self.directories, strict=True):
+                if method == "procs":
+                    path, flags = f"{directory}/cgroup.procs", os.O_WRONLY
+                elif hierarchy.version == 1:
+                    path, flags = f"{directory}/tasks", os.O_WRONLY
+                else:
+                    path, flags = directory, os.O_RDONLY
+                fds.append(cgroupfs.open_fd(path, flags))
                 stack.callback(os.close, fds[-1])
             yield tuple(fds)
+
+    def join_pid(self, pid: int) -> None:
+        """Move a process with all its threads in, by `cgroup.procs` of every hierarchy: an RCU grace period each.
+
+        Raises ContainerError (EOPNOTSUPP for a group of threads in another's domain, see cgroup-v2.rst, "Threads").
+        """
+        for directory in self.directories:
+            cgroupfs.write(f"{directory}/cgroup.procs", str(pid))
 
     @contextmanager
     def caller_inside(self) -> Iterator[None]:
@@ -268,7 +279,7 @@ class Group:
         """
         moves = [
             (f"{directory}/{file}", f"{hierarchy.path}{own_path(hierarchy)}/{file}")
-            for hierarchy, directory in zip(self._layout.used(), self.directories, strict=True)
+            for hierarchy, directory in zip(self.trees, self.directories, strict=True)
             if (file := "tasks" if hierarchy.version == 1 else "cgroup.procs")
             and (hierarchy.version == 1 or hierarchy.controllers & set(CONTROLLERS))
         ]
@@ -279,8 +290,8 @@ class Group:
             yield
 
     def pids(self) -> tuple[int, ...]:
-        """Return the host pids of its processes; empty when the group is gone."""
-        return cgroupfs.pids_in(self._at("pids"))
+        """Return the host pids of its processes, those of groups below too; empty when the group is gone."""
+        return cgroupfs.pids_below(self._at("pids") if self._directory("pids") else self.directories[0])
 
     def memory(self) -> MemoryUse:
         """Return what is charged to it now."""
@@ -295,43 +306,52 @@ class Group:
         current, peak = (cgroupfs.read_number(f"{at}/memory.{file}") for file in files[1:])
         return MemoryUse(stat.get(keys[0]), stat.get(keys[1]), kernel, current, peak)
 
-    def kill(self, deadline_ns: int) -> None:
-        """End every process in it, and wait until they are gone. Raises ContainerError (EBUSY) at the deadline."""
-        kill_all(self._layout, self.name, self.directories, deadline_ns)
+    def stats(self) -> Stats:
+        """Return the counters of the group and of all below it."""
+        from harness.container import cgroup_stats  # noqa: PLC0415 - never on the timed path
 
-    def remove(self, deadline_ns: int) -> None:
-        """Remove its directories; those that are gone do not matter. Raises ContainerError (EBUSY) at the deadline."""
+        def place(controller: str) -> tuple[str, int] | None:
+            tree, directory = self._layout.of(controller), self._directory(controller)
+            return None if tree is None or directory is None else (directory, tree.version)
+
+        return cgroup_stats.read(cgroup_stats.Places(place, self._directory("cgroup")))
+
+    def freeze(self, deadline_ns: int) -> None:
+        """Stop its processes, those of groups below too. Raises ContainerError; at the deadline (EBUSY) all run on."""
+        cgroup_freeze.freeze(self.switches, deadline_ns)
+
+    def thaw(self) -> None:
+        """Let its processes run again."""
+        cgroup_freeze.thaw(self.switches)
+
+    def is_frozen(self) -> bool:
+        return cgroup_freeze.is_frozen(self.switches)
+
+    def kill(self, deadline_ns: int) -> None:
+        """End every process in it and below, and wait for it. Raises ContainerError (EBUSY) at the deadline."""
+        cgroup_freeze.kill(self.switches, self.directories, deadline_ns)
+
+    def remove(self, deadline_ns: int, *, parents: bool = False) -> None:
+        """Remove its directories and all below; those that are gone do not matter.
+
+        `parents` removes those that `create` made as well, unless something is in them. Raises ContainerError (EBUSY)
+        at the deadline.
+        """
         for directory in self.directories:
-            cgroupfs.remove_directory(directory, deadline_ns)
+            cgroupfs.remove_tree(directory, deadline_ns)
+        if parents:
+            for directory in reversed(self.made):
+                cgroupfs.try_remove(directory)
 
 
 def kill_all(layout: Layout, name: str, directories: Sequence[str], deadline_ns: int) -> None:
-    """End every process in the directories: at once where cgroup2 can, else frozen so that none escapes by forking."""
+    """End every process in the directories of the group of that name at the roots. Raises ContainerError (EBUSY)."""
     unified, freezer = layout.unified, layout.of("freezer")
-    switch = f"{unified.path}/{name}/cgroup.kill" if unified else ""
-    frozen = f"{freezer.path}/{name}/freezer.state" if freezer and freezer.version == 1 else ""
-    if switch and os.path.exists(switch):  # Linux 5.14
-        cgroupfs.write(switch, "1")
-    while pids := {pid for directory in directories for pid in cgroupfs.pids_in(directory)}:
-        if time.monotonic_ns() > deadline_ns:
-            raise ContainerError("kill", errno.EBUSY, f"{name}: {len(pids)} processes still there")
-        with _frozen(frozen):
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(cgroupfs.PAUSE_S)
-
-
-@contextmanager
-def _frozen(state: str) -> Iterator[None]:
-    if not state or not os.path.exists(state):
-        yield
-        return
-    cgroupfs.write(state, "FROZEN")
-    try:
-        yield
-    finally:
-        cgroupfs.write(state, "THAWED")
+    switches = cgroup_freeze.Switches(
+        f"{unified.path}/{name}" if unified else None,
+        f"{freezer.path}/{name}" if freezer and freezer.version == 1 else None,
+    )
+    cgroup_freeze.kill(switches, directories, deadline_ns)
 
 
 # -- what a dead run left --------------------------------------------------------------------------------------------

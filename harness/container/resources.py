@@ -13,7 +13,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """`linux.resources.memory`; -1 is "unlimited". `swap_bytes` is memory and swap together, as the specification has it."""
+    """`linux.resources.memory`; -1 is "unlimited". `swap_bytes` is memory and swap together, as specified."""
 
     limit_bytes: int | None = None
     reservation_bytes: int | None = None
@@ -108,3 +108,21 @@ class Resources:
     network_priorities: tuple[tuple[str, int], ...] = ()
     rdma: Mapping[str, RdmaLimit] = field(default_factory=dict)
     unified: Mapping[str, str] = field(default_factory=dict)
+
+
+_NODES: tuple[Literal["c"], Literal["b"]] = ("c", "b")
+ALLOWED_DEVICE_RULES = (
+    *(DeviceRule(allow=True, kind=kind, access="m") for kind in _NODES),
+    # null, zero, full, random, urandom, tty, ptmx, those of /dev/pts, and net/tun
+    *(
+        DeviceRule(allow=True, kind="c", major=major, minor=minor)
+        for major, minor in ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2), (136, None), (10, 200))
+    ),
+)
+"""What every container may do with devices: make any node, use those that are harmless.
+
+The rules that runc appends to those of a config.json (libcontainer/specconv/spec_linux.go, AllowedDevices).
+"""
+
+DEFAULT_DEVICE_RULES = (DeviceRule(allow=False), *ALLOWED_DEVICE_RULES)
+"""The rules where nobody gives any. Docker allows the system's console (5:1) too; here the console is a pty."""

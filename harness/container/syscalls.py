@@ -25,7 +25,14 @@ MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
+MS_UNBINDABLE = 1 << 17
+MS_SHARED = 1 << 20
 MNT_DETACH = 2
+
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
 
 CGROUP_SUPER_MAGIC = 0x27E0EB
 CGROUP2_SUPER_MAGIC = 0x63677270
@@ -123,3 +130,21 @@ def missing_features() -> tuple[str, ...]:
         if ctypes.get_errno() in {errno.ENOSYS, errno.EPERM}:
             missing.append(name)
     return tuple(missing)
+
+
+def bpf(command: int, attributes: bytes) -> int:
+    """bpf(2) with the bytes of a `union bpf_attr`; return what the command returns, such as a new fd (O_CLOEXEC).
+
+    What the kernel writes into the attributes is lost: see `bpf_answer`. Raises OSError.
+    """
+    return bpf_answer(command, attributes)[0]
+
+
+def bpf_answer(command: int, attributes: bytes) -> tuple[int, bytes]:
+    """As `bpf`, and the attributes as the kernel left them."""
+    number = {"x86_64": 321, "aarch64": 280, "riscv64": 280}.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), f"bpf on {os.uname().machine}")
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    result = _check(_libc.syscall(number, command, buffer, ctypes.c_size_t(len(attributes))), f"bpf command {command}")
+    return result, buffer.raw
