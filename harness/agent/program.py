@@ -57,6 +57,12 @@ def encode_spec(workload: WorkloadSpec, extra: Iterable[tuple[str, str]] = ()) -
         ("ready_path", ready.path),
         *extra,
     ]
+    return encode_records(records)
+
+
+def encode_records(records: Iterable[tuple[str, str]]) -> bytes:
+    """Return records of a specification, which may follow those of `encode_spec`. Raises: HarnessError as it does."""
+    records = tuple(records)
     for key, value in records:
         if "\0" in value:
             raise HarnessError(f"workload: {key}: {value!r}: contains a NUL byte")

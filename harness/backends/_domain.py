@@ -18,6 +18,15 @@ CHANNELS = ("stdout", "stderr", "control")
 
 
 @dataclass(frozen=True, slots=True)
+class Nic:
+    """A guest's network interface: the tap behind it, which exists already, and whether vhost-net moves its packets."""
+
+    tap: str
+    mac: str
+    vhost: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GuestSpec:
     """One guest. `sockets` is the directory in which the harness listens: marks, firmware and one per channel.
 
@@ -37,6 +46,7 @@ class GuestSpec:
     sockets: Path
     memory_bytes: int
     vcpus: int
+    nic: Nic | None = None
     fast_start: bool = True
     by_daemon: bool = False
     owner: str | None = None
@@ -77,6 +87,18 @@ def _add_debug_port(devices: ET.Element, path: Path, port: int) -> None:
     _add(serial, "address", type="isa", iobase=f"{port:#x}")
 
 
+def _add_nic(devices: ET.Element, nic: Nic, guest: GuestSpec) -> None:
+    """`managed="no"`: libvirt opens this tap in the network namespace of the thread that starts the guest, no more."""
+    interface = _add(devices, "interface", type="ethernet")
+    _add(interface, "mac", address=nic.mac)
+    _add(interface, "target", dev=nic.tap, managed="no")
+    _add(interface, "model", type="virtio")
+    _add(interface, "driver", name="vhost" if nic.vhost else "qemu")
+    if guest.machine != "microvm":
+        _add(interface, "rom", enabled="no")  # nothing boots from the network: the firmware need not load iPXE
+    _mmio(interface, guest)
+
+
 def _add_devices(domain: ET.Element, guest: GuestSpec) -> None:
     devices = _add(domain, "devices")
     _add(devices, "emulator", guest.emulator)
@@ -87,6 +109,8 @@ def _add_devices(domain: ET.Element, guest: GuestSpec) -> None:
         _add(disk, "target", dev="vda", bus="virtio")
         _add(disk, "readonly")
         _mmio(disk, guest)
+    if guest.nic is not None:
+        _add_nic(devices, guest.nic, guest)
     _add(devices, "controller", type="usb", model="none")
     _add_debug_port(devices, guest.sockets / "marks", MARKS_PORT)
     _add_debug_port(devices, guest.sockets / "firmware", FIRMWARE_PORT)

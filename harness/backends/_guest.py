@@ -19,6 +19,7 @@ from harness.backends import _connection, _metering
 from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
 from harness.container import syscalls
 from harness.errors import TrialError
+from harness.host.netns import Attachment
 from harness.interfaces import Boundary, CgroupMemory, ExecResult, Json
 from harness.model.milestones import DELETED, EXITED, FIRMWARE, KERNEL, READY, REQUESTED, STOPPING, VMM_EXEC, Mark
 from harness.model.records import Attestation
@@ -51,12 +52,18 @@ class _KernelAware(AgentSession):
 
 
 class Guest:
-    """A guest as an Instance. `start` returns when libvirt does, which is before the guest's first instruction."""
+    """A guest as an Instance. `start` returns when libvirt does, which is before the guest's first instruction.
+
+    `place` is where it is attached to the run's network, None for a guest without one; it is given back at the end.
+    """
 
     boundary: Boundary = "vm"
 
-    def __init__(self, connection: Any, spec: GuestSpec, meter: _metering.Meter | None) -> None:
+    def __init__(
+        self, connection: Any, spec: GuestSpec, meter: _metering.Meter | None, place: Attachment | None = None
+    ) -> None:
         self.spec = spec
+        self.place = place
         self._connection = connection
         self._meter = meter
         self.session = _KernelAware()
@@ -72,13 +79,14 @@ class Guest:
         self.session.start()
         with self._as_parent():
             self.session.mark(REQUESTED)
-            self.spec.sockets.mkdir(parents=True)
+            self.spec.sockets.mkdir(parents=True, exist_ok=True)
             self._listen_for("marks", self._on_marks_connected)
             self._listen_for("firmware", self._session_first_byte)
             for name, add in zip(CHANNELS, (self.session.add_stdout, self.session.add_stderr), strict=False):
                 self._listen_for(name, self._adder(add))
             self._listen_for("control", self.session.add_control)
-            self.create()
+            with self.place.namespace.entered() if self.place else contextlib.nullcontext():
+                self.create()
 
     @contextlib.contextmanager
     def _as_parent(self) -> Iterator[None]:
@@ -174,6 +182,8 @@ class Guest:
         finally:
             self._end()
             self.session.mark(DELETED)
+            if self.place is not None:
+                self.place.close()
             self._wait_until_forgotten()
             self.session.close()
             if self._pidfd is not None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_bytes, encode_spec
-from harness.backends import _accelerator, _connection, _metering
+from harness.backends import _accelerator, _connection, _metering, _network, _nic
 from harness.backends._domain import GuestSpec, Machine, domain_xml, kernel_cmdline
 from harness.backends._guest import Guest
 from harness.errors import CapabilityError
@@ -24,7 +24,7 @@ from harness.host.paths import cache_dir, data_dir
 from harness.host.process import find_program, run
 from harness.images import disk, initramfs, kernel
 from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
-from harness.model.spec import WorkloadSpec
+from harness.model.spec import NetworkKind, WorkloadSpec
 
 EMULATOR = "qemu-system-x86_64"
 _BUS = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
@@ -73,11 +73,11 @@ class _Boot:
     late_modules: tuple[str, ...]
 
 
-def _boot(options: Options, cache: Path) -> _Boot:
+def _boot(options: Options, cache: Path, network: NetworkKind) -> _Boot:
     guest_kernel = _kernel(options, cache)
-    for_root = (_BUS[options.machine], "virtio_blk", options.disk, "overlay")
-    early = kernel.module_files(guest_kernel, for_root)
-    every = kernel.module_files(guest_kernel, (*for_root, *_LATE_MODULES))
+    for_workload = (_BUS[options.machine], "virtio_blk", options.disk, "overlay", *_nic.MODULES[network])
+    early = kernel.module_files(guest_kernel, for_workload)
+    every = kernel.module_files(guest_kernel, (*for_workload, *_LATE_MODULES))
     paths = [*early, *(path for path in every if path not in early)]
     names = [path.lstrip("/") for path in initramfs.module_paths(paths)]
     base = initramfs.base_initramfs(agent_bytes(), paths)
@@ -99,12 +99,40 @@ def _agent_spec(spec: ArmSpec, options: Options, boot: _Boot) -> bytes:
     return encode_spec(spec.workload, extra)
 
 
-class LibvirtArm:
-    """A prepared VM runtime: one disk, one initramfs, one connection; every launch is a new transient domain."""
+def _guest_facts(options: Options, template: GuestSpec, boot: _Boot) -> dict[str, Json]:
+    return {
+        "boundary": "vm",
+        "machine": options.machine,
+        "accelerator": template.accelerator,
+        "cmdline": template.cmdline,
+        "kernel": boot.kernel.release,
+        "kernel_digest": boot.kernel.digest,
+        "kernel_bytes": boot.kernel.vmlinux.stat().st_size,
+        "initrd_bytes": template.initrd.stat().st_size,
+        "disk_fs": options.disk,
+        "fast_start": options.fast_start,
+        "qemu_started_by": "a libvirt daemon" if template.by_daemon else "this process",
+        "domain_xml": domain_xml(template),
+    }
 
-    def __init__(self, connection: Any, template: GuestSpec, context: RunContext, facts: Mapping[str, Json]) -> None:
+
+class LibvirtArm:
+    """A prepared VM runtime: one disk, one initramfs, one connection; every launch is a new transient domain.
+
+    `plug` attaches guests to the run's network, None without one.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        template: GuestSpec,
+        plug: _nic.Plug | None,
+        context: RunContext,
+        facts: Mapping[str, Json],
+    ) -> None:
         self._connection = connection
         self._template = template
+        self._plug = plug
         self._context = context
         self._facts = facts
 
@@ -127,7 +155,8 @@ class LibvirtArm:
             name=f"harness-{self._context.token}-{trial_id}",
             sockets=sockets,
         )
-        guest = Guest(self._connection, spec, _meter(spec, trial_id))
+        spec, place = self._plug.attach(spec) if self._plug else (spec, None)
+        guest = Guest(self._connection, spec, _meter(spec, trial_id), place)
         try:
             guest.start()
         except BaseException:
@@ -137,6 +166,8 @@ class LibvirtArm:
 
     def close(self) -> None:
         self._connection.close()
+        if self._plug is not None:
+            self._plug.close()
         _metering.release(self._context.token)
 
 
@@ -157,7 +188,8 @@ class LibvirtBackend:
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)
-        boot = _boot(options, context.cache)
+        kind = _network.choose(spec, "none", _nic.refused(by_daemon=_connection.is_daemon(options.uri)))
+        boot = _boot(options, context.cache, kind)
         if options.uri is None and not _connection.knows_qemu(context.cache):
             context.say("libvirt asks QEMU what it can do: about 8 s, once for each QEMU")
         connection = _connection.connect(options.uri, context.cache)
@@ -168,26 +200,21 @@ class LibvirtBackend:
         template, why = self._accelerated(template, connection, options, context)
         image = disk.disk_image(spec.tree, data_dir() / "images" / "disks", fs=options.disk)
         initrd = context.scratch / f"{spec.runtime}.initrd"
-        initrd.write_bytes(boot.base + initramfs.spec_archive(_agent_spec(spec, options, boot)))
+        agent_spec = _agent_spec(spec, options, boot)
+        initrd.write_bytes(boot.base + initramfs.spec_archive(agent_spec))
         template = replace(template, initrd=initrd, disk=image.path)
+        plug, network_facts = None, _network.facts(kind)
+        if kind == "bridge":
+            template, network_facts = _nic.with_nic(template)
+            plug = _nic.Plug(context.token, _network.acquire(context.token), boot.base, agent_spec)
         facts: dict[str, Json] = {
-            "boundary": "vm",
-            "machine": options.machine,
-            "accelerator": template.accelerator,
+            **_guest_facts(options, template, boot),
             "accelerator_reason": why,
-            "cmdline": template.cmdline,
-            "kernel": boot.kernel.release,
-            "kernel_digest": boot.kernel.digest,
-            "kernel_bytes": boot.kernel.vmlinux.stat().st_size,
-            "initrd_bytes": initrd.stat().st_size,
             "disk_bytes": image.size_bytes,
-            "disk_fs": image.fs,
-            "fast_start": options.fast_start,
-            "qemu_started_by": "a libvirt daemon" if template.by_daemon else "this process",
-            "domain_xml": domain_xml(template),
+            "network": network_facts,
             **versions,
         }
-        return LibvirtArm(connection, template, context, facts)
+        return LibvirtArm(connection, template, plug, context, facts)
 
     def _template(self, memory_bytes: int, vcpus: int, options: Options, boot: _Boot, context: RunContext) -> GuestSpec:
         sockets = context.scratch / "template"
@@ -235,17 +262,16 @@ class LibvirtBackend:
         return (with_kvm if accelerator == "kvm" else template), why
 
     def tokens(self) -> set[str]:
-        return {token for token, _pid in _guests()}
+        return {token for token, _pid in _guests()} | _network.tokens()
 
     def reap(self, token: str, *, dry_run: bool) -> Sequence[str]:
-        lines = []
-        for found, pid in _guests():
-            if found != token:
-                continue
-            lines.append(f"guest: qemu pid {pid} of run {token}")
-            if not dry_run:
+        guests = [pid for found, pid in _guests() if found == token]
+        others = _network.reap(token, dry_run=dry_run, but=guests)
+        if not dry_run:
+            for pid in guests:
                 os.kill(pid, signal.SIGKILL)
-        return [*lines, *_metering.reap(token, dry_run=dry_run)]
+        lines = [f"guest: qemu pid {pid} of run {token}" for pid in guests]
+        return [*lines, *others, *_metering.reap(token, dry_run=dry_run)]
 
 
 def _verdict_key(vmlinux: Path, emulator: Path, machine: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends._domain import CHANNELS, Accelerator, GuestSpec, Machine, domain_xml, kernel_cmdline
+from harness.backends._domain import CHANNELS, Accelerator, GuestSpec, Machine, Nic, domain_xml, kernel_cmdline
 
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
@@ -98,3 +98,27 @@ def test_nothing_weakens_the_guest_and_extra_words_come_last() -> None:
     cmdline = kernel_cmdline("q35", "kvm", tsc_khz=None, extra="  a=b  c ")
     assert cmdline.endswith("noreplace-smp a=b c")
     assert not {"mitigations=off", "nokaslr", "init_on_alloc=0"} & set(cmdline.split())
+
+
+def test_without_a_network_there_is_no_interface() -> None:
+    assert ET.fromstring(domain_xml(guest())).find("devices/interface") is None
+
+
+@pytest.mark.parametrize(("vhost", "driver"), [(True, "vhost"), (False, "qemu")])
+def test_an_interface_is_a_tap_that_exists_and_its_driver_is_never_left_to_chance(vhost: bool, driver: str) -> None:
+    nic = Nic("tap7", "02:00:0a:d5:00:07", vhost)
+    interface = ET.fromstring(domain_xml(replace(guest(), nic=nic))).find("devices/interface")
+    assert interface is not None
+    found = {child.tag: child.attrib for child in interface}
+    assert interface.get("type") == "ethernet"
+    assert found["target"] == {"dev": "tap7", "managed": "no"}
+    assert found["mac"] == {"address": "02:00:0a:d5:00:07"}
+    assert found["driver"] == {"name": driver}
+    assert found["rom"] == {"enabled": "no"}
+
+
+def test_a_microvms_interface_is_on_virtio_mmio_and_has_no_rom() -> None:
+    nic = Nic("tap7", "02:00:0a:d5:00:07", vhost=False)
+    interface = ET.fromstring(domain_xml(replace(guest("microvm"), nic=nic))).find("devices/interface")
+    assert interface is not None
+    assert [child.tag for child in interface] == ["mac", "target", "model", "driver", "address"]

@@ -16,6 +16,7 @@ enum ready_kind { READY_EXIT, READY_LINE, READY_TCP, READY_HTTP };
 struct spec {
 	char **argv, **env, **modules, **late_modules; /* NULL-terminated */
 	const char *cwd, *ready_text, *ready_path, *hostname, *root_device, *root_fs;
+	const char *net_address, *net_mask, *net_gateway; /* guest: of eth0; NULL without a network */
 	uid_t uid;
 	gid_t gid;
 	enum ready_kind ready;

@@ -66,6 +66,7 @@ static bool set_text(struct spec *spec, const char *key, const char *value)
 	} texts[] = {
 	    {"cwd", &spec->cwd},	     {"ready_text", &spec->ready_text},	  {"ready_path", &spec->ready_path},
 	    {"hostname", &spec->hostname},   {"root_device", &spec->root_device}, {"root_fs", &spec->root_fs},
+	    {"net_address", &spec->net_address}, {"net_mask", &spec->net_mask},	  {"net_gateway", &spec->net_gateway},
 	};
 	for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
 		if (strcmp(key, texts[i].key) == 0) {

@@ -2,10 +2,12 @@
  * overlay in memory, the usual mounts, loopback, and the console when it is needed. */
 #include "agent.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <net/route.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,6 +100,46 @@ static void loopback_up(void)
 	close(fd);
 }
 
+static struct sockaddr inet_address(const char *text)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET};
+	struct sockaddr address;
+	if (inet_pton(AF_INET, text ? text : "", &in.sin_addr) != 1)
+		die("guest: network: '%s' is no IPv4 address", text ? text : "");
+	memcpy(&address, &in, sizeof address);
+	return address;
+}
+
+static void wait_for_interface(int fd, struct ifreq *request)
+{
+	uint64_t deadline_ns = now_ns() + DEVICE_WAIT_NS;
+	while (ioctl(fd, SIOCGIFINDEX, request) < 0) {
+		if (now_ns() > deadline_ns)
+			die("guest: %s: no such interface: is virtio_net loaded?", request->ifr_name);
+		poll(NULL, 0, 1);
+	}
+}
+
+/* Address, netmask, up and the default route of the only interface (netdevice(7)): no DHCP, no daemon. */
+static void network_up(const struct spec *spec)
+{
+	struct ifreq request = {.ifr_name = "eth0"};
+	struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	must(fd, "socket");
+	wait_for_interface(fd, &request);
+	request.ifr_addr = inet_address(spec->net_address);
+	must(ioctl(fd, SIOCSIFADDR, &request), "eth0: address");
+	request.ifr_netmask = inet_address(spec->net_mask);
+	must(ioctl(fd, SIOCSIFNETMASK, &request), "eth0: netmask");
+	request.ifr_flags = IFF_UP | IFF_RUNNING;
+	must(ioctl(fd, SIOCSIFFLAGS, &request), "eth0: up");
+	route.rt_dst = route.rt_genmask = inet_address("0.0.0.0");
+	route.rt_gateway = inet_address(spec->net_gateway);
+	must(ioctl(fd, SIOCADDRT, &route), "eth0: default route");
+	close(fd);
+}
+
 /* The guest's kernel threads count too, so the limit is on top of what runs now. */
 static void limit_processes(long pids)
 {
@@ -147,6 +189,8 @@ void vm_boot(struct spec *spec)
 	make_root(spec);
 	enter_root();
 	loopback_up();
+	if (spec->net_address)
+		network_up(spec);
 	limit_processes(spec->pids);
 	if (*spec->hostname)
 		must(sethostname(spec->hostname, strlen(spec->hostname)), "hostname");

@@ -1,0 +1,98 @@
+"""The networks of instances, as far as backends share them: which one, the run's own bridge, and what a dead run left.
+
+    none     loopback alone
+    host     the host's own network; a VM has none to share
+    bridge   an interface on a bridge in a network namespace that the run has for itself (`harness.host.netns`)
+
+Whatever takes time (namespace, bridge, veth, tap) is made before `requested`; an instance only joins it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from harness.errors import CapabilityError
+from harness.host import netns
+from harness.interfaces import ArmSpec, Json
+from harness.model.spec import NetworkKind
+
+_VHOST = Path("/dev/vhost-net")
+_networks: dict[str, tuple[netns.RunNetwork, int]] = {}
+
+
+def choose(spec: ArmSpec, default: NetworkKind, refused: Mapping[NetworkKind, str]) -> NetworkKind:
+    """Return the kind of network of an arm. Raises CapabilityError with the reason for one that it cannot have."""
+    kind = spec.network or default
+    if kind in refused:
+        possible = [other for other in ("none", "host", "bridge") if other not in refused]
+        raise CapabilityError(
+            f"{spec.runtime}: network: {kind}: {refused[kind]}",
+            hint=f"give {spec.runtime} a network of its own in runtimes: {' or '.join(possible)}",
+        )
+    return kind
+
+
+# -- the run's bridge ------------------------------------------------------------------------------------------------
+
+
+def acquire(token: str) -> netns.RunNetwork:
+    """Return the network of a run, made for the first arm that asks. Raises: CapabilityError."""
+    network, users = _networks.get(token) or (netns.RunNetwork(token), 0)
+    _networks[token] = (network, users + 1)
+    return network
+
+
+def release(token: str) -> None:
+    """Let go of what `acquire` returned; the last arm removes it. Raises: BackendError when it resists."""
+    network, users = _networks.pop(token)
+    if users > 1:
+        _networks[token] = (network, users - 1)
+    else:
+        network.close()
+
+
+def facts(kind: NetworkKind, driver: str | None = None, **more: Json) -> dict[str, Json]:
+    """Return what a run records of an arm's network; `driver` is that of the instance's interface."""
+    if kind != "bridge":
+        return {"kind": kind}
+    subnet = str(netns.SUBNET)
+    return {"kind": kind, "driver": driver, "mtu_bytes": netns.MTU_BYTES, "subnet": subnet, **more}
+
+
+def vhost_missing(accelerator: str | None) -> str:
+    """Return why packets of a guest go through QEMU itself and not through vhost-net; empty where they need not.
+
+    libvirt takes vhost-net for KVM guests alone.
+    """
+    if accelerator != "kvm":
+        return "only with KVM"
+    try:
+        os.close(os.open(_VHOST, os.O_RDWR | os.O_CLOEXEC))  # this also loads the module where there is one
+    except OSError as error:
+        return f"{_VHOST}: {error.strerror}"
+    return ""
+
+
+# -- what a dead run left --------------------------------------------------------------------------------------------
+
+
+def tokens() -> set[str]:
+    """Return the tokens of all runs in whose network namespace a process is."""
+    return set(netns.holders())
+
+
+def reap(token: str, *, dry_run: bool, but: Collection[int] = ()) -> list[str]:
+    """End the processes in a dead run's network namespace; return one line for each, `but` for those known already.
+
+    The namespace goes with the last of them, and all that is in it.
+    """
+    pids = netns.holders().get(token, set()) - set(but)
+    if not dry_run:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    return [f"process: pid {pid} in the network namespace of run {token}" for pid in sorted(pids)]
