@@ -16,7 +16,7 @@ from typing import Any
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import encode_spec, sealed_memfd
 from harness.agent.session import AgentSession
-from harness.container import cgroups, plan, syscalls
+from harness.container import cgroups, defaults, syscalls
 from harness.interfaces import ArmSpec
 from harness.model.milestones import DELETED, REQUESTED, Mark
 
@@ -26,7 +26,7 @@ _FLAGS = ["nosuid", "noexec", "nodev"]
 
 def config(spec: ArmSpec, cgroup: str) -> dict[str, Any]:
     """Return a config.json (runtime-spec 1.0) with the namespaces, mounts, limits and capabilities of the plan."""
-    names = [f"CAP_{name.upper()}" for name in plan.DOCKER_CAPABILITIES]
+    names = [f"CAP_{name.upper()}" for name in defaults.DOCKER_CAPABILITIES]
     capabilities = {"bounding": names, "effective": names, "permitted": names, "inheritable": [], "ambient": []}
     limits = spec.limits
     return {
@@ -54,8 +54,8 @@ def config(spec: ArmSpec, cgroup: str) -> dict[str, Any]:
                 "pids": {"limit": limits.pids},
             },
             "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
-            "maskedPaths": list(plan.MASKED_PATHS),
-            "readonlyPaths": list(plan.READONLY_PATHS),
+            "maskedPaths": list(defaults.MASKED_PATHS),
+            "readonlyPaths": list(defaults.READONLY_PATHS),
         },
     }  # fmt: skip
 

@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness import plugins
-from harness.backends import _local
+from harness.backends import _local, builtin
 from harness.container import launcher, plan
 from harness.images.tree import root_digest
 from harness.interfaces import ArmSpec, Instance, RunContext
@@ -64,11 +65,11 @@ def host_namespaces() -> dict[str, str]:
 
 
 def run_plan(tree: Path, context: RunContext, script: str, **changes: object) -> list[str]:
-    """Run a container with a plan of one's own, through what the backend uses."""
-    kit = _local.Kit(ArmSpec("arm", RootTree(tree, "", 0), shell(script), LIMITS), "container", context)
-    given = {"lowers": (str(tree),), "attested": str(tree), "workspace": str(context.scratch), "upper_bytes": MIB}
-    given |= {"joins": kit.layout.joins, **changes}
-    steps = plan.container_steps(plan.ContainerSpec(**given))  # type: ignore[arg-type]
+    """Run a container with changes to its specification, through what the backend uses."""
+    arm = ArmSpec("arm", RootTree(tree, "", 0), shell(script), LIMITS)
+    kit = _local.Kit(arm, "container", context)
+    spec = builtin.container_spec(arm, builtin.Options(), str(context.scratch))
+    steps = plan.container_steps(replace(spec, **changes), kit.launch())  # type: ignore[arg-type]
     memfd = launcher.plan_memfd(steps)
     try:
         instance = _local.start(kit, memfd, "t0", time.monotonic_ns(), lambda: None)

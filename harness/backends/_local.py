@@ -16,7 +16,7 @@ from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_memfd, encode_spec, sealed_memfd
 from harness.agent.session import AgentSession
 from harness.backends import _metering
-from harness.container import cgroups, launcher, mountinfo, syscalls
+from harness.container import cgroups, launcher, mountinfo, plan, syscalls
 from harness.container.cgroups import Group
 from harness.container.errors import ContainerError
 from harness.container.runtime import Container
@@ -56,6 +56,8 @@ class Kit:
         self.layout = cgroups.detect()
         self.parent = f"harness-{context.token}"
         self.workload = encode_spec(spec.workload)
+        self.seccomp = "unconfined"
+        self.extra: tuple[int, ...] = ()
         with ExitStack() as undo:
             self.agent = agent_memfd()
             undo.callback(os.close, self.agent)
@@ -67,6 +69,18 @@ class Kit:
                 raise CapabilityError(f"{spec.runtime}: {error}", hint=_v2_hint(error)) from error
             self._undo = undo.pop_all()
 
+    def filter(self, program: bytes, name: str) -> None:
+        """Have every start take a seccomp filter."""
+        self.seccomp = name
+        fd = launcher.sealed_memfd("seccomp", program)
+        self._undo.callback(os.close, fd)
+        self.extra = (fd,)
+
+    def launch(self, *, seccomp: bool = False, keyring: str = "") -> plan.Launch:
+        """How a plan of this arm is started. The agent's seventh fd is the tree that it attests."""
+        kept = launcher.AGENT_FDS + 1
+        return plan.Launch(kept, self.layout.joins, agent=True, dies_with_parent=True, seccomp=seccomp, keyring=keyring)
+
     def facts(self) -> dict[str, Json]:
         return {
             "boundary": self.boundary,
@@ -75,7 +89,7 @@ class Kit:
                 ("tasks", self.layout.joins.tasks), ("CLONE_INTO_CGROUP", self.layout.joins.unified)) if used],
             "launcher_sha256": _sha256(Path(launcher.PROGRAM)),
             "agent_sha256": _sha256(AGENT_PATH),
-            "seccomp": "none",
+            "seccomp": self.seccomp,
         }  # fmt: skip
 
     def close(self) -> None:
@@ -102,8 +116,8 @@ def _sha256(path: Path) -> str:
 # -- the timed path --------------------------------------------------------------------------------------------------
 
 
-def start(kit: Kit, plan: int, trial_id: str, requested_ns: int, on_deleted: Callable[[], None]) -> LocalInstance:
-    """Start one instance by a plan. `on_deleted` removes what the caller made for it. Raises: BackendError."""
+def start(kit: Kit, steps: int, trial_id: str, requested_ns: int, on_deleted: Callable[[], None]) -> LocalInstance:
+    """Start one instance by a plan's memfd. `on_deleted` removes what the caller made for it. Raises: BackendError."""
     session = AgentSession()
     session.marks.append(Mark(REQUESTED, requested_ns))
     with ExitStack() as undo, ExitStack() as theirs:
@@ -112,7 +126,7 @@ def start(kit: Kit, plan: int, trial_id: str, requested_ns: int, on_deleted: Cal
         session.start()
         group = Group(kit.layout, f"{kit.parent}/{trial_id}")
         with translated(kit.runtime):
-            container = Container.start(plan, kit.agent, fds, group, kit.limits)
+            container = Container.start(steps, [*fds, steps], group, kit.limits, program=kit.agent, extra=kit.extra)
         undo.pop_all()
     return LocalInstance(kit, session, container, on_deleted)
 

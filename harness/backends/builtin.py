@@ -1,16 +1,19 @@
-"""The built-in container runtime: own namespaces, overlay root, cgroup, 14 capabilities, no network but loopback."""
+"""The built-in container runtime: own namespaces, overlay root, cgroup, 14 capabilities, seccomp filter."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from harness.backends import _local
-from harness.container import launcher, plan
+from harness.container import defaults, launcher, plan, seccomp, seccomp_default
 from harness.container.errors import ContainerError
+from harness.container.spec import Capabilities, ContainerSpec, Overlay, Process, Seccomp
 from harness.errors import CapabilityError
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
 
@@ -20,24 +23,40 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    capabilities: tuple[str, ...] = plan.DOCKER_CAPABILITIES
+    capabilities: tuple[str, ...] = defaults.DOCKER_CAPABILITIES
     no_new_privs: bool = True
+    seccomp: Literal["default", "unconfined"] = "default"
+
+
+def container_spec(spec: ArmSpec, options: Options, workspace: str) -> ContainerSpec:
+    """Return the container of an arm: what Docker's containers have, over the arm's tree."""
+    tree = str(spec.tree.path)
+    names = options.capabilities
+    process = Process((), capabilities=Capabilities(names, names, names), no_new_privs=options.no_new_privs)
+    return ContainerSpec(
+        Overlay((tree,)),
+        process,
+        workspace,
+        spec.limits.memory_bytes // 2,
+        namespaces=defaults.NAMESPACES,
+        hostname=spec.runtime,
+        mounts=defaults.mounts(),
+        masked_paths=defaults.MASKED_PATHS,
+        readonly_paths=defaults.READONLY_PATHS,
+        attested=tree,
+    )
 
 
 def _steps(spec: ArmSpec, options: Options, kit: _local.Kit) -> tuple[plan.Step, ...]:
-    tree = str(spec.tree.path)
-    return plan.container_steps(
-        plan.ContainerSpec(
-            lowers=(tree,),
-            attested=tree,
-            workspace=str(kit.context.scratch),
-            upper_bytes=spec.limits.memory_bytes // 2,
-            hostname=spec.runtime,
-            capabilities=options.capabilities,
-            no_new_privs=options.no_new_privs,
-            joins=kit.layout.joins,
-        )
-    )
+    container = container_spec(spec, options, str(kit.context.scratch))
+    if options.seccomp == "default":
+        profile = seccomp_default.default_profile(options.capabilities)
+        program = seccomp.compiled(profile, str(kit.context.cache / "seccomp"))
+        kit.filter(program, f"default, {len(program) // seccomp.INSTRUCTION_BYTES} instructions")
+        process = replace(container.process, seccomp=Seccomp(program, seccomp.flags(profile)))
+        container = replace(container, process=process)
+    launch = kit.launch(seccomp=options.seccomp == "default", keyring=f"_ses.{kit.parent}")
+    return plan.container_steps(container, launch)
 
 
 class BuiltinArm:
@@ -65,7 +84,7 @@ def _nothing_else() -> None:
 
 class BuiltinBackend:
     name = "builtin"
-    doc = "the harness's own container runtime: namespaces, overlay, cgroup, capabilities"
+    doc = "the harness's own container runtime: namespaces, overlay, cgroup, capabilities, seccomp"
     options: type[BaseModel] = Options
 
     def needs(self, options: BaseModel) -> Sequence[Capability]:
@@ -78,7 +97,9 @@ class BuiltinBackend:
             steps = _steps(spec, options, kit)
         except ContainerError as error:
             kit.close()
-            raise CapabilityError(f"{spec.runtime}: {error}", hint=f"known: {', '.join(plan.CAPABILITIES)}") from error
+            raise CapabilityError(
+                f"{spec.runtime}: {error}", hint=f"known: {', '.join(defaults.CAPABILITIES)}"
+            ) from error
         facts: dict[str, Json] = {
             **kit.facts(),
             "capabilities": list(options.capabilities),

@@ -40,7 +40,7 @@ class ProcessArm:
             with _local.translated(self._kit.runtime):
                 root = hostroot.mount_root(directory, self._tree, self._kit.memory_bytes // 2)
             undo.callback(hostroot.unmount_root, directory)
-            steps = plan.process_steps(plan.ProcessSpec(root, self._tree, self._kit.layout.joins))
+            steps = plan.process_steps(plan.ProcessSpec(root, self._tree), self._kit.launch())
             memfd = launcher.plan_memfd(steps)
             try:
                 requested_ns = time.monotonic_ns()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from harness.container import plan
+from harness.container import defaults
 
 VERSION = "1.2.0"
 """The version of the runtime specification whose fields are understood."""
 
-_CAPABILITIES = [f"CAP_{name.upper()}" for name in plan.DOCKER_CAPABILITIES]
+_CAPABILITIES = [f"CAP_{name.upper()}" for name in defaults.DOCKER_CAPABILITIES]
 
 
 def _mounts() -> list[dict[str, object]]:
@@ -55,8 +55,8 @@ def example(*, rootless: bool = False) -> dict[str, object]:
     linux: dict[str, object] = {
         "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
-        "maskedPaths": list(plan.MASKED_PATHS),
-        "readonlyPaths": list(plan.READONLY_PATHS),
+        "maskedPaths": list(defaults.MASKED_PATHS),
+        "readonlyPaths": list(defaults.READONLY_PATHS),
     }
     document: dict[str, object] = {
         "ociVersion": VERSION,

@@ -12,8 +12,8 @@ import stat
 from contextlib import ExitStack
 
 from harness.container import syscalls
+from harness.container.defaults import DEVICE_LINKS, DEVICES
 from harness.container.errors import ContainerError
-from harness.container.plan import DEVICE_LINKS, DEVICES
 
 _PRIVATE = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 

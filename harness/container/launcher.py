@@ -1,114 +1,192 @@
-"""Start `harness-launch`: a static C program that takes a plan's steps and becomes the agent.
+"""Start `harness-launch`: a static C program that takes a plan's steps and becomes the container's process.
 
-It is started by posix_spawn, which does not copy this process's page tables: a fork of a Python that holds 1 GiB takes
-some 40 ms longer. The program reports on a pipe; that pipe's end, without an error before it, is the agent's execve.
+It runs from a sealed memfd, so that nobody inside can reach its file on the host through /proc/self/exe (the way of
+CVE-2019-5736), and by posix_spawn, which does not copy this process's page tables: a fork of a Python that holds 1 GiB
+takes some 40 ms longer. It reports on a socket; the end of that, without an error before it, is the program's execve.
 """
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 
 from harness.container.errors import ContainerError
-from harness.container.plan import FD_CGROUP, Step, encode
+from harness.container.step import Step, encode
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "harness-launch")  # without pathlib's import
 AGENT_FDS = 6
-"""What the agent gets as 0 to 5: stdin, stdout, stderr, specification, marks, control."""
+"""What an agent gets as 0 to 5: stdin, stdout, stderr, specification, marks, control; 6 is its tree."""
 
+_RECORD_BYTES = 1 << 16
 # What is ignored stays so across execve: Python ignores SIGPIPE, nohup SIGHUP, a shell SIGINT for what it backgrounds.
 _RESET = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_MFD_EXEC = 0x10  # include/uapi/linux/memfd.h, Linux 6.3
+
+OnSync = Callable[[str, int], bytes]
+"""Called with the name of a sync point and the pid; returns the state, as hooks in the container are told it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the launcher wrote: the pid that it cloned, and the step that failed."""
+@dataclass(slots=True)
+class Launched:
+    """A process that was started: its pid; the monotonic times after each step, if traced; fds that it handed out."""
 
-    pid: int | None = None
-    error: ContainerError | None = None
+    pid: int
+    times_ns: tuple[int, ...] = ()
+    fds: dict[str, int] = field(default_factory=dict)
+    created: bool = False
+    """It waits for `start` and has not executed its program."""
 
 
-def plan_memfd(steps: Sequence[Step]) -> int:
-    """Return a sealed close-on-exec memfd of a plan, which any number of launches may share."""
-    fd = os.memfd_create("harness-plan", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with os.fdopen(os.dup(fd), "wb") as file:
-        file.write(encode(steps))
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+def sealed_memfd(name: str, content: bytes, *, executable: bool = False) -> int:
+    """Return a close-on-exec memfd that nobody can change. Raises ContainerError."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        try:
+            fd = os.memfd_create(name, flags | (_MFD_EXEC if executable else 0))
+        except OSError:
+            if not executable:
+                raise
+            fd = os.memfd_create(name, flags)  # a kernel that does not know MFD_EXEC has no other memfds
+        with os.fdopen(os.dup(fd), "wb", closefd=True) as file:
+            file.write(content)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as error:
+        raise ContainerError("memfd", error.errno or 0, name) from error
     return fd
 
 
-def parse_report(text: str) -> Report:
-    """Return what the lines `pid N` and `error INDEX NAME ERRNO DETAIL` say."""
-    pid, error = None, None
-    for line in text.splitlines():
-        kind, _, rest = line.partition(" ")
-        if kind == "pid":
-            pid = int(rest)
-        elif kind == "error":
-            index, name, number, detail = rest.split(" ", 3)
-            error = ContainerError(f"step {index} ({name})", int(number), detail)
-    return Report(pid, error)
+def plan_memfd(steps: Sequence[Step]) -> int:
+    """Return a sealed memfd of a plan, which any number of launches may share."""
+    return sealed_memfd("harness-plan", encode(steps))
 
 
-def launch(plan: int, agent: int, agent_fds: Sequence[int], cgroup_fds: Sequence[int]) -> int:
-    """Start the agent by a plan; return its pid, a child of the calling thread's process, once it was executed.
+_program: list[int] = []
 
-    All fds stay the caller's. The agent dies with the *thread* that calls this (prctl(2), PR_SET_PDEATHSIG).
+
+def program_fd() -> int:
+    """Return the launcher's memfd, made once for this process. Raises ContainerError where it is not built."""
+    if not _program:
+        try:
+            with open(PROGRAM, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise ContainerError("launcher", error.errno or 0, PROGRAM) from error
+        _program.append(sealed_memfd("harness-launch", content, executable=True))
+    return _program[0]
+
+
+def launch(
+    plan: int, kept: Sequence[int], extra: Sequence[int], *, program: int | None = None, on_sync: OnSync | None = None
+) -> Launched:
+    """Take a plan's steps; return when the program was executed, or when the container is created and waits.
+
+    `kept` become the program's fds 0, 1, 2, ...; `extra` are those of `plan.Launch`, in its order. All stay
+    the caller's.
+    A program with `parent-death` in its plan dies with the *thread* that calls this (prctl(2), PR_SET_PDEATHSIG).
 
     Raises: ContainerError with the step that failed; nothing runs then.
     """
-    if len(agent_fds) != AGENT_FDS:
-        raise ContainerError("launch", 0, f"{len(agent_fds)} fds for the agent, {AGENT_FDS} are needed")
-    status_r, status_w = os.pipe2(os.O_CLOEXEC)
-    try:
-        try:
-            spawned = _spawn([*agent_fds, plan, status_w, agent, *cgroup_fds])
-        finally:
-            os.close(status_w)
-        return _await(spawned, status_r)
-    finally:
-        os.close(status_r)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            sources = [*kept, plan, theirs.fileno(), plan if program is None else program, *extra]
+            spawned = _spawn(sources, len(kept))
+        return _await(spawned, ours, on_sync)
 
 
-def _spawn(sources: Sequence[int]) -> int:
-    """Start the launcher with `sources` as its fds 0, 1, 2 and so on."""
-    assert len(sources) >= FD_CGROUP
-    base = max(*sources, len(sources)) + 1  # first out of each other's way
-    actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, fd, base + number) for number, fd in enumerate(sources)]
-    actions += [(os.POSIX_SPAWN_DUP2, base + number, number) for number in range(len(sources))]
-    actions += [(os.POSIX_SPAWN_CLOSE, base + number) for number in range(len(sources))]
+def _spawn(sources: Sequence[int], kept: int) -> int:
+    """Start the launcher with `sources` as its fds 0, 1, 2 and so on; itself is the last."""
+    fds = [*sources, program_fd()]
+    base = max(*fds, len(fds)) + 1  # first out of each other's way
+    actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, fd, base + number) for number, fd in enumerate(fds)]
+    actions += [(os.POSIX_SPAWN_DUP2, base + number, number) for number in range(len(fds))]
+    actions += [(os.POSIX_SPAWN_CLOSE, base + number) for number in range(len(fds))]
+    path, argv = f"/proc/self/fd/{len(fds) - 1}", ["harness-launch", str(kept)]
     try:
-        return os.posix_spawn(PROGRAM, ["harness-launch"], {}, file_actions=actions, setsigmask=(), setsigdef=_RESET)
+        return os.posix_spawn(path, argv, {}, file_actions=actions, setsigmask=(), setsigdef=_RESET)
     except OSError as error:
         raise ContainerError("launcher", error.errno or 0, PROGRAM) from error
 
 
-def _read_all(fd: int) -> str:
-    chunks = []
-    while chunk := os.read(fd, 4096):
-        chunks.append(chunk)
-    return b"".join(chunks).decode("utf-8", "replace")
+class _Conversation:
+    """What the launcher told so far."""
+
+    def __init__(self, status: socket.socket, on_sync: OnSync | None) -> None:
+        self.pid: int | None = None
+        self.error: ContainerError | None = None
+        self.times_ns: tuple[int, ...] = ()
+        self.fds: dict[str, int] = {}
+        self.created = False
+        self._status = status
+        self._on_sync = on_sync
+
+    def run(self) -> None:
+        """Listen until nobody is left who could tell more."""
+        while record := self._receive():
+            kind, _, rest = record.partition(" ")
+            match kind:
+                case "pid":
+                    self.pid = int(rest)
+                case "error":
+                    self.error = parse_error(rest)
+                case "trace":
+                    self.times_ns = tuple(map(int, rest.split()))
+                case "created":
+                    self.created = True
+                case "sync":
+                    self._synchronise(rest)
+                case _:  # `fd`: it came with the record
+                    pass
+
+    def _receive(self) -> str:
+        data, ancillary, _, _ = self._status.recvmsg(_RECORD_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+        text = data.decode("utf-8", "replace")
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self.fds[text.partition(" ")[2]] = array.array("i", payload)[0]
+        return text
+
+    def _synchronise(self, name: str) -> None:
+        assert self.pid is not None
+        assert self._on_sync is not None
+        self._status.send(self._on_sync(name, self.pid))
 
 
-def _await(spawned: int, status: int) -> int:
-    """Return the pid that was cloned, when it has executed the agent."""
+def parse_error(text: str) -> ContainerError:
+    """Return what a record `error INDEX NAME ERRNO DETAIL` says."""
+    index, name, number, detail = text.split(" ", 3)
+    return ContainerError(f"step {index} ({name})", int(number), detail)
+
+
+def _await(spawned: int, status: socket.socket, on_sync: OnSync | None) -> Launched:
+    """Return the process that was cloned, when it has executed its program."""
+    told = _Conversation(status, on_sync)
     try:
-        report = parse_report(_read_all(status))
-    except BaseException:  # Ctrl-C: the launcher and what it cloned shall end, and be reaped
-        os.kill(spawned, signal.SIGKILL)
-        os.waitpid(spawned, 0)
-        _end(parse_report(_read_all(status)).pid)
+        told.run()
+    except BaseException:  # a hook that failed, Ctrl-C: the launcher and what it cloned shall end, and be reaped
+        _kill(spawned)
+        _end(told.pid)
+        _close(told.fds)
         raise
     _, wait_status = os.waitpid(spawned, 0)
-    if report.pid is not None and report.error is None and wait_status == 0:
-        return report.pid
-    _end(report.pid)
+    if told.pid is not None and told.error is None and wait_status == 0:
+        return Launched(told.pid, told.times_ns, told.fds, told.created)
+    _end(told.pid)
+    _close(told.fds)
     how = f"ended with status {wait_status} and said nothing"
-    raise report.error or ContainerError("launcher", 0, how)
+    raise told.error or ContainerError("launcher", 0, how)
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _end(pid: int | None) -> None:
@@ -117,3 +195,9 @@ def _end(pid: int | None) -> None:
             os.kill(pid, signal.SIGKILL)
         with suppress(ChildProcessError):
             os.waitpid(pid, 0)
+
+
+def _close(fds: dict[str, int]) -> None:
+    with ExitStack() as stack:
+        for fd in fds.values():
+            stack.callback(os.close, fd)

@@ -1,7 +1,7 @@
-"""What a container is, and the steps in which the launcher makes it. Pure: nothing here touches the system.
+"""The steps in which the launcher makes a container, or a process in one. Pure: nothing here touches the system.
 
-A plan is a sequence of steps; `encode` writes it as the launcher reads it (`src/main.c` lists name and arity of each
-step), `describe` as a person does. The steps of a container, in order, each with its reason, are `container_steps`.
+A plan is a sequence of steps; `encode` writes it as the launcher reads it (`src/main.c` lists each step's name and
+arity), `describe` as a person does. `container_steps` has the order, with the reason where it is not plain.
 """
 
 from __future__ import annotations
@@ -10,65 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.container import syscalls
+from harness.container.defaults import CAPABILITIES
 from harness.container.errors import ContainerError
+from harness.container.plan_root import root_steps
+from harness.container.spec import CLONE_FLAGS, Capabilities, ContainerSpec, Hook, HookPoint, IdMap, Process
+from harness.container.step import Step, encode
 
-FD_CGROUP = 9
-"""The first of the cgroup fds: those of v1 `tasks` files, then the directory of the cgroup2 group if there is one."""
+__all__ = ["Joins", "Launch", "ProcessSpec", "Step", "container_steps", "describe", "encode", "exec_steps"]
 
-# Bit numbers of include/uapi/linux/capability.h.
-CAPABILITIES = (
-    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service "
-    "net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin "
-    "sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override "
-    "mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
-).split()
-
-# Source: moby, daemon/pkg/oci/caps/defaults.go.
-DOCKER_CAPABILITIES = (
-    "chown", "dac_override", "fsetid", "fowner", "mknod", "net_raw", "setgid", "setuid", "setfcap", "setpcap",
-    "net_bind_service", "sys_chroot", "kill", "audit_write",
-)  # fmt: skip
-
-# Source: moby, daemon/pkg/oci/defaults.go (2025); /proc/interrupts and powercap let a neighbour be watched.
-MASKED_PATHS = (
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
-    "/sys/devices/virtual/powercap", "/sys/firmware",
-)  # fmt: skip
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-
-# Source: Documentation/admin-guide/devices.txt of the kernel.
-DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
-DEVICE_LINKS = (
-    ("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-)  # fmt: skip
-
-_MIB = 1 << 20
-_NAMESPACES = (
-    syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWNET
-)
-_QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing that the launcher does; `args` as strings, since that is how they travel."""
-
-    name: str
-    args: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return " ".join((self.name, *(arg or "''" for arg in self.args)))
-
-
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """A directory or file of the host at a path inside; missing targets are made in the writable layer."""
-
-    source: str
-    destination: str
-    read_only: bool = True
+_JOINED_BY_UNSHARE = ("cgroup", "time")
+_MARKS_FD = 4
+_TREE_FD = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,28 +30,46 @@ class Joins:
     tasks: int = 0
     unified: bool = False
 
+    @property
+    def count(self) -> int:
+        return self.tasks + self.unified
+
 
 @dataclass(frozen=True, slots=True)
-class ContainerSpec:
-    """A container. Sizes in bytes.
+class Launch:
+    """How a plan is started, and by whom.
 
-    `lowers` are directories, the topmost first; `workspace` is a directory of the host that the private tmpfs covers;
-    `attested` the directory that the agent gets as fd 6; `rlimits` are (resource, soft, hard).
+    The launcher's fds are, in this order: `kept` for the program, three of its own, those of `joins`, then as they are
+    wanted: the seccomp filter, the listening socket on which a created container waits, the process to attach to.
     """
 
-    lowers: tuple[str, ...]
-    attested: str
-    workspace: str
-    upper_bytes: int
-    hostname: str = "container"
-    shm_bytes: int = 64 * _MIB
-    capabilities: tuple[str, ...] = DOCKER_CAPABILITIES
-    no_new_privs: bool = True
-    masked: tuple[str, ...] = MASKED_PATHS
-    read_only: tuple[str, ...] = READONLY_PATHS
-    binds: tuple[Bind, ...] = ()
-    rlimits: tuple[tuple[int, int, int], ...] = ()
+    kept: int = 3
     joins: Joins = Joins()
+    agent: bool = False
+    """The program is an agent, given as an fd, instead of `Process.args`."""
+    dies_with_parent: bool = False
+    waits: bool = False
+    """After `created` it waits for `start`."""
+    seccomp: bool = False
+    trace: bool = False
+    rootless: bool = False
+    keyring: str = ""
+    """Name of the session keyring to join or make; empty for the caller's."""
+    id_map_programs: tuple[str, str] = ("", "")
+    """newuidmap and newgidmap, where ranges of /etc/subuid are mapped."""
+
+    @property
+    def fd_cgroup(self) -> int:
+        return self.kept + 3
+
+    @property
+    def fd_seccomp(self) -> int:
+        return self.fd_cgroup + self.joins.count
+
+    @property
+    def fd_last(self) -> int:
+        """The listening socket, or the process to attach to."""
+        return self.fd_seccomp + self.seccomp
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +78,8 @@ class ProcessSpec:
 
     root: str
     attested: str
-    joins: Joins = Joins()
+    network: str | None = None
+    """Path of a network namespace to join, None for the host's."""
 
 
 def capability_mask(names: Sequence[str]) -> int:
@@ -119,109 +90,266 @@ def capability_mask(names: Sequence[str]) -> int:
     return sum(1 << CAPABILITIES.index(name) for name in set(names))
 
 
-def _inside(path: str) -> str:
-    """Return an absolute path of the container relative to its root. Raises ContainerError for `..` and the root."""
-    parts = [part for part in path.split("/") if part not in {"", "."}]
-    if not path.startswith("/") or ".." in parts or not parts:
-        raise ContainerError("plan", 0, f"{path}: not a plain absolute path below /")
-    return "/".join(parts)
+# -- into namespaces and cgroups -------------------------------------------------------------------------------------
 
 
-def _entry(joins: Joins, namespaces: int) -> list[Step]:
-    """Become a child of the harness, in the cgroup and in a session of its own, that dies with the harness.
+def map_text(maps: Sequence[IdMap]) -> str:
+    """Return the lines of uid_map and gid_map (user_namespaces(7))."""
+    return "".join(f"{entry.inside} {entry.outside} {entry.size}\n" for entry in maps)
 
-    Supplementary groups go first of all: their end needs a privilege, and PR_SET_PDEATHSIG comes after credentials.
-    """
-    unified = str(FD_CGROUP + joins.tasks) if joins.unified else "-1"
+
+def _clone(spec: ContainerSpec, launch: Launch) -> Step:
+    kinds = [space.kind for space in spec.namespaces if space.path is None and space.kind not in _JOINED_BY_UNSHARE]
+    flags = hex(sum(CLONE_FLAGS[kind] for kind in kinds))
+    unified = str(launch.fd_cgroup + launch.joins.tasks) if launch.joins.unified else "-1"
+    if "user" not in kinds:
+        return Step("clone", (flags, unified))
+    has_root = any(entry.inside == 0 for entry in spec.uid_maps)
+    maps = (map_text(spec.uid_maps), map_text(spec.gid_maps), _setgroups(launch), *launch.id_map_programs)
+    return Step("clone", (flags, unified, *maps, "root" if has_root else ""))
+
+
+def _setgroups(launch: Launch) -> str:
+    """Without privileges, a map of groups needs setgroups(2) forbidden first (user_namespaces(7))."""
+    return "deny" if launch.rootless and not launch.id_map_programs[1] else "allow"
+
+
+def _joined(spec: ContainerSpec) -> list[Step]:
+    joined = [(hex(CLONE_FLAGS[space.kind]), space.path) for space in spec.namespaces if space.path is not None]
+    steps = [Step("namespaces", tuple(word for pair in joined for word in pair))] if joined else []
+    if any(space.kind == "user" and space.path for space in spec.namespaces):
+        steps.append(Step("user", ("0", "0")))  # the root of that namespace, whoever we were
+    return steps
+
+
+def _before_clone(spec: ContainerSpec, launch: Launch) -> list[Step]:
+    """What needs the caller's own privileges, or decides what the clone inherits."""
+    steps = [Step("trace")] if launch.trace else []
+    if launch.agent:
+        steps.append(Step("mark", (str(_MARKS_FD), "runtime.exec")))
+    steps.append(Step("proc"))
+    if any(space.kind == "pid" and space.path for space in spec.namespaces):
+        steps.append(Step("undumpable"))  # processes are there already that could trace us
+    if spec.process.oom_score_adj is not None:
+        steps.append(Step("oom-score-adj", (str(spec.process.oom_score_adj),)))
+    if spec.has_new("user"):
+        steps += _rlimits(spec.process)  # its root may raise none
+    steps += _joined(spec)
+    if spec.has_new("time"):
+        offsets = [(clock, str(seconds), str(ns)) for clock, seconds, ns in spec.time_offsets]
+        steps.append(Step("time", tuple(word for offset in offsets for word in offset)))
+    return steps
+
+
+def _in_cgroup(launch: Launch) -> list[Step]:
+    return [Step("join", (str(launch.fd_cgroup + number),)) for number in range(launch.joins.tasks)]
+
+
+def _born(spec: ContainerSpec, launch: Launch) -> list[Step]:
+    """The child, from its first instruction: in its cgroup, in a session of its own, without the caller's groups."""
+    steps = _in_cgroup(launch)
+    if spec.has_new("cgroup"):  # after joining, so that the cgroup's root inside is the container's own group
+        steps.append(Step("unshare", (hex(syscalls.CLONE_NEWCGROUP),)))
+    steps.append(Step("session"))
+    if not (launch.rootless and _setgroups(launch) == "deny"):
+        steps.append(Step("groups"))
+    if launch.dies_with_parent:
+        steps.append(Step("parent-death"))
+    return steps
+
+
+# -- the process -----------------------------------------------------------------------------------------------------
+
+
+def _rlimits(process: Process) -> list[Step]:
+    return [Step("rlimit", (str(limit.resource), str(limit.soft), str(limit.hard))) for limit in process.rlimits]
+
+
+def _scheduling(process: Process) -> list[Step]:
+    steps = []
+    if process.nice is not None:
+        steps.append(Step("nice", (str(process.nice),)))
+    if process.io_priority is not None:
+        steps.append(Step("io-priority", tuple(map(str, process.io_priority))))
+    if process.cpu_affinity:
+        steps.append(Step("affinity", tuple(map(str, process.cpu_affinity))))
+    if process.scheduler is not None:
+        names = ("policy", "flags", "nice", "priority", "runtime", "deadline", "period")
+        steps.append(Step("scheduler", tuple(str(process.scheduler.get(name, 0)) for name in names)))
+    return steps
+
+
+def _labels(process: Process) -> list[Step]:
+    """Written through the host's /proc, held since before the root changed (CVE-2019-19921, CVE-2025-52881)."""
+    steps = []
+    if process.apparmor_profile:
+        steps.append(Step("label", ("apparmor/exec", f"exec {process.apparmor_profile}")))
+    if process.selinux_label:
+        steps.append(Step("label", ("exec", process.selinux_label)))
+    return steps
+
+
+def _capability_masks(sets: Capabilities) -> tuple[str, ...]:
+    ordered = (sets.bounding, sets.effective, sets.permitted, sets.inheritable, sets.ambient)
+    return tuple(hex(capability_mask(names)) for names in ordered)
+
+
+def _privileges(process: Process, launch: Launch) -> list[Step]:
+    """Groups while that is allowed, the filter while CAP_SYS_ADMIN is there to take it, or else at the very end."""
+    steps = [Step("groups", tuple(map(str, process.additional_gids)))] if process.additional_gids else []
+    if launch.seccomp and not process.no_new_privs:
+        steps.append(_filter(process, launch))
+    if process.uid or process.gid or process.capabilities is not None:
+        steps.append(Step("user", (str(process.uid), str(process.gid))))
+    if process.capabilities is not None:
+        steps.append(Step("capabilities", _capability_masks(process.capabilities)))
+    if process.no_new_privs:
+        steps.append(Step("no-new-privs"))
+    if launch.dies_with_parent:  # again: a change of credentials may clear it (prctl(2))
+        steps.append(Step("parent-death"))
+    return steps
+
+
+def _filter(process: Process, launch: Launch) -> Step:
+    assert process.seccomp is not None
+    return Step("seccomp", (str(launch.fd_seccomp), hex(process.seccomp.flags)))
+
+
+def _program(process: Process, launch: Launch) -> list[Step]:
+    if launch.agent:
+        return []
     return [
-        Step("clone", (hex(namespaces), unified)),
-        *(Step("join", (str(FD_CGROUP + number),)) for number in range(joins.tasks)),
+        Step("arguments", process.args),
+        Step("environment", process.env),
+        Step("directory", (process.cwd,)),
+        Step("find"),
+    ]
+
+
+def _surroundings(process: Process, launch: Launch) -> list[Step]:
+    """What the process inherits and no privilege of it could change."""
+    return [
+        *_scheduling(process),
+        *([Step("keyring", (launch.keyring,))] if launch.keyring else []),
+        Step("umask", (f"0{0o022 if process.umask is None else process.umask:o}",)),
+        *([Step("stdio", (str(process.uid),))] if not launch.agent and not process.terminal else []),
+    ]
+
+
+def _end(process: Process, launch: Launch) -> list[Step]:
+    """The filter last, so that it need allow no more than execve (and what `start` and hooks need is behind us)."""
+    late = [_filter(process, launch)] if launch.seccomp and process.no_new_privs else []
+    return [*late, Step("exec-fd" if launch.agent else "exec")]
+
+
+def _hooks(spec: ContainerSpec, point: HookPoint) -> list[Step]:
+    return [hook_step(hook) for hook in spec.hooks.get(point, ())]
+
+
+def hook_step(hook: Hook) -> Step:
+    """Return the step that runs a hook; its arguments begin with argv[0], as execve(2) takes them."""
+    return Step("hook", (hook.path, str(hook.timeout_s or 0), str(len(hook.args)), *hook.args, *hook.env))
+
+
+# -- plans -----------------------------------------------------------------------------------------------------------
+
+
+def _identity(spec: ContainerSpec) -> list[Step]:
+    steps = [Step("loopback")] if spec.has_new("network") else []
+    if spec.hostname is not None:
+        steps.append(Step("hostname", (spec.hostname,)))
+    if spec.domainname is not None:
+        steps.append(Step("domainname", (spec.domainname,)))
+    steps += [Step("sysctl", (name.replace(".", "/"), value)) for name, value in spec.sysctl]
+    return steps
+
+
+def _before_pivot(spec: ContainerSpec) -> list[Step]:
+    """The runtime's own hooks run now, on the host; createContainer's run here, where they see the mounts."""
+    if not any(spec.hooks.get(point) for point in ("prestart", "createRuntime", "createContainer", "startContainer")):
+        return []
+    return [Step("sync", ("hooks",)), *_hooks(spec, "createContainer")]
+
+
+def _console(process: Process, *, bind: bool) -> list[Step]:
+    rows, columns = process.console_size or (0, 0)
+    size = (str(process.uid), str(rows), str(columns))
+    return [Step("terminal", (*size, "console" if bind else ""))] if process.terminal else []
+
+
+def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
+    """Return the steps that make a container. Raises ContainerError for what cannot be one."""
+    process = spec.process
+    sources, root = root_steps(spec, rootless=launch.rootless)
+    attested = [Step("tree", (spec.attested, str(_TREE_FD)))] if spec.attested else []
+    return (
+        *_before_clone(spec, launch),
+        *sources,
+        _clone(spec, launch),
+        *_born(spec, launch),
+        *root[:1],
+        *attested,
+        *root[1:],
+        *_identity(spec),
+        *_console(process, bind=True),
+        *_labels(process),
+        *_before_pivot(spec),
+        Step("undumpable"),
+        Step("pivot"),
+        *([Step("root-readonly")] if spec.root_readonly else []),
+        *([Step("root-propagation", (hex(spec.root_propagation),))] if spec.root_propagation else []),
+        *([] if spec.has_new("user") else _rlimits(process)),
+        *([Step("personality", (hex(spec.personality),))] if spec.personality is not None else []),
+        *_surroundings(process, launch),
+        *_privileges(process, launch),
+        *_program(process, launch),
+        *([Step("created"), Step("await", (str(launch.fd_last),))] if launch.waits else []),
+        *_hooks(spec, "startContainer"),
+        *_end(process, launch),
+    )
+
+
+def exec_steps(process: Process, launch: Launch, namespaces: int) -> tuple[Step, ...]:
+    """Return the steps of another process in a container: into its cgroup and namespaces, then as its first one."""
+    return (
+        *([Step("trace")] if launch.trace else []),
+        Step("proc"),
+        Step("undumpable"),
+        *([Step("oom-score-adj", (str(process.oom_score_adj),))] if process.oom_score_adj is not None else []),
+        *_rlimits(process),
+        Step("attach", (str(launch.fd_last), hex(namespaces))),
+        Step("clone", ("0", str(launch.fd_cgroup + launch.joins.tasks) if launch.joins.unified else "-1")),
+        *_in_cgroup(launch),
+        Step("session"),
+        *([] if launch.rootless else [Step("groups")]),
+        *([Step("parent-death")] if launch.dies_with_parent else []),
+        *_console(process, bind=False),
+        *_labels(process),
+        *_surroundings(process, launch),
+        *_privileges(process, launch),
+        *_program(process, launch),
+        *_end(process, launch),
+    )
+
+
+def process_steps(spec: ProcessSpec, launch: Launch) -> tuple[Step, ...]:
+    """Return the steps of the control: the same launcher, cgroup, tree and agent, without a container around them."""
+    joined = (Step("namespaces", (hex(syscalls.CLONE_NEWNET), spec.network)),) if spec.network else ()
+    unified = str(launch.fd_cgroup + launch.joins.tasks) if launch.joins.unified else "-1"
+    return (
+        *([Step("trace")] if launch.trace else []),
+        Step("mark", (str(_MARKS_FD), "runtime.exec")),
+        *joined,
+        Step("clone", ("0", unified)),
+        *_in_cgroup(launch),
         Step("session"),
         Step("groups"),
         Step("parent-death"),
-    ]
-
-
-def _mount(fs_type: str, path: str, flags: int, options: str = "") -> Step:
-    return Step("mount", (fs_type, _inside(path), hex(flags), options))
-
-
-def _dev(shm_bytes: int) -> list[Step]:
-    """/dev of our own: what the image has there is hidden, and nothing of the image is opened as a device."""
-    return [
-        _mount("tmpfs", "/dev", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755,size=64k"),
-        *(Step("device", (name, str(major), str(minor))) for name, major, minor in DEVICES),
-        *(Step("link", (content, f"dev/{name}")) for content, name in DEVICE_LINKS),
-        _mount(
-            "devpts",
-            "/dev/pts",
-            syscalls.MS_NOSUID | syscalls.MS_NOEXEC,
-            "newinstance,ptmxmode=0666,mode=0620,gid=5",
-        ),
-        _mount("tmpfs", "/dev/shm", _QUIET, f"mode=1777,size={shm_bytes}"),
-        _mount("mqueue", "/dev/mqueue", _QUIET),
-    ]
-
-
-def _root(spec: ContainerSpec) -> list[Step]:
-    return [
-        Step("private"),
-        Step("tree", (spec.attested,)),
-        *(Step("lower", (path,)) for path in spec.lowers),
-        Step("workspace", (spec.workspace, str(spec.upper_bytes))),
-        Step("overlay"),
-        _mount("proc", "/proc", _QUIET),
-        _mount("sysfs", "/sys", _QUIET | syscalls.MS_RDONLY),
-        *_dev(spec.shm_bytes),
-        *(Step("readonly", (_inside(path),)) for path in spec.read_only),
-        *(Step("mask", (_inside(path),)) for path in spec.masked),
-        *(
-            Step("bind", (bind.source, _inside(bind.destination), "ro" if bind.read_only else "rw"))
-            for bind in spec.binds
-        ),
-    ]
-
-
-def container_steps(spec: ContainerSpec) -> tuple[Step, ...]:
-    """Return the steps that make a container. Raises ContainerError for what cannot be one."""
-    if not spec.lowers:
-        raise ContainerError("plan", 0, "lowers: at least one directory is needed")
-    return (
-        *_entry(spec.joins, _NAMESPACES),
-        # After joining, so that the cgroup's root inside is the container's own group.
-        Step("unshare", (hex(syscalls.CLONE_NEWCGROUP),)),
-        *_root(spec),
-        Step("loopback"),
-        Step("hostname", (spec.hostname,)),
-        Step("pivot"),
-        *(Step("rlimit", tuple(map(str, limit))) for limit in spec.rlimits),
-        Step("umask", ("022",)),
-        Step("capabilities", (hex(capability_mask(spec.capabilities)),)),
-        *([Step("no-new-privs")] if spec.no_new_privs else []),
-        # Again: a change of credentials may clear it (prctl(2)).
-        Step("parent-death"),
-        Step("exec"),
-    )
-
-
-def process_steps(spec: ProcessSpec) -> tuple[Step, ...]:
-    """Return the steps of the control: the same launcher, cgroup, tree and agent, without a container around them."""
-    return (
-        *_entry(spec.joins, 0),
-        Step("tree", (spec.attested,)),
+        Step("tree", (spec.attested, str(_TREE_FD))),
         Step("chroot", (spec.root,)),
         Step("umask", ("022",)),
-        Step("exec"),
+        Step("exec-fd"),
     )
-
-
-def encode(steps: Sequence[Step]) -> bytes:
-    """Return the plan as the launcher reads it: strings, each with its NUL. Raises ContainerError for a NUL inside."""
-    words = [word for step in steps for word in (step.name, *step.args)]
-    for word in words:
-        if "\0" in word:
-            raise ContainerError("plan", 0, f"{word!r}: contains a NUL byte")
-    return b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in words)
 
 
 def describe(steps: Sequence[Step]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harness.container.cgroups import Group, Limits, MemoryUse
 from harness.container.errors import ContainerError
-from harness.container.launcher import launch
+from harness.container.launcher import Launched, launch
 
 _END_NS = 5_000_000_000
 
@@ -31,18 +31,29 @@ class Exit:
 class Container:
     """A running container: its pid 1 is our child, its processes are the group's, its mounts are its own."""
 
-    def __init__(self, pid: int, pidfd: int, group: Group) -> None:
-        self.pid = pid
+    def __init__(self, launched: Launched, pidfd: int, group: Group) -> None:
+        self.pid = launched.pid
+        self.times_ns = launched.times_ns
         self.group = group
         self.exit: Exit | None = None
         self._pidfd = pidfd
         self._deleted = False
 
     @classmethod
-    def start(cls, plan: int, agent: int, agent_fds: Sequence[int], group: Group, limits: Limits) -> Container:
-        """Make the group, take the plan's steps, return when the agent was executed.
+    def start(
+        cls,
+        plan: int,
+        kept: Sequence[int],
+        group: Group,
+        limits: Limits,
+        *,
+        program: int | None = None,
+        extra: Sequence[int] = (),
+    ) -> Container:
+        """Make the group, take the plan's steps, return when the program was executed.
 
-        `plan` and `agent` are memfds; see `launcher.launch` for the others. The fds stay the caller's.
+        `plan` and `program` are memfds, `extra` the fds after those of the group; see `launcher.launch`. They stay the
+        caller's.
 
         Raises: ContainerError; a start that failed half way leaves nothing.
         """
@@ -50,11 +61,11 @@ class Container:
             group.create(limits)
             undo.callback(_end_group, group)
             with group.join_fds() as cgroup_fds:
-                pid = launch(plan, agent, agent_fds, cgroup_fds)
-            undo.callback(_kill_and_reap, pid)
-            pidfd = os.pidfd_open(pid)
+                launched = launch(plan, kept, (*cgroup_fds, *extra), program=program)
+            undo.callback(_kill_and_reap, launched.pid)
+            pidfd = os.pidfd_open(launched.pid)
             undo.pop_all()
-        return cls(pid, pidfd, group)
+        return cls(launched, pidfd, group)
 
     def pids(self) -> tuple[int, ...]:
         """Return the host pids of its processes."""

@@ -48,7 +48,7 @@ class IdMap:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """A root of layers, the topmost first, with a writable layer: on the workspace's tmpfs, or in `upper` and `work`."""
+    """A root of layers, the topmost first, with a writable one: on the workspace's tmpfs, or in `upper` and `work`."""
 
     lowers: tuple[str, ...]
     upper: str | None = None
@@ -177,8 +177,8 @@ class Hook:
 class ContainerSpec:
     """A container.
 
-    `workspace` is a directory of the host that a tmpfs of `workspace_bytes`, seen by the container's own mount namespace
-    alone, covers while the root is made. `attested` is a directory that an agent gets as a read-only tree.
+    `workspace` is a directory of the host that a tmpfs of `workspace_bytes`, seen by the container's own mounts alone,
+    covers while the root is made. `attested` is a directory that an agent gets as a read-only tree.
     """
 
     root: Overlay | Directory

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends import _local
+from harness.backends import _local, builtin
 from harness.container import cgroups, launcher, mountinfo, plan
 from harness.container.errors import ContainerError
 from harness.container.runtime import Container
+from harness.container.spec import Mount, Overlay
 from harness.errors import AgentError, BackendError
 from harness.interfaces import ArmSpec, RunContext
 from harness.model.spec import RootTree
@@ -42,16 +43,17 @@ pytestmark = pytest.mark.needs("root", "overlayfs")
 @pytest.mark.parametrize(
     ("changes", "step"),
     [
-        ({"lowers": ("/no/such/layer",)}, "lower"),
+        ({"root": Overlay(("/no/such/layer",))}, "lower"),
         ({"workspace": "/no/such/directory"}, "workspace"),
         ({"attested": "/no/such/tree"}, "tree"),
-        ({"binds": (plan.Bind("/no/such/volume", "/v"),)}, "bind"),
+        ({"mounts": (Mount("/v", source="/no/such/volume", bind=True),)}, "bind"),
         ({"hostname": "x" * 100}, "hostname"),
     ],
 )
 def test_start_that_fails_half_way_names_the_step_and_leaves_nothing(
     changes: dict[str, object], step: str, tree: Path, context: RunContext
 ) -> None:
+    launcher.program_fd()  # kept from the first start on
     before, fds = children(), open_fds()
     with pytest.raises(BackendError, match=rf"arm: step \d+ \({step}\)"):
         run_plan(tree, context, "true", **changes)
@@ -125,11 +127,11 @@ def spy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @BOTH
 def test_agent_gets_fds_0_to_6_and_nothing_else(backend: str, spy: Path, tree: Path, context: RunContext) -> None:
     kit = _local.Kit(ArmSpec("arm", RootTree(tree, "", 0), shell(""), LIMITS), "container", context)
-    joins, scratch, root = kit.layout.joins, str(context.scratch), str(tree)
+    arm = ArmSpec("arm", RootTree(tree, "", 0), shell(""), LIMITS)
     steps = (
-        plan.container_steps(plan.ContainerSpec((root,), root, scratch, MIB, joins=joins))
+        plan.container_steps(builtin.container_spec(arm, builtin.Options(), str(context.scratch)), kit.launch())
         if backend == "builtin"
-        else plan.process_steps(plan.ProcessSpec(root, root, joins))
+        else plan.process_steps(plan.ProcessSpec(str(tree), str(tree)), kit.launch())
     )
     leak = os.open("/", os.O_RDONLY)  # an fd that somebody left inheritable
     os.set_inheritable(leak, True)
@@ -138,7 +140,8 @@ def test_agent_gets_fds_0_to_6_and_nothing_else(backend: str, spy: Path, tree: P
     memfd, program = launcher.plan_memfd(steps), os.open(spy, os.O_RDONLY | os.O_CLOEXEC)
     try:
         group = cgroups.Group(kit.layout, f"{kit.parent}/spy")
-        container = Container.start(memfd, program, [kit.stdin, writer, *[writer] * 4], group, kit.limits)
+        kept = [kit.stdin, writer, *[writer] * 4, memfd]
+        container = Container.start(memfd, kept, group, kit.limits, program=program)
         ended = container.wait(10 * SECOND_NS)
         container.delete()
         os.close(writer)

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from harness.container import plan
+from harness.container import defaults, syscalls
+from harness.container.spec import Mount, Overlay
 from harness.errors import BackendError
 from harness.interfaces import RunContext
 from tests.container_kit import BOTH, SLEEPER, output_of, run_plan, running
 
 pytestmark = pytest.mark.needs("root", "overlayfs")
+
+
+def bind(source: Path, destination: str, attrs: int = 0) -> Mount:
+    return Mount(destination, source=str(source), bind=True, recursive=True, attrs=attrs)
 
 
 @BOTH
@@ -55,12 +60,12 @@ def test_bind_destination_behind_a_link_stays_in_the_root(tree: Path, context: R
     source = tree.parent / "volume"
     source.mkdir()
     (source / "file").write_text("from the host")
-    binds = (plan.Bind(str(source), "/trap/a/b"), plan.Bind(str(source), "/abs/deep/er", read_only=False))
+    binds = (bind(source, "/trap/a/b", syscalls.MOUNT_ATTR_RDONLY), bind(source, "/abs/deep/er"))
     script = (
         f"cat /etc/deep/er/file; echo; echo new > /etc/deep/er/new; cat {outside}/a/b/file; echo; "
         f"touch {outside}/a/b/x || echo read-only"
     )
-    lines = run_plan(tree, context, script, binds=binds)
+    lines = run_plan(tree, context, script, mounts=(*defaults.mounts(), *binds))
     assert lines[:3] == ["from the host", "from the host", "read-only"]
     assert list(outside.iterdir()) == []
     assert (source / "new").read_text() == "new\n"
@@ -70,14 +75,21 @@ def test_layers_lie_over_each_other_whatever_their_paths_contain(tree: Path, con
     upper = tree.parent / "a:b,c\\d e"
     (upper / "etc").mkdir(parents=True)
     (upper / "etc" / "layer").write_text("top\n")
-    lines = run_plan(tree, context, "cat /etc/layer; ls /bin/busybox", lowers=(str(upper), str(tree)))
+    lines = run_plan(tree, context, "cat /etc/layer; ls /bin/busybox", root=Overlay((str(upper), str(tree))))
     assert lines == ["top", "/bin/busybox"]
 
 
-def test_bind_destination_behind_a_dangling_link_is_refused(tree: Path, context: RunContext) -> None:
+def test_bind_destination_behind_a_dangling_link_is_made_inside(tree: Path, context: RunContext) -> None:
     outside = tree.parent / "outside"
     outside.mkdir()
     (tree / "trap").symlink_to(outside)
-    with pytest.raises(BackendError, match=r"\(bind\): /trap/a: File exists"):
-        run_plan(tree, context, "true", binds=(plan.Bind("/usr", "/trap/a"),))
+    mounts = (*defaults.mounts(), bind(Path("/usr"), "/trap/a"))
+    assert run_plan(tree, context, f"ls -d {outside}/a/bin", mounts=mounts) == [f"{outside}/a/bin"]
     assert list(outside.iterdir()) == []
+
+
+def test_links_in_a_circle_are_refused(tree: Path, context: RunContext) -> None:
+    (tree / "one").symlink_to("/two")
+    (tree / "two").symlink_to("/one")
+    with pytest.raises(BackendError, match=r"\(bind\): /one/a: Too many levels"):
+        run_plan(tree, context, "true", mounts=(*defaults.mounts(), bind(Path("/usr"), "/one/a")))

@@ -1,17 +1,39 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.container import launcher, plan
+from harness.container import defaults, plan, syscalls
 from harness.container.errors import ContainerError
-from harness.container.plan import Bind, ContainerSpec, Joins, ProcessSpec, Step
+from harness.container.plan import Joins, Launch, ProcessSpec, Step
+from harness.container.spec import (
+    Capabilities,
+    ContainerSpec,
+    Directory,
+    Hook,
+    IdMap,
+    Mount,
+    Namespace,
+    Overlay,
+    Process,
+    Rlimit,
+    Seccomp,
+)
 
 SOURCES = Path(plan.__file__).parent / "src"
+FOURTEEN = defaults.DOCKER_CAPABILITIES
+PROCESS = Process(("true",), capabilities=Capabilities(FOURTEEN, FOURTEEN, FOURTEEN), no_new_privs=True)
+AGENT = Launch(7, agent=True, dies_with_parent=True)
+VOLUME = Mount("/volume", source="/data", bind=True, attrs=syscalls.MOUNT_ATTR_RDONLY)
 
 
 def spec(**changes: object) -> ContainerSpec:
-    given = {"lowers": ("/a", "/b"), "attested": "/a", "workspace": "/run/x", "upper_bytes": 1 << 20, **changes}
+    given = {
+        "root": Overlay(("/a", "/b")), "process": PROCESS, "workspace": "/run/x", "namespaces": defaults.NAMESPACES,
+        "mounts": defaults.mounts(), "masked_paths": defaults.MASKED_PATHS, "readonly_paths": defaults.READONLY_PATHS,
+        "attested": "/a", **changes,
+    }  # fmt: skip
     return ContainerSpec(**given)  # type: ignore[arg-type]
 
 
@@ -20,12 +42,34 @@ def names(steps: tuple[Step, ...]) -> list[str]:
 
 
 def full() -> tuple[Step, ...]:
-    binds = (Bind("/data", "/volume"),)
-    return plan.container_steps(spec(binds=binds, rlimits=((7, 64, 64),), joins=Joins(2, unified=True)))
+    process = replace(PROCESS, rlimits=(Rlimit(7, 64, 64),))
+    launch = replace(AGENT, joins=Joins(2, unified=True))
+    return plan.container_steps(spec(process=process, mounts=(*defaults.mounts(), VOLUME)), launch)
+
+
+def everything() -> tuple[Step, ...]:
+    """A container with all that a plan can hold."""
+    process = Process(
+        ("sh", "-c", "true"), ("A=b",), "/work", 5, 6, (7, 8), 0o77, PROCESS.capabilities, True, (Rlimit(7, 64, 64),),
+        -5, "profile", "label", Seccomp(b"12345678"), True, (24, 80), 3, (2, 4), {"policy": 1}, (0, 1),
+    )  # fmt: skip
+    hook = Hook("/bin/hook", ("hook", "a"), ("B=c",), 3)
+    hooks = {"createRuntime": (hook,), "createContainer": (hook,), "startContainer": (hook,)}
+    maps = (IdMap(0, 1000, 10),)
+    mounts = (*defaults.mounts(), VOLUME, replace(VOLUME, destination="/v2", uid_maps=maps, gid_maps=maps))
+    spaces = (*defaults.NAMESPACES[:4], Namespace("user"), Namespace("time"), Namespace("network", "/run/netns/x"))
+    return plan.container_steps(
+        spec(
+            process=process, hooks=hooks, mounts=mounts, namespaces=spaces, uid_maps=maps, gid_maps=maps,
+            hostname="h", domainname="d", sysctl=(("net.ipv4.ip_forward", "1"),), time_offsets=(("boottime", 5, 0),),
+            personality=8, root_readonly=True, root_propagation=syscalls.MS_SHARED, root=Directory("/bundle/rootfs"),
+        ),
+        Launch(3, Joins(1, unified=True), waits=True, seccomp=True, trace=True, keyring="_ses.x"),
+    )  # fmt: skip
 
 
 def test_plan_is_strings_with_their_nul() -> None:
-    assert plan.encode([Step("join", ("9",)), Step("exec")]) == b"join\0" + b"9\0" + b"exec\0"
+    assert plan.encode([Step("join", ("9",)), Step("exec")]) == b"join\0" + b"1\0" + b"9\0" + b"exec\0" + b"0\0"
 
 
 def test_plan_with_a_nul_inside_is_refused() -> None:
@@ -34,7 +78,7 @@ def test_plan_with_a_nul_inside_is_refused() -> None:
 
 
 def test_bytes_of_paths_that_are_no_text_survive() -> None:
-    assert plan.encode([Step("lower", ("/\udcff",))]) == b"lower\0/\xff\0"
+    assert plan.encode([Step("lower", ("/\udcff",))]) == b"lower\x001\0/\xff\0"
 
 
 def test_description_numbers_the_steps_as_errors_do() -> None:
@@ -42,27 +86,26 @@ def test_description_numbers_the_steps_as_errors_do() -> None:
     assert lines == ["  0 mount proc proc 0xe ''", "  1 exec"]
 
 
-def test_launcher_knows_every_step_with_as_many_arguments() -> None:
-    table = re.findall(r'\{"([a-z-]+)", (\d), step_', (SOURCES / "main.c").read_text())
-    arity = {name: int(count) for name, count in table}
-    steps = (*full(), *plan.process_steps(ProcessSpec("/root", "/a")))
-    assert {step.name: len(step.args) for step in steps} == arity
-
-
-def test_fd_numbers_are_the_launchers() -> None:
-    header = (SOURCES / "launch.h").read_text()
-    assert f"FD_AGENT = {plan.FD_CGROUP - 1}" in header
-    assert f"FD_PLAN = {launcher.AGENT_FDS}" in header
+def test_launcher_knows_every_step_with_so_many_arguments() -> None:
+    table = re.findall(r'\{"([a-z-]+)", (\d+), (\d+|ANY), step_', (SOURCES / "main.c").read_text())
+    arity = {name: (int(least), 4096 if most == "ANY" else int(most)) for name, least, most in table}
+    attached = plan.exec_steps(PROCESS, Launch(), 0)
+    steps = (*full(), *everything(), *attached, *plan.process_steps(ProcessSpec("/root", "/a", "/n"), AGENT))
+    for step in steps:
+        least, most = arity[step.name]
+        assert least <= len(step.args) <= most, step
+    assert {step.name for step in steps} == set(arity), "no step that the planner never uses"
 
 
 def test_cgroup_fds_are_joined_in_order_and_the_directory_comes_last() -> None:
-    steps = plan.container_steps(spec(joins=Joins(3, unified=True)))
-    assert [step.args[0] for step in steps if step.name == "join"] == ["9", "10", "11"]
-    assert steps[0] == Step("clone", ("0x6c020000", "12"))
+    steps = plan.container_steps(spec(), replace(AGENT, joins=Joins(3, unified=True)))
+    assert [step.args[0] for step in steps if step.name == "join"] == ["10", "11", "12"]
+    assert Step("clone", ("0x6c020000", "13")) in steps
 
 
 def test_without_cgroup2_the_clone_gets_no_directory() -> None:
-    assert plan.container_steps(spec(joins=Joins(1)))[0].args[1] == "-1"
+    steps = plan.container_steps(spec(), replace(AGENT, joins=Joins(1)))
+    assert next(step for step in steps if step.name == "clone").args[1] == "-1"
 
 
 def test_cgroup_namespace_comes_after_joining() -> None:
@@ -75,7 +118,7 @@ def test_parent_death_is_set_again_after_the_last_change_of_credentials() -> Non
     last = len(order) - 1 - order[::-1].index("parent-death")
     assert last > order.index("capabilities")
     assert last > order.index("no-new-privs")
-    assert order[-1] == "exec"
+    assert order[-1] == "exec-fd"
 
 
 def test_host_paths_are_opened_before_the_workspace_covers_one() -> None:
@@ -90,14 +133,14 @@ def test_every_mount_is_made_before_the_old_root_goes() -> None:
 
 
 def test_nothing_but_device_nodes_can_be_opened_as_a_device() -> None:
-    nodev = plan.syscalls.MS_NODEV
+    nodev = syscalls.MOUNT_ATTR_NODEV
     flags = {step.args[1]: int(step.args[2], 16) for step in full() if step.name == "mount"}
     assert {path for path, value in flags.items() if not value & nodev} == {"dev/pts"}
 
 
 def test_dockers_fourteen_capabilities_are_the_known_mask() -> None:
-    assert plan.capability_mask(plan.DOCKER_CAPABILITIES) == 0xA80425FB
-    assert len(plan.DOCKER_CAPABILITIES) == 14
+    assert plan.capability_mask(defaults.DOCKER_CAPABILITIES) == 0xA80425FB
+    assert len(defaults.DOCKER_CAPABILITIES) == 14
 
 
 def test_unknown_capability_is_named() -> None:
@@ -105,27 +148,71 @@ def test_unknown_capability_is_named() -> None:
         plan.capability_mask(["chown", "fly"])
 
 
-@pytest.mark.parametrize("path", ["/a/../b", "a", "/", "/.", ""])
+@pytest.mark.parametrize("path", ["/a/../b", "/", "/.", ""])
 def test_destination_that_is_no_plain_path_is_refused(path: str) -> None:
-    with pytest.raises(ContainerError, match="not a plain absolute path"):
-        plan.container_steps(spec(binds=(Bind("/data", path),)))
+    with pytest.raises(ContainerError, match="not a plain path"):
+        plan.container_steps(spec(mounts=(Mount(path, source="/data", bind=True),)), AGENT)
 
 
 def test_destination_is_relative_to_the_root() -> None:
-    steps = plan.container_steps(spec(binds=(Bind("/data", "//var/./lib/", read_only=False),)))
-    assert Step("bind", ("/data", "var/lib", "rw")) in steps
+    steps = plan.container_steps(spec(mounts=(Mount("//var/./lib/", source="/data", bind=True),)), AGENT)
+    bind = next(step for step in steps if step.name == "bind")
+    assert bind.args[:2] == ("/data", "var/lib")
 
 
 def test_container_without_layers_is_refused() -> None:
     with pytest.raises(ContainerError, match="at least one"):
-        plan.container_steps(spec(lowers=()))
+        plan.container_steps(spec(root=Overlay(())), AGENT)
 
 
 def test_no_new_privs_can_be_left_out() -> None:
-    assert "no-new-privs" not in names(plan.container_steps(spec(no_new_privs=False)))
+    process = replace(PROCESS, no_new_privs=False)
+    assert "no-new-privs" not in names(plan.container_steps(spec(process=process), AGENT))
+
+
+@pytest.mark.parametrize("no_new_privs", [True, False])
+def test_filter_is_taken_last_or_while_the_privilege_to_take_it_is_there(no_new_privs: bool) -> None:
+    process = replace(PROCESS, no_new_privs=no_new_privs, seccomp=Seccomp(b"12345678"), uid=1)
+    order = names(plan.container_steps(spec(process=process), Launch(seccomp=True, waits=True)))
+    assert (order[-2] == "seccomp") is no_new_privs
+    assert (order.index("seccomp") < order.index("user")) is not no_new_privs
+
+
+def test_labels_and_sysctls_are_written_before_the_hosts_proc_is_gone() -> None:
+    order = names(everything())
+    assert order.index("proc") < order.index("clone")
+    assert max(order.index("label"), order.index("sysctl")) < order.index("pivot")
+
+
+def test_nobody_inside_can_trace_what_attaches() -> None:
+    order = names(plan.exec_steps(PROCESS, Launch(), 0))
+    assert order.index("undumpable") < order.index("attach")
+
+
+def test_sources_are_opened_by_the_caller_where_the_containers_root_is_no_root_of_the_host() -> None:
+    order = names(everything())
+    assert order.count("source") == 4
+    assert max(i for i, name in enumerate(order) if name == "source") < order.index("clone")
+
+
+def test_unprivileged_maps_forbid_setgroups() -> None:
+    maps = (IdMap(0, 1000, 1),)
+    spaces = (*defaults.NAMESPACES, Namespace("user"))
+    steps = plan.container_steps(spec(namespaces=spaces, uid_maps=maps, gid_maps=maps), replace(AGENT, rootless=True))
+    clone = next(step for step in steps if step.name == "clone")
+    assert clone.args[2:] == ("0 1000 1\n", "0 1000 1\n", "deny", "", "", "root")
+    assert "groups" not in names(steps)
+
+
+def test_group_of_terminals_is_left_out_where_it_is_not_mapped() -> None:
+    maps = (IdMap(0, 1000, 1),)
+    spaces = (*defaults.NAMESPACES, Namespace("user"))
+    steps = plan.container_steps(spec(namespaces=spaces, uid_maps=maps, gid_maps=maps), replace(AGENT, rootless=True))
+    assert not [step for step in steps if "gid=5" in step.args]
+    assert [step for step in full() if "gid=5" in step.args]
 
 
 def test_process_keeps_the_hosts_namespaces_and_privileges() -> None:
-    steps = plan.process_steps(ProcessSpec("/root", "/a", Joins(1)))
-    assert steps[0] == Step("clone", ("0x0", "-1"))
+    steps = plan.process_steps(ProcessSpec("/root", "/a"), AGENT)
+    assert Step("clone", ("0", "-1")) in steps
     assert not {"unshare", "capabilities", "no-new-privs", "pivot", "mask"} & set(names(steps))

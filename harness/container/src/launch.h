@@ -1,4 +1,9 @@
-/* The launcher: one plan in, one agent out. The steps are listed in ../plan.py, which writes plans. */
+/*
+ * The launcher: it takes the steps of one plan, in order, and becomes the container's process. ../plan.py writes plans.
+ *
+ * As it is started, its fds are those that the container's process shall have (0 to kept - 1), then the plan, the status
+ * socket and the program, then those that the plan's steps name by number.
+ */
 #ifndef LAUNCH_H
 #define LAUNCH_H
 
@@ -9,58 +14,100 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* As the launcher is started: 0 to 5 belong to the agent. FD_PLAN becomes FD_TREE once it has been read. */
-enum { FD_MARKS = 4, FD_PLAN = 6, FD_TREE = 6, FD_STATUS = 7, FD_AGENT = 8 };
-enum { LOWERS_MAX = 200 };
+enum { LOWERS_MAX = 500, SOURCES_MAX = 256, ARGS_MAX = 4096, STEPS_MAX = 1024 };
 
 struct launch {
 	char detail[512]; /* of the step that failed: which path, which number */
+	int kept;	  /* how many fds the process keeps */
+	int status;	  /* SOCK_SEQPACKET to the runtime: `pid`, `sync`, `error`, `trace` */
+	int program;	  /* what `exec-fd` executes */
+	int proc;	  /* the host's /proc */
+	int devpts;	  /* root of the container's devpts */
 	int workspace;	  /* root of the private tmpfs */
 	int root;	  /* root of the container's file system */
 	int lowers[LOWERS_MAX];
 	size_t lower_count;
+	int sources[SOURCES_MAX]; /* detached mounts that were made before the clone */
+	char *state;		  /* what hooks are told on their stdin */
+	size_t state_size;
+	char **args, **env;
+	char path[4096]; /* of the program, as `find` found it */
+	bool traced;
+	int64_t times_ns[STEPS_MAX]; /* CLOCK_MONOTONIC, after each step */
+	size_t time_count;
 };
 
 /* A step returns 0, or -1 with errno set and, where it helps, `detail`. */
-typedef int step_fn(struct launch *launch, char **args);
+typedef int step_fn(struct launch *launch, int count, char **args);
 
-step_fn step_clone, step_join, step_unshare, step_session, step_groups, step_parent_death, step_rlimit, step_umask;
-step_fn step_capabilities, step_no_new_privs, step_loopback, step_hostname, step_exec;		  /* process.c */
-step_fn step_private, step_tree, step_workspace, step_lower, step_overlay, step_pivot, step_chroot; /* root.c */
-step_fn step_mount, step_device, step_link, step_mask, step_readonly, step_bind;		  /* mounts.c */
+/* enter.c: namespaces and cgroups */
+step_fn step_namespaces, step_attach, step_time, step_clone, step_join, step_unshare, step_session, step_parent_death;
+/* root.c */
+step_fn step_propagation, step_tree, step_workspace, step_lower, step_overlay, step_rootfs, step_pivot, step_chroot;
+step_fn step_root_readonly, step_root_propagation;
+/* mounts.c, paths.c, devices.c */
+step_fn step_source, step_mount, step_make_directory, step_bind, step_mask, step_readonly, step_device, step_link;
+/* process.c */
+step_fn step_undumpable, step_oom_score_adj, step_rlimit, step_umask, step_groups, step_user, step_capabilities;
+step_fn step_no_new_privs, step_loopback, step_hostname, step_domainname, step_sysctl, step_label, step_keyring;
+step_fn step_personality, step_nice, step_io_priority, step_scheduler, step_affinity, step_seccomp, step_stdio;
+/* start.c: what happens between the runtime and us, and the end */
+step_fn step_mark, step_trace, step_proc, step_terminal, step_sync, step_created, step_await, step_hook, step_arguments;
+step_fn step_environment, step_directory, step_find, step_exec, step_exec_fd;
 
+/* plan.c */
+struct reader {
+	char *at, *end;
+};
+enum next { NEXT_STEP, NEXT_END, NEXT_BROKEN };
+enum next next_step(struct reader *reader, char **name, int *count, char **args);
+
+/* status.c */
 int fail(struct launch *launch, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int tell(struct launch *launch, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int tell_fd(struct launch *launch, const char *name, int fd);
+int close_saving(int fd, int result);
 unsigned long long number(const char *text);
 
-/* kernel.c: system calls that musl does not wrap. */
-int open_tree_fd(int dirfd, const char *path, unsigned flags);
-int set_mount_attrs(int fd, uint64_t attrs, bool recursive);
-int attach(int tree, int target);
+/* paths.c: resolution inside the container's root, whose content is hostile */
 int open_beneath(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
+int open_made(int root, const char *path, bool directory, uint64_t resolve);
+int open_parent(int root, const char *path, bool make, const char **name);
+
+/* kernel.c: system calls that musl does not wrap */
+struct mount_change {
+	uint64_t set, clear, propagation, userns;
+};
+int open_tree_fd(int dirfd, const char *path, unsigned flags);
+int change_mount(int fd, struct mount_change change, bool recursive);
+int attach(int tree, int target);
+int fs_open(const char *type);
+int fs_config(int fs, unsigned command, const char *key, const void *value, int aux);
+int fs_mount(int fs, uint64_t attrs);
+int open_how(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
 pid_t clone_into(uint64_t flags, int cgroup);
 int close_from(unsigned first, unsigned flags);
+int open_pidfd(pid_t pid);
 
-#ifndef RESOLVE_BENEATH
+/* mounts.c */
+int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int target);
+
 #define RESOLVE_NO_MAGICLINKS 0x02
 #define RESOLVE_NO_SYMLINKS 0x04
 #define RESOLVE_BENEATH 0x08
 #define RESOLVE_IN_ROOT 0x10
-#endif
-#ifndef OPEN_TREE_CLONE
 #define OPEN_TREE_CLONE 1
 #define OPEN_TREE_CLOEXEC 02000000
-#endif
-#ifndef MOUNT_ATTR_RDONLY
 #define MOUNT_ATTR_RDONLY 0x01
 #define MOUNT_ATTR_NOSUID 0x02
 #define MOUNT_ATTR_NODEV 0x04
 #define MOUNT_ATTR_NOEXEC 0x08
-#endif
+#define MOUNT_ATTR_IDMAP 0x00100000
+#define CLOSE_RANGE_CLOEXEC 4
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif
-#ifndef CLOSE_RANGE_CLOEXEC
-#define CLOSE_RANGE_CLOEXEC 4
-#endif
+/* include/uapi/linux/mount.h, enum fsconfig_command */
+enum { SET_FLAG = 0, SET_STRING = 1, SET_FD = 5, CMD_CREATE = 6 };
 
 #endif

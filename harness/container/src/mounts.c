@@ -1,167 +1,225 @@
-/* Mounts inside the container's root. The image is hostile: no path of it is followed where it could lead elsewhere. */
+/* What is mounted in the container's root: file systems, binds, masks. */
 #include "launch.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-/* Make what is missing at the end of `path`; the directory above it must be there. */
-static int make_last(int root, const char *path, bool directory, uint64_t resolve)
-{
-	char parent[512];
-	const char *slash = strrchr(path, '/');
-	snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
-	const char *name = slash ? slash + 1 : path;
-	int fd = open_beneath(root, parent, O_PATH | O_DIRECTORY, resolve);
-	if (fd < 0)
-		return -1;
-	int made = directory ? mkdirat(fd, name, 0755) : mknodat(fd, name, S_IFREG | 0644, 0);
-	int saved = errno;
-	close(fd);
-	errno = saved;
-	return made;
-}
-
-/* An O_PATH fd of a mount's target, made if missing. A link in the place of any component is refused (ELOOP). */
-static int open_own(int root, const char *path, bool directory)
-{
-	uint64_t flags = O_PATH | (directory ? O_DIRECTORY : 0), resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
-	int fd = open_beneath(root, path, flags, resolve);
-	if (fd < 0 && errno == ENOENT && make_last(root, path, directory, resolve) == 0)
-		fd = open_beneath(root, path, flags, resolve);
-	return fd;
-}
+int write_maps(struct launch *launch, pid_t pid, char **args);
 
 /* Put a clone of the mount at `path` of `dirfd` over `target`, with more attributes. */
-static int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int target)
+int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int target)
 {
 	int tree = open_tree_fd(dirfd, path, flags | OPEN_TREE_CLONE);
 	if (tree < 0)
 		return -1;
-	int done = attrs ? set_mount_attrs(tree, attrs, flags & AT_RECURSIVE) : 0;
-	if (done == 0)
-		done = attach(tree, target);
-	int saved = errno;
-	close(tree);
-	errno = saved;
-	return done;
+	int done = attrs ? change_mount(tree, (struct mount_change){.set = attrs}, flags & AT_RECURSIVE) : 0;
+	return close_saving(tree, done == 0 ? attach(tree, target) : done);
 }
 
-/* ARGS: type, target beneath the root, flags of mount(2), options. The magic link names exactly the directory checked. */
-int step_mount(struct launch *launch, char **args)
+/* An fd of a user namespace with these maps; its only process is gone when we return. */
+static int open_user_namespace(struct launch *launch, const char *uid_map, const char *gid_map)
 {
-	char target[64];
-	int fd = open_own(launch->root, args[1], true);
-	if (fd < 0)
-		return fail(launch, "/%s: not a directory of its own", args[1]);
-	snprintf(target, sizeof target, "/proc/self/fd/%d", fd);
-	int done = mount(args[0], target, args[0], (unsigned long)number(args[2]), args[3]);
-	if (done < 0)
-		fail(launch, "%s on /%s", args[0], args[1]);
+	char *maps[] = {(char *)uid_map, (char *)gid_map, "", "", ""}, path[64];
+	pid_t pid = clone_into(CLONE_NEWUSER, -1);
+	if (pid == 0)
+		for (;;)
+			pause();
+	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+	int fd = pid < 0 || write_maps(launch, pid, maps) < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
 	int saved = errno;
-	close(fd);
+	if (pid > 0 && kill(pid, SIGKILL) == 0)
+		waitpid(pid, NULL, 0);
 	errno = saved;
-	return done;
+	return fd;
 }
 
 /*
- * ARGS: name, major, minor. The node is made in the workspace and bound to /dev/NAME: no node of the host or of the image
- * is ever trusted, and /dev itself can be `nodev`.
+ * ARGS: number, path, `recursive` or "" [, uid map, gid map]. Before the clone, while the host's root is what we are: a
+ * detached clone of a mount, its ids mapped where maps are given (mount_setattr(2), Linux 5.12).
  */
-int step_device(struct launch *launch, char **args)
+int step_source(struct launch *launch, int count, char **args)
 {
-	char path[128];
-	dev_t device = makedev((unsigned)number(args[1]), (unsigned)number(args[2]));
-	snprintf(path, sizeof path, "dev/%s", args[0]);
-	if (mknodat(launch->workspace, args[0], S_IFCHR | 0666, device) < 0)
-		return fail(launch, "mknod: %s", args[0]);
-	int target = open_own(launch->root, path, false);
-	if (target < 0 || bind_over(launch->workspace, args[0], 0, MOUNT_ATTR_NOEXEC, target) < 0)
-		return fail(launch, "/%s", path);
-	close(target);
+	unsigned long slot = (unsigned long)number(args[0]);
+	unsigned recursive = args[2][0] ? AT_RECURSIVE : 0;
+	int tree = slot < SOURCES_MAX ? open_tree_fd(AT_FDCWD, args[1], OPEN_TREE_CLONE | recursive) : -1;
+	if (tree < 0)
+		return fail(launch, "%s", args[1]);
+	launch->sources[slot] = tree;
+	if (count < 5)
+		return 0;
+	int users = open_user_namespace(launch, args[3], args[4]);
+	struct mount_change change = {.set = MOUNT_ATTR_IDMAP, .userns = (uint64_t)users};
+	if (users < 0 || close_saving(users, change_mount(tree, change, recursive)) < 0)
+		return fail(launch, "%s: map its ids", args[1]);
 	return 0;
 }
 
-/* ARGS: content, path beneath the root; its directory must be one of ours. */
-int step_link(struct launch *launch, char **args)
+/* What the file system said of its options (fsconfig(2)), where it said something. */
+static int explain(struct launch *launch, int fs, const char *type, const char *path)
 {
-	char parent[256];
-	const char *slash = strrchr(args[1], '/');
-	snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - args[1]) : 1, slash ? args[1] : ".");
-	int fd = open_beneath(launch->root, parent, O_PATH | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
-	if (fd < 0 || symlinkat(args[0], fd, slash ? slash + 1 : args[1]) < 0)
+	char text[256];
+	int saved = errno;
+	ssize_t len = fs < 0 ? -1 : read(fs, text, sizeof text - 1);
+	if (len > 0)
+		text[len - (text[len - 1] == '\n')] = 0;
+	errno = saved;
+	return fail(launch, "%s on /%s%s%s", type, path, len > 2 ? ": " : "", len > 2 ? text + 2 : "");
+}
+
+/* mount(2), for an option that is longer than the 255 bytes that fsconfig(2) takes. */
+static int mount_by_options(char **args, int target)
+{
+	char path[64], options[4096] = "";
+	size_t len = 0;
+	uint64_t attrs = number(args[2]);
+	unsigned long flags = (attrs & MOUNT_ATTR_RDONLY ? MS_RDONLY : 0) | (attrs & MOUNT_ATTR_NOSUID ? MS_NOSUID : 0) |
+			      (attrs & MOUNT_ATTR_NODEV ? MS_NODEV : 0) | (attrs & MOUNT_ATTR_NOEXEC ? MS_NOEXEC : 0);
+	for (char **option = args + 6; *option && len < sizeof options; option++)
+		len += (size_t)snprintf(options + len, sizeof options - len, "%s%s", len ? "," : "", *option);
+	if (len >= sizeof options) {
+		errno = E2BIG;
+		return -1;
+	}
+	snprintf(path, sizeof path, "/proc/self/fd/%d", target);
+	return mount(args[3], path, args[0], flags, options);
+}
+
+static int configure(int fs, char *option)
+{
+	char *value = strchr(option, '=');
+	if (value)
+		*value++ = 0;
+	return fs_config(fs, value ? SET_STRING : SET_FLAG, option, value, 0);
+}
+
+static int mount_new(struct launch *launch, char **args, int target)
+{
+	int fs = fs_open(args[0]);
+	int done = fs < 0 || !args[3][0] ? fs : fs_config(fs, SET_STRING, "source", args[3], 0);
+	for (char **option = args + 6; done >= 0 && *option; option++)
+		done = configure(fs, *option);
+	if (done >= 0)
+		done = fs_config(fs, CMD_CREATE, NULL, NULL, 0);
+	int tree = done < 0 ? -1 : fs_mount(fs, number(args[2]));
+	if (tree < 0 || attach(tree, target) < 0)
+		return close_saving(fs, explain(launch, fs, args[0], args[1]));
+	close(fs);
+	struct mount_change how = {.propagation = number(args[5]) & ~(uint64_t)MS_REC};
+	if (how.propagation && change_mount(tree, how, false) < 0)
+		return fail(launch, "/%s: propagation", args[1]);
+	if (strcmp(args[0], "devpts") == 0)
+		launch->devpts = tree;
+	else
+		close(tree);
+	return 0;
+}
+
+/*
+ * ARGS: type, target beneath the root, MOUNT_ATTR_*, source, `own` or "", propagation or 0, options... `own` targets (/proc,
+ * /sys, /dev) must be directories that no link leads to: what is written there later is meant for the kernel.
+ */
+int step_mount(struct launch *launch, int count, char **args)
+{
+	bool is_long = false;
+	int target = open_made(launch->root, args[1], true,
+			       args[4][0] ? RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS : RESOLVE_IN_ROOT);
+	if (target < 0)
+		return fail(launch, "/%s: not a directory%s", args[1], args[4][0] ? " of its own" : "");
+	for (int i = 6; i < count; i++)
+		is_long = is_long || strlen(args[i]) > 255;
+	int done = is_long ? mount_by_options(args, target) : mount_new(launch, args, target);
+	if (done < 0 && is_long)
+		fail(launch, "%s on /%s", args[0], args[1]);
+	return close_saving(target, done);
+}
+
+/*
+ * ARGS: source (a path of the host, or `#N` for one made before), target beneath the root, `recursive` or "", attributes to
+ * set, to clear, to set and to clear in the whole tree, propagation of mount(2) or 0.
+ */
+int step_bind(struct launch *launch, int count, char **args)
+{
+	struct stat st;
+	unsigned recursive = args[2][0] ? AT_RECURSIVE : 0;
+	int tree = args[0][0] == '#' ? launch->sources[number(args[0] + 1) % SOURCES_MAX]
+				     : open_tree_fd(AT_FDCWD, args[0], OPEN_TREE_CLONE | recursive);
+	struct mount_change change = {.set = number(args[3]), .clear = number(args[4])};
+	struct mount_change all = {.set = number(args[5]), .clear = number(args[6])};
+	uint64_t propagation = number(args[7]);
+	if (tree < 0 || fstat(tree, &st) < 0)
+		return fail(launch, "%s", args[0]);
+	if ((change.set || change.clear) && change_mount(tree, change, false) < 0)
+		return fail(launch, "%s: attributes", args[0]);
+	if ((all.set || all.clear) && change_mount(tree, all, true) < 0)
+		return fail(launch, "%s: attributes of the tree", args[0]);
+	int target = open_made(launch->root, args[1], S_ISDIR(st.st_mode), RESOLVE_IN_ROOT);
+	if (target < 0)
 		return fail(launch, "/%s", args[1]);
-	close(fd);
+	if (attach(tree, target) < 0)
+		return fail(launch, "%s on /%s", args[0], args[1]);
+	close(target);
+	struct mount_change how = {.propagation = propagation & ~(uint64_t)MS_REC};
+	if (how.propagation && change_mount(tree, how, propagation & MS_REC) < 0)
+		return fail(launch, "/%s: propagation", args[1]);
+	close(tree);
 	return 0;
 }
 
-/* ARGS: path beneath the root; one that is not there needs no mask. Files show our own null device, directories nothing. */
-int step_mask(struct launch *launch, char **args)
+/* A null device that is no inode of the image: our own, or where we may make none, the host's, which is verified. */
+static int cover_file(struct launch *launch, int target, uint64_t attrs)
+{
+	struct stat st;
+	if (mknodat(launch->workspace, "null", S_IFCHR | 0666, makedev(1, 3)) == 0 || errno == EEXIST)
+		return bind_over(launch->workspace, "null", 0, attrs & ~(uint64_t)MOUNT_ATTR_NODEV, target);
+	int null = open("/dev/null", O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (null < 0 || fstat(null, &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3)) {
+		errno = ENODEV;
+		return -1;
+	}
+	return close_saving(null, bind_over(null, "", 0, attrs & ~(uint64_t)MOUNT_ATTR_NODEV, target));
+}
+
+/* ARGS: path beneath the root, to be made where it is missing. */
+int step_make_directory(struct launch *launch, int count, char **args)
+{
+	int fd = open_made(launch->root, args[0], true, RESOLVE_IN_ROOT);
+	return fd < 0 ? fail(launch, "/%s", args[0]) : close(fd);
+}
+
+/* ARGS: path beneath the root; one that is not there needs no mask. Files show a null device, directories nothing. */
+int step_mask(struct launch *launch, int count, char **args)
 {
 	struct stat st;
 	int target = open_beneath(launch->root, args[0], O_PATH, RESOLVE_IN_ROOT);
 	if (target < 0)
-		return errno == ENOENT ? 0 : fail(launch, "/%s", args[0]);
-	if (fstat(target, &st) < 0 || (mkdirat(launch->workspace, "empty", 0755) < 0 && errno != EEXIST))
-		return fail(launch, "/%s", args[0]);
-	const char *cover = S_ISDIR(st.st_mode) ? "empty" : "null";
-	uint64_t attrs = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-	if (bind_over(launch->workspace, cover, 0, attrs, target) < 0)
-		return fail(launch, "/%s", args[0]);
-	close(target);
-	return 0;
+		return errno == ENOENT || errno == ENOTDIR ? 0 : fail(launch, "/%s", args[0]);
+	uint64_t attrs = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+	int done = fstat(target, &st);
+	if (done == 0 && !S_ISDIR(st.st_mode))
+		done = cover_file(launch, target, attrs);
+	else if (done == 0 && (mkdirat(launch->workspace, "empty", 0555) == 0 || errno == EEXIST))
+		done = bind_over(launch->workspace, "empty", 0, attrs, target);
+	else
+		done = -1;
+	return close_saving(target, done < 0 ? fail(launch, "/%s", args[0]) : 0);
 }
 
 /* ARGS: path beneath the root; one that is not there needs no protection. */
-int step_readonly(struct launch *launch, char **args)
+int step_readonly(struct launch *launch, int count, char **args)
 {
 	int target = open_beneath(launch->root, args[0], O_PATH, RESOLVE_IN_ROOT);
 	if (target < 0)
-		return errno == ENOENT ? 0 : fail(launch, "/%s", args[0]);
-	uint64_t attrs = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-	if (bind_over(target, "", AT_RECURSIVE, attrs, target) < 0)
-		return fail(launch, "/%s", args[0]);
-	close(target);
-	return 0;
-}
-
-/* As `mkdir -p` inside the root; links of the image are followed there and nowhere else. */
-static int open_made(int root, const char *path, bool directory)
-{
-	char prefix[4096];
-	for (const char *end = path;; end++) {
-		end += strcspn(end, "/");
-		if ((size_t)snprintf(prefix, sizeof prefix, "%.*s", (int)(end - path), path) >= sizeof prefix) {
-			errno = ENAMETOOLONG;
-			return -1;
-		}
-		bool last = *end == 0;
-		int fd = open_beneath(root, prefix, O_PATH, RESOLVE_IN_ROOT);
-		if (fd < 0 && errno == ENOENT && make_last(root, prefix, directory || !last, RESOLVE_IN_ROOT) == 0)
-			fd = open_beneath(root, prefix, O_PATH, RESOLVE_IN_ROOT);
-		if (fd < 0 || last)
-			return fd;
-		close(fd);
-	}
-}
-
-/* ARGS: path of the host, path beneath the root, `ro` or `rw`. */
-int step_bind(struct launch *launch, char **args)
-{
-	struct stat st;
-	uint64_t attrs = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (strcmp(args[2], "ro") == 0 ? MOUNT_ATTR_RDONLY : 0);
-	if (stat(args[0], &st) < 0)
-		return fail(launch, "%s", args[0]);
-	int target = open_made(launch->root, args[1], S_ISDIR(st.st_mode));
-	if (target < 0)
-		return fail(launch, "/%s", args[1]);
-	if (bind_over(AT_FDCWD, args[0], AT_RECURSIVE, attrs, target) < 0)
-		return fail(launch, "%s on /%s", args[0], args[1]);
-	close(target);
-	return 0;
+		return errno == ENOENT || errno == ENOTDIR ? 0 : fail(launch, "/%s", args[0]);
+	int done = bind_over(target, "", AT_RECURSIVE, MOUNT_ATTR_RDONLY, target);
+	return close_saving(target, done < 0 ? fail(launch, "/%s", args[0]) : 0);
 }

@@ -1,91 +1,83 @@
+/* What the process is and may do. */
 #include "launch.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <net/if.h>
-#include <poll.h>
-#include <signal.h>
+#include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* ARGS: flags, fd of a cgroup2 directory or -1. The child goes on as a child of our parent; we say its pid and end. */
-int step_clone(struct launch *launch, char **args)
+/* Until exec: nobody inside can trace us, or open our fds in /proc, while some still are the host's. */
+int step_undumpable(struct launch *launch, int count, char **args)
 {
-	int cgroup = args[1][0] == '-' ? -1 : (int)number(args[1]);
-	pid_t pid = clone_into(number(args[0]), cgroup);
-	if (pid < 0)
-		return fail(launch, "clone3: flags %s", args[0]);
-	if (pid == 0)
-		return 0;
-	char line[32];
-	int len = snprintf(line, sizeof line, "pid %d\n", pid);
-	_exit(write(FD_STATUS, line, (size_t)len) < 0);
+	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
-/*
- * ARGS: fd of a cgroup v1 `tasks` file. A single thread that moves itself needs no cgroup_threadgroup_rwsem; `cgroup.procs`
- * takes it for writing, which on an idle host waits for an RCU grace period: 10 to 15 ms for each hierarchy.
- */
-int step_join(struct launch *launch, char **args)
+/* Write a file of the host's /proc, which no mount of the container can have replaced. */
+static int write_proc(struct launch *launch, const char *path, const char *text)
 {
-	int fd = (int)number(args[0]);
-	if (write(fd, "0", 1) != 1)
-		return fail(launch, "cgroup of fd %d", fd);
-	close(fd);
-	return 0;
+	int dir = launch->proc >= 0 ? launch->proc : open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int fd = open_beneath(dir, path, O_WRONLY, RESOLVE_BENEATH);
+	ssize_t len = (ssize_t)strlen(text);
+	int done = fd >= 0 && write(fd, text, (size_t)len) == len ? 0 : -1;
+	if (dir != launch->proc)
+		close_saving(dir, 0);
+	return close_saving(fd, done);
 }
 
-int step_unshare(struct launch *launch, char **args)
+int step_oom_score_adj(struct launch *launch, int count, char **args)
 {
-	return syscall(SYS_unshare, number(args[0])) < 0 ? fail(launch, "flags %s", args[0]) : 0;
+	return write_proc(launch, "thread-self/oom_score_adj", args[0]) < 0 ? fail(launch, "%s", args[0]) : 0;
 }
 
-int step_session(struct launch *launch, char **args)
+/* ARGS: path below /proc/sys, value; before anything can lie over the host's /proc, in the namespaces that it is about. */
+int step_sysctl(struct launch *launch, int count, char **args)
 {
-	(void)launch, (void)args;
-	return setsid() < 0 ? -1 : 0;
+	char path[512];
+	snprintf(path, sizeof path, "sys/%s", args[0]);
+	return write_proc(launch, path, args[1]) < 0 ? fail(launch, "%s: %s", args[0], args[1]) : 0;
 }
 
-/* None of the harness's supplementary groups: to drop them later would take a capability that a container may not have. */
-int step_groups(struct launch *launch, char **args)
+/* ARGS: file below /proc/self/attr, text. The label holds from the next execve on. */
+int step_label(struct launch *launch, int count, char **args)
 {
-	(void)launch, (void)args;
-	return setgroups(0, NULL);
+	char path[128];
+	snprintf(path, sizeof path, "thread-self/attr/%s", args[0]);
+	return write_proc(launch, path, args[1]) < 0 ? fail(launch, "%s", args[1]) : 0;
 }
 
-/* A parent that died before the request is noticed by its end of the status pipe; getppid() is 0 in a new pid namespace. */
-int step_parent_death(struct launch *launch, char **args)
-{
-	(void)args;
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
-		return -1;
-	struct pollfd status = {.fd = FD_STATUS};
-	if (poll(&status, 1, 0) < 0 || status.revents & POLLERR) {
-		errno = EPIPE;
-		return fail(launch, "the harness is gone");
-	}
-	return 0;
-}
-
-int step_rlimit(struct launch *launch, char **args)
+/* ARGS: resource, soft, hard. */
+int step_rlimit(struct launch *launch, int count, char **args)
 {
 	struct rlimit limit = {.rlim_cur = number(args[1]), .rlim_max = number(args[2])};
 	return setrlimit((int)number(args[0]), &limit) < 0 ? fail(launch, "resource %s", args[0]) : 0;
 }
 
-int step_umask(struct launch *launch, char **args)
+int step_umask(struct launch *launch, int count, char **args)
 {
-	(void)launch;
 	umask((mode_t)number(args[0]));
 	return 0;
+}
+
+/* ARGS: gids. Without any, those of the caller go: to drop them later would take a capability that may be gone by then. */
+int step_groups(struct launch *launch, int count, char **args)
+{
+	gid_t groups[ARGS_MAX];
+	for (int i = 0; i < count; i++)
+		groups[i] = (gid_t)number(args[i]);
+	return setgroups((size_t)count, groups) < 0 ? fail(launch, "%d groups", count) : 0;
 }
 
 /* include/uapi/linux/capability.h, version 3: two words for each set. */
@@ -98,33 +90,91 @@ struct cap_words {
 	uint32_t effective, permitted, inheritable;
 };
 
-/* ARGS: the mask to keep. Bounding, permitted and effective become the mask, inheritable and ambient empty. */
-int step_capabilities(struct launch *launch, char **args)
+static int set_capabilities(uint64_t effective, uint64_t permitted, uint64_t inheritable)
 {
-	uint64_t keep = number(args[0]);
-	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-		if (!(keep >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-			return fail(launch, "bounding set: capability %lu", cap);
-	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
-		return fail(launch, "ambient set");
 	struct cap_header header = {.version = 0x20080522};
 	struct cap_words words[2];
-	for (int i = 0; i < 2; i++) {
-		uint32_t word = (uint32_t)(keep >> (32 * i));
-		words[i] = (struct cap_words){.effective = word, .permitted = word};
-	}
-	return syscall(SYS_capset, &header, words) < 0 ? fail(launch, "mask %s", args[0]) : 0;
+	for (int i = 0; i < 2; i++)
+		words[i] = (struct cap_words){.effective = (uint32_t)(effective >> 32 * i),
+					      .permitted = (uint32_t)(permitted >> 32 * i),
+					      .inheritable = (uint32_t)(inheritable >> 32 * i)};
+	return (int)syscall(SYS_capset, &header, words);
 }
 
-int step_no_new_privs(struct launch *launch, char **args)
+/* ARGS: uid, gid. What is permitted stays so until `capabilities` says otherwise. */
+int step_user(struct launch *launch, int count, char **args)
 {
-	(void)launch, (void)args;
+	uid_t uid = (uid_t)number(args[0]);
+	gid_t gid = (gid_t)number(args[1]);
+	if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
+		return fail(launch, "PR_SET_KEEPCAPS");
+	if (setresgid(gid, gid, gid) < 0)
+		return fail(launch, "gid %s", args[1]);
+	return setresuid(uid, uid, uid) < 0 ? fail(launch, "uid %s", args[0]) : 0;
+}
+
+/* ARGS: masks of the bounding, effective, permitted, inheritable and ambient sets (capabilities(7)). */
+int step_capabilities(struct launch *launch, int count, char **args)
+{
+	uint64_t bounding = number(args[0]), ambient = number(args[4]);
+	/* After a change of the uid the effective set is empty, and the bounding set wants CAP_SETPCAP in it. */
+	if (set_capabilities(number(args[2]) | 1ULL << 8, number(args[2]) | 1ULL << 8, number(args[3])) < 0 && errno != EPERM)
+		return fail(launch, "CAP_SETPCAP");
+	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		if (!(bounding >> cap & 1) && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) > 0 &&
+		    prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+			return fail(launch, "bounding set: capability %lu", cap);
+	if (set_capabilities(number(args[1]), number(args[2]), number(args[3])) < 0)
+		return fail(launch, "effective %s, permitted %s, inheritable %s", args[1], args[2], args[3]);
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+		return fail(launch, "ambient set");
+	for (unsigned long cap = 0; ambient >> cap && cap < 64; cap++)
+		if (ambient >> cap & 1 && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
+			return fail(launch, "ambient set: capability %lu", cap);
+	return 0;
+}
+
+int step_no_new_privs(struct launch *launch, int count, char **args)
+{
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-int step_loopback(struct launch *launch, char **args)
+/* include/uapi/linux/{filter,seccomp}.h */
+struct instruction {
+	uint16_t code;
+	uint8_t jt, jf;
+	uint32_t k;
+};
+
+struct program {
+	unsigned short len;
+	struct instruction *filter;
+};
+
+enum { SET_MODE_FILTER = 1, FLAG_NEW_LISTENER = 1 << 3 };
+
+/* ARGS: fd of a memfd with the filter's `struct sock_filter`, flags of seccomp(2). A listener goes to the runtime. */
+int step_seccomp(struct launch *launch, int count, char **args)
 {
-	(void)args;
+	struct stat st;
+	int fd = (int)number(args[0]);
+	unsigned flags = (unsigned)number(args[1]);
+	if (fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size % (off_t)sizeof(struct instruction)) {
+		errno = EINVAL;
+		return fail(launch, "the filter's size");
+	}
+	struct instruction *filter = malloc((size_t)st.st_size);
+	if (!filter || pread(fd, filter, (size_t)st.st_size, 0) != st.st_size)
+		return fail(launch, "read the filter");
+	struct program program = {.len = (unsigned short)((size_t)st.st_size / sizeof *filter), .filter = filter};
+	long listener = syscall(SYS_seccomp, SET_MODE_FILTER, flags, &program);
+	if (listener < 0)
+		return fail(launch, "%u instructions, flags %s", program.len, args[1]);
+	return flags & FLAG_NEW_LISTENER ? tell_fd(launch, "seccomp", (int)listener) : 0;
+}
+
+int step_loopback(struct launch *launch, int count, char **args)
+{
 	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
@@ -133,18 +183,75 @@ int step_loopback(struct launch *launch, char **args)
 	return 0;
 }
 
-int step_hostname(struct launch *launch, char **args)
+int step_hostname(struct launch *launch, int count, char **args)
 {
 	return sethostname(args[0], strlen(args[0])) < 0 ? fail(launch, "%s", args[0]) : 0;
 }
 
-/* The status pipe closes by itself when this works: that is how the harness learns of it. */
-int step_exec(struct launch *launch, char **args)
+int step_domainname(struct launch *launch, int count, char **args)
 {
-	(void)args;
-	char *argv[] = {"harness-agent", NULL}, *env[] = {NULL};
-	if (close_from(FD_TREE + 1, CLOSE_RANGE_CLOEXEC) < 0)
-		return fail(launch, "close_range");
-	syscall(SYS_execveat, FD_AGENT, "", argv, env, AT_EMPTY_PATH);
-	return fail(launch, "the agent");
+	return setdomainname(args[0], strlen(args[0])) < 0 ? fail(launch, "%s", args[0]) : 0;
+}
+
+/* ARGS: name. A session keyring of its own (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING); a kernel without keys needs none. */
+int step_keyring(struct launch *launch, int count, char **args)
+{
+	return syscall(SYS_keyctl, 1, args[0]) < 0 && errno != ENOSYS ? fail(launch, "%s", args[0]) : 0;
+}
+
+int step_personality(struct launch *launch, int count, char **args)
+{
+	return personality((unsigned long)number(args[0])) < 0 ? fail(launch, "%s", args[0]) : 0;
+}
+
+int step_nice(struct launch *launch, int count, char **args)
+{
+	return setpriority(PRIO_PROCESS, 0, atoi(args[0])) < 0 ? fail(launch, "%s", args[0]) : 0;
+}
+
+/* ARGS: class, level (ioprio_set(2): the class lies above bit 13). */
+int step_io_priority(struct launch *launch, int count, char **args)
+{
+	int value = (int)(number(args[0]) << 13 | number(args[1]));
+	return syscall(SYS_ioprio_set, 1, 0, value) < 0 ? fail(launch, "%s, %s", args[0], args[1]) : 0;
+}
+
+/* ARGS: the fields of struct sched_attr after its size (sched_setattr(2)); numbers may be negative. */
+int step_scheduler(struct launch *launch, int count, char **args)
+{
+	struct {
+		uint32_t size, policy;
+		uint64_t flags;
+		int32_t nice;
+		uint32_t priority;
+		uint64_t runtime, deadline, period;
+	} attr = {.size = 48, .policy = (uint32_t)number(args[0]), .flags = number(args[1]), .nice = atoi(args[2]),
+		  .priority = (uint32_t)number(args[3]), .runtime = number(args[4]), .deadline = number(args[5]),
+		  .period = number(args[6])};
+	return syscall(SYS_sched_setattr, 0, &attr, 0) < 0 ? fail(launch, "policy %s", args[0]) : 0;
+}
+
+/* ARGS: numbers of CPUs. */
+int step_affinity(struct launch *launch, int count, char **args)
+{
+	cpu_set_t cpus;
+	CPU_ZERO(&cpus);
+	for (int i = 0; i < count; i++)
+		if (number(args[i]) < CPU_SETSIZE)
+			CPU_SET(number(args[i]), &cpus);
+	return sched_setaffinity(0, sizeof cpus, &cpus) < 0 ? fail(launch, "%d CPUs", count) : 0;
+}
+
+/* ARGS: uid. Pipes and terminals that become 0, 1 and 2 belong to whom they serve; a shared null device stays as it is. */
+int step_stdio(struct launch *launch, int count, char **args)
+{
+	struct stat st;
+	uid_t uid = (uid_t)number(args[0]);
+	for (int fd = 0; fd < 3; fd++) {
+		if (fstat(fd, &st) < 0 || st.st_uid == uid || (S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3)))
+			continue;
+		if (fchown(fd, uid, (gid_t)-1) < 0 && errno != EINVAL && errno != EPERM && errno != EROFS)
+			return fail(launch, "fd %d", fd);
+	}
+	return 0;
 }

@@ -1,42 +1,71 @@
+/* The container's root: what it is made of, and how it becomes `/`. */
 #include "launch.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Nothing that we mount reaches the host, and what the host mounts from now on does not reach us. */
-int step_private(struct launch *launch, char **args)
+/* ARGS: flags of mount(2). Before anything is mounted: private, so that nothing reaches the host, or slave, or shared. */
+int step_propagation(struct launch *launch, int count, char **args)
 {
-	(void)args;
-	return mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ? fail(launch, "/") : 0;
+	return mount("none", "/", NULL, (unsigned long)number(args[0]), NULL) < 0 ? fail(launch, "/") : 0;
 }
 
-/* ARGS: directory. A detached read-only clone of it becomes FD_TREE: what the agent attests is what the root is made of. */
-int step_tree(struct launch *launch, char **args)
+/* ARGS: directory, fd. A detached read-only clone of it becomes the fd: an agent attests what the root is made of. */
+int step_tree(struct launch *launch, int count, char **args)
 {
-	int tree = open_tree_fd(AT_FDCWD, args[0], OPEN_TREE_CLONE);
+	int tree = open_tree_fd(AT_FDCWD, args[0], OPEN_TREE_CLONE), fd = (int)number(args[1]);
+	struct mount_change change = {
+		.set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC};
 	if (tree < 0)
 		return fail(launch, "open_tree: %s", args[0]);
-	if (set_mount_attrs(tree, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, false) < 0)
+	if (change_mount(tree, change, false) < 0)
 		return fail(launch, "mount_setattr: %s", args[0]);
-	if (dup2(tree, FD_TREE) < 0)
+	if (dup2(tree, fd) < 0)
 		return fail(launch, "dup2");
 	close(tree);
 	return 0;
 }
 
-/* ARGS: directory of the host, size in bytes. A tmpfs that only this mount namespace sees covers the directory. */
-int step_workspace(struct launch *launch, char **args)
+/* Make the mount that holds `path` private: what we put there shall not appear in its peers on the host. */
+static int make_holder_private(const char *path)
+{
+	char holder[4096], *slash;
+	struct mount_change change = {.propagation = MS_PRIVATE};
+	if (!realpath(path, holder))
+		return -1;
+	for (;;) {
+		int fd = open(holder, O_PATH | O_CLOEXEC);
+		if (fd < 0)
+			return -1;
+		if (close_saving(fd, change_mount(fd, change, false)) == 0)
+			return 0;
+		if (errno != EINVAL || !(slash = strrchr(holder, '/')) || !holder[1])
+			return -1; /* EINVAL: not the root of its mount (mount_setattr(2)) */
+		*(slash == holder ? slash + 1 : slash) = 0;
+	}
+}
+
+/*
+ * ARGS: directory of the host, size in bytes [, `shared` where the host's mounts may still be]. A tmpfs that only this mount
+ * namespace sees covers the directory.
+ */
+int step_workspace(struct launch *launch, int count, char **args)
 {
 	char options[64];
 	snprintf(options, sizeof options, "mode=0700,size=%s", args[1]);
+	if (count == 3 && make_holder_private(args[0]) < 0)
+		return fail(launch, "%s: private", args[0]);
 	if (mount("tmpfs", args[0], "tmpfs", MS_NOSUID, options) < 0 || chdir(args[0]) < 0)
 		return fail(launch, "%s", args[0]);
+	if (count == 3 && mount("none", ".", NULL, MS_PRIVATE, NULL) < 0)
+		return fail(launch, "%s: private", args[0]);
 	launch->workspace = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (launch->workspace < 0 || mkdir("upper", 0755) < 0 || mkdir("work", 0700) < 0 || mkdir("root", 0755) < 0)
 		return fail(launch, "upper, work, root");
@@ -44,11 +73,11 @@ int step_workspace(struct launch *launch, char **args)
 }
 
 /* ARGS: directory. The first one is the topmost; all are opened before anything is mounted over the host's paths. */
-int step_lower(struct launch *launch, char **args)
+int step_lower(struct launch *launch, int count, char **args)
 {
 	if (launch->lower_count == LOWERS_MAX) {
 		errno = E2BIG;
-		return fail(launch, "%s", args[0]);
+		return fail(launch, "%s: more than %d layers", args[0], LOWERS_MAX);
 	}
 	int fd = open(args[0], O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
@@ -64,49 +93,126 @@ static int copy_owner_and_mode(int from, const char *to)
 	return fstat(from, &st) < 0 || chown(to, st.st_uid, st.st_gid) < 0 || chmod(to, st.st_mode & 07777) < 0 ? -1 : 0;
 }
 
-/*
- * The layers are named through their fds: no path needs the escapes of overlay's option string, the one page that
- * mount(2) takes holds some 200 layers, and /proc/mounts inside does not show the host's paths. `nodev` here, as on every
- * mount of the container but its device nodes: what CAP_MKNOD makes cannot be opened, without any device cgroup.
- * index and metacopy off: they tie an upper directory to its first lower ones.
- */
-int step_overlay(struct launch *launch, char **args)
+/* mount(2): its one page of options holds some 200 layers. */
+static int overlay_by_options(struct launch *launch, const char *upper, const char *work, const char *more)
 {
-	(void)args;
 	char options[4096] = "lowerdir=";
 	size_t len = strlen(options);
-	for (size_t i = 0; i < launch->lower_count; i++)
+	for (size_t i = 0; i < launch->lower_count && len < sizeof options; i++)
 		len += (size_t)snprintf(options + len, sizeof options - len, "%s/proc/self/fd/%d", i ? ":" : "",
 					launch->lowers[i]);
-	if (launch->lower_count == 0 || len > sizeof options - 100) {
-		errno = EINVAL;
-		return fail(launch, "%zu lower directories", launch->lower_count);
+	if (len < sizeof options)
+		len += (size_t)snprintf(options + len, sizeof options - len, ",upperdir=%s,workdir=%s,%s", upper, work, more);
+	if (len >= sizeof options) {
+		errno = E2BIG;
+		return -1;
 	}
-	strcat(options, ",upperdir=upper,workdir=work,index=off,metacopy=off,redirect_dir=off,xino=off");
-	if (copy_owner_and_mode(launch->lowers[0], "upper") < 0)
+	return mount("overlay", "root", "overlay", MS_NODEV, options);
+}
+
+/* fsconfig(2) takes one layer at a time (`lowerdir+`, Linux 6.8): as many as overlay can stack. */
+static int overlay_by_layers(struct launch *launch, const char *upper, const char *work, const char *more)
+{
+	char text[4096], *rest = text;
+	int fs = fs_open("overlay"), failed = fs < 0;
+	for (size_t i = 0; !failed && i < launch->lower_count; i++) {
+		snprintf(text, sizeof text, "/proc/self/fd/%d", launch->lowers[i]);
+		failed = fs_config(fs, SET_STRING, "lowerdir+", text, 0) < 0;
+	}
+	failed = failed || fs_config(fs, SET_STRING, "upperdir", upper, 0) < 0 ||
+		 fs_config(fs, SET_STRING, "workdir", work, 0) < 0;
+	snprintf(text, sizeof text, "%s", more);
+	for (char *option; !failed && (option = strtok_r(rest, ",", &rest));) {
+		char *value = strchr(option, '=');
+		if (value)
+			*value++ = 0;
+		failed = fs_config(fs, value ? SET_STRING : SET_FLAG, option, value, 0) < 0;
+	}
+	int tree = failed || fs_config(fs, CMD_CREATE, NULL, NULL, 0) < 0 ? -1 : fs_mount(fs, MOUNT_ATTR_NODEV);
+	int target = tree < 0 ? -1 : open("root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int done = target < 0 ? -1 : attach(tree, target);
+	close_saving(target, 0);
+	close_saving(tree, 0);
+	return close_saving(fs, done);
+}
+
+/*
+ * ARGS: options, how many layers mount(2) may be asked for [, upper and work directories]. The layers are named through
+ * their fds: no path needs the escapes of overlay's option string, and /proc/mounts inside does not show the host's
+ * paths. `nodev` here, as on every mount of the container but its device nodes: what CAP_MKNOD makes cannot be opened.
+ */
+int step_overlay(struct launch *launch, int count, char **args)
+{
+	const char *upper = count == 4 ? args[2] : "upper", *work = count == 4 ? args[3] : "work";
+	if (launch->lower_count == 0) {
+		errno = EINVAL;
+		return fail(launch, "no lower directory");
+	}
+	if (count == 2 && copy_owner_and_mode(launch->lowers[0], "upper") < 0)
 		return fail(launch, "upper");
-	if (mount("overlay", "root", "overlay", MS_NODEV, options) < 0)
-		return fail(launch, "%zu lower directories", launch->lower_count);
+	bool few = launch->lower_count <= number(args[1]);
+	if ((few ? overlay_by_options : overlay_by_layers)(launch, upper, work, args[0]) < 0)
+		return fail(launch, "%zu lower directories, %s", launch->lower_count, args[0]);
 	launch->root = open("root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	for (size_t i = 0; i < launch->lower_count; i++)
+		close(launch->lowers[i]);
 	return launch->root < 0 ? fail(launch, "root") : 0;
 }
 
-/* pivot_root(2), "pivot_root(".", ".")": the old root lies under the new one until it is detached. */
-int step_pivot(struct launch *launch, char **args)
+/* ARGS: directory, or `#N` for a source made before. It is mounted below the workspace, with all that is mounted in it. */
+int step_rootfs(struct launch *launch, int count, char **args)
 {
-	(void)args;
+	int tree = args[0][0] == '#' ? launch->sources[number(args[0] + 1) % SOURCES_MAX]
+				     : open_tree_fd(AT_FDCWD, args[0], OPEN_TREE_CLONE | AT_RECURSIVE);
+	struct mount_change change = {.propagation = MS_PRIVATE};
+	if (tree < 0)
+		return fail(launch, "%s", args[0]);
+	if (change_mount(tree, change, true) < 0)
+		return fail(launch, "%s: private", args[0]);
+	int target = openat(launch->workspace, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (target < 0 || attach(tree, target) < 0)
+		return fail(launch, "%s: attach", args[0]);
+	close(target);
+	launch->root = tree;
+	return 0;
+}
+
+/* pivot_root(2), "pivot_root(".", ".")": the old root lies under the new one until it is detached. */
+int step_pivot(struct launch *launch, int count, char **args)
+{
 	if (fchdir(launch->root) < 0)
 		return fail(launch, "fchdir");
 	if (syscall(SYS_pivot_root, ".", ".") < 0)
 		return fail(launch, "pivot_root");
+	/* Slave, so that the unmount of the old root stays here even where it was shared. */
+	if (mount("none", ".", NULL, MS_SLAVE | MS_REC, NULL) < 0)
+		return fail(launch, "slave");
 	if (umount2(".", MNT_DETACH) < 0)
 		return fail(launch, "umount");
 	return chdir("/");
 }
 
-int step_chroot(struct launch *launch, char **args)
+int step_chroot(struct launch *launch, int count, char **args)
 {
 	if (chroot(args[0]) < 0)
 		return fail(launch, "%s", args[0]);
 	return chdir("/");
+}
+
+static int change_root(struct launch *launch, struct mount_change change, bool recursive)
+{
+	int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || close_saving(fd, change_mount(fd, change, recursive)) < 0 ? fail(launch, "/") : 0;
+}
+
+int step_root_readonly(struct launch *launch, int count, char **args)
+{
+	return change_root(launch, (struct mount_change){.set = MOUNT_ATTR_RDONLY}, false);
+}
+
+/* ARGS: MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, with MS_REC for all below. */
+int step_root_propagation(struct launch *launch, int count, char **args)
+{
+	unsigned long flags = (unsigned long)number(args[0]);
+	return change_root(launch, (struct mount_change){.propagation = flags & ~(unsigned long)MS_REC}, flags & MS_REC);
 }

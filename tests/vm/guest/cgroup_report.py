@@ -24,8 +24,9 @@ from typing import Any
 os.environ["HARNESS_RUNTIME"] = "/run/harness"
 
 from harness.backends import _local, _metering
-from harness.container import cgroups, hostroot, launcher, mountinfo, plan, syscalls
+from harness.container import cgroups, defaults, hostroot, launcher, mountinfo, plan, syscalls
 from harness.container.errors import ContainerError
+from harness.container.spec import Capabilities, ContainerSpec, Overlay, Process
 from harness.interfaces import ArmSpec, RunContext
 from harness.model.spec import Limits, Ready, RootTree, WorkloadSpec
 
@@ -80,15 +81,17 @@ def running(script: str, *, ready: bool = True, boundary: str = "container") -> 
     kit = _local.Kit(ArmSpec("arm", RootTree(Path(IMAGE), "", 0), workload, LIMITS), boundary, context())
     root = f"{kit.context.scratch}/root"
     if boundary == "container":
-        spec = plan.ContainerSpec(
-            lowers=(IMAGE,), attested=IMAGE, workspace=str(kit.context.scratch), upper_bytes=16 * MIB,
-            hostname="inside", joins=kit.layout.joins,
+        names = defaults.DOCKER_CAPABILITIES
+        process = Process((), capabilities=Capabilities(names, names, names), no_new_privs=True)
+        container = ContainerSpec(
+            Overlay((IMAGE,)), process, str(kit.context.scratch), 16 * MIB, defaults.NAMESPACES, hostname="inside",
+            mounts=defaults.mounts(), masked_paths=defaults.MASKED_PATHS, readonly_paths=defaults.READONLY_PATHS,
+            attested=IMAGE,
         )  # fmt: skip
-        steps = plan.container_steps(spec)
+        steps = plan.container_steps(container, kit.launch())
     else:
-        steps = plan.process_steps(
-            plan.ProcessSpec(hostroot.mount_root(root, IMAGE, 16 * MIB), IMAGE, joins=kit.layout.joins)
-        )
+        made = plan.ProcessSpec(hostroot.mount_root(root, IMAGE, 16 * MIB), IMAGE)
+        steps = plan.process_steps(made, kit.launch())
     memfd = launcher.plan_memfd(steps)
     undo = (lambda: None) if boundary == "container" else (lambda: hostroot.unmount_root(root))
     try:

@@ -1,0 +1,177 @@
+"""The part of a plan that makes the root: layers or a directory, mounts, devices, what is hidden."""
+
+from __future__ import annotations
+
+from harness.container import syscalls
+from harness.container.defaults import DEVICE_LINKS, DEVICE_NODES
+from harness.container.errors import ContainerError
+from harness.container.spec import ContainerSpec, Device, Directory, IdMap, Mount, Overlay
+from harness.container.step import Step
+
+_KERNELS = ("/proc", "/sys", "/dev")
+"""Where no link may lead: what is written there is meant for the kernel (CVE-2019-19921, CVE-2023-27561)."""
+_BY_OPTIONS = 200
+"""So many layers fit into the one page of options that mount(2) takes."""
+_OVERLAY = "index=off,metacopy=off,redirect_dir=off,xino=off"
+"""index and metacopy tie an upper directory to its first lower ones; none of them may differ between two arms."""
+
+
+def inside(path: str) -> str:
+    """Return a path of the container relative to its root. Raises ContainerError for `..` and the root itself."""
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if ".." in parts or not parts:
+        raise ContainerError("plan", 0, f"{path}: not a plain path below /")
+    return "/".join(parts)
+
+
+def id_map_words(uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap, ...]) -> tuple[str, str]:
+    """Return both maps as the kernel reads them."""
+    texts = ["".join(f"{e.inside} {e.outside} {e.size}\n" for e in maps) for maps in (uid_maps, gid_maps)]
+    return texts[0], texts[1]
+
+
+# -- what the caller's own privileges must open ----------------------------------------------------------------------
+
+
+class _Sources:
+    """Detached mounts that are made before the clone: those with mapped ids, and all where the container's root may not
+    be able to reach the host's paths (a new user namespace of a privileged caller)."""
+
+    def __init__(self, spec: ContainerSpec, *, rootless: bool) -> None:
+        self.steps: list[Step] = []
+        self._all = spec.has_new("user") and not rootless
+
+    def name(self, path: str, *, recursive: bool, maps: tuple[str, str] | None = None) -> str:
+        if not self._all and maps is None:
+            return path
+        words = (path, "recursive" if recursive else "", *(maps or ()))
+        self.steps.append(Step("source", (str(len(self.steps)), *words)))
+        return f"#{len(self.steps) - 1}"
+
+
+def _maps_of(mount: Mount, spec: ContainerSpec) -> tuple[str, str] | None:
+    if mount.uid_maps:
+        return id_map_words(mount.uid_maps, mount.gid_maps)
+    return id_map_words(spec.uid_maps, spec.gid_maps) if mount.idmap else None
+
+
+# -- mounts ----------------------------------------------------------------------------------------------------------
+
+
+def _bind(mount: Mount, spec: ContainerSpec, sources: _Sources) -> Step:
+    source = sources.name(mount.source, recursive=mount.recursive, maps=_maps_of(mount, spec))
+    attrs = (mount.attrs, mount.clear, mount.recursive_attrs, mount.recursive_clear)
+    propagation = mount.propagation[-1] if mount.propagation else 0
+    words = (source, inside(mount.destination), "recursive" if mount.recursive else "")
+    return Step("bind", (*words, *map(hex, attrs), hex(propagation)))
+
+
+def _file_system(mount: Mount, spec: ContainerSpec) -> Step:
+    own = "own" if f"/{inside(mount.destination)}" in _KERNELS else ""
+    if mount.type in {"proc", "sysfs"} and not own:
+        own = "own"
+    data = tuple(option for option in mount.data if _is_mapped(option, spec))
+    if spec.mount_label and mount.type in {"tmpfs", "devpts", "mqueue"}:
+        data += (f"context={spec.mount_label}",)
+    if mount.copy_up:
+        raise ContainerError("plan", 0, f"{mount.destination}: tmpcopyup is not supported")
+    propagation = mount.propagation[-1] if mount.propagation else 0
+    attrs = mount.attrs | mount.recursive_attrs
+    source = mount.source if mount.source and mount.source != "none" else mount.type
+    return Step("mount", (mount.type, inside(mount.destination), hex(attrs), source, own, hex(propagation), *data))
+
+
+def _is_mapped(option: str, spec: ContainerSpec) -> bool:
+    """Terminals belong to group 5 (tty), unless a user namespace has no such group."""
+    if not spec.has_new("user") or option != "gid=5":
+        return True
+    return any(entry.inside <= 5 < entry.inside + entry.size for entry in spec.gid_maps)
+
+
+def _of_the_host(mount: Mount, spec: ContainerSpec) -> Mount:
+    """In a new user namespace, the kernel's file systems can be mounted only where their namespace is its own too."""
+    needs = {"sysfs": "network", "mqueue": "ipc", "proc": "pid"}.get(mount.type)
+    if needs is None or not spec.has_new("user") or spec.has_new(needs):  # type: ignore[arg-type]
+        return mount
+    source = {"sysfs": "/sys", "mqueue": "/dev/mqueue", "proc": "/proc"}[mount.type]
+    return Mount(mount.destination, "bind", source, bind=True, recursive=True, recursive_attrs=mount.attrs)
+
+
+def _mounts(spec: ContainerSpec, sources: _Sources) -> list[Step]:
+    steps = []
+    for entry in spec.mounts:
+        mount = _of_the_host(entry, spec)
+        steps.append(_bind(mount, spec, sources) if mount.bind else _file_system(mount, spec))
+    return steps
+
+
+# -- devices ---------------------------------------------------------------------------------------------------------
+
+
+def _device_steps(spec: ContainerSpec, *, rootless: bool) -> list[Step]:
+    """Nodes in /dev itself; bound one by one where /dev is `nodev`; the host's where none may be made."""
+    at_dev = [mount for mount in spec.mounts if mount.destination.rstrip("/") == "/dev"]
+    if at_dev and at_dev[-1].bind:
+        return []  # it has the host's
+    how = "node"
+    if rootless or spec.has("user"):
+        how = "host"
+    elif at_dev and at_dev[-1].attrs & syscalls.MOUNT_ATTR_NODEV:
+        how = "bind"
+    taken = {f"/{inside(mount.destination)}" for mount in spec.mounts}
+    named = {device.path for device in spec.devices}
+    defaults = [device for device in DEVICE_NODES if device.path not in named] if spec.default_devices else []
+    steps = [_device(device, how) for device in (*defaults, *spec.devices) if device.path not in taken]
+    links = DEVICE_LINKS if spec.default_devices else ()
+    return steps + [Step("link", (content, f"dev/{name}")) for content, name in links]
+
+
+def _device(device: Device, how: str) -> Step:
+    numbers = (str(device.major), str(device.minor), f"0{device.mode:o}", str(device.uid), str(device.gid))
+    return Step("device", (inside(device.path), device.kind, *numbers, how))
+
+
+# -- the root --------------------------------------------------------------------------------------------------------
+
+
+def _propagation(spec: ContainerSpec) -> int:
+    """Nothing that we mount may reach the host; what the host mounts reaches us only where somebody asks for it."""
+    if spec.root_propagation & syscalls.MS_SHARED:
+        return syscalls.MS_SHARED
+    asked = {flag & ~syscalls.MS_REC for mount in spec.mounts for flag in mount.propagation}
+    if spec.root_propagation & syscalls.MS_SLAVE or asked & {syscalls.MS_SHARED, syscalls.MS_SLAVE}:
+        return syscalls.MS_SLAVE
+    return syscalls.MS_PRIVATE
+
+
+def _layers(root: Overlay, spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], Step]:
+    if not root.lowers:
+        raise ContainerError("plan", 0, "lowers: at least one directory is needed")
+    options = _OVERLAY + (",userxattr" if rootless or spec.has_new("user") else "")
+    options += ",volatile" if root.upper and root.volatile else ""
+    where = (root.upper, root.work) if root.upper and root.work else ()
+    return [Step("lower", (path,)) for path in root.lowers], Step("overlay", (options, str(_BY_OPTIONS), *where))
+
+
+def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list[Step]]:
+    """Return the steps before the clone, and those after it, of which the first one isolates the mounts."""
+    sources = _Sources(spec, rootless=rootless)
+    propagation = _propagation(spec)
+    shared = ("shared",) if propagation == syscalls.MS_SHARED else ()
+    workspace = Step("workspace", (spec.workspace, str(spec.workspace_bytes), *shared))
+    if isinstance(spec.root, Directory):
+        root = [workspace, Step("rootfs", (sources.name(spec.root.path, recursive=True),))]
+    else:
+        lowers, overlay = _layers(spec.root, spec, rootless=rootless)
+        root = [*lowers, workspace, overlay]
+    mounts = _mounts(spec, sources)
+    steps = [
+        Step("propagation", (hex(propagation | syscalls.MS_REC),)),
+        *root,
+        *mounts,
+        *_device_steps(spec, rootless=rootless),
+        *([Step("make-directory", (inside(cwd),))] if (cwd := spec.process.cwd).strip("/.") else []),
+        *(Step("readonly", (inside(path),)) for path in spec.readonly_paths),
+        *(Step("mask", (inside(path),)) for path in spec.masked_paths),
+    ]
+    return sources.steps, steps

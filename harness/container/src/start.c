@@ -1,0 +1,299 @@
+/* What passes between the runtime and us, the hooks, and the end: the container's own program. */
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PROC_MAGIC = 0x9fa0, DEVPTS_MAGIC = 0x1cd1, STATE_MAX = 1 << 20 };
+#ifndef TIOCGPTPEER
+#define TIOCGPTPEER 0x5441
+#endif
+
+/* ARGS: fd, name. A mark of the agent's form, with our clock. */
+int step_mark(struct launch *launch, int count, char **args)
+{
+	struct timespec now;
+	char line[128];
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	int len = snprintf(line, sizeof line, "\x1e%s %lld\n", args[1], now.tv_sec * 1000000000LL + now.tv_nsec);
+	return write((int)number(args[0]), line, (size_t)len) == len ? 0 : -1;
+}
+
+/* Every step's time is told before exec. */
+int step_trace(struct launch *launch, int count, char **args)
+{
+	launch->traced = true;
+	return 0;
+}
+
+static void tell_times(struct launch *launch)
+{
+	static char text[STEPS_MAX * 21 + 8];
+	size_t len = (size_t)snprintf(text, sizeof text, "trace");
+	for (size_t i = 0; i < launch->time_count; i++)
+		len += (size_t)snprintf(text + len, sizeof text - len, " %lld", (long long)launch->times_ns[i]);
+	launch->time_count = 0;
+	if (send(launch->status, text, len, MSG_NOSIGNAL) < 0)
+		_exit(1); /* nobody listens: the runtime is gone */
+}
+
+/* Hold the host's /proc, before another root hides it. */
+int step_proc(struct launch *launch, int count, char **args)
+{
+	struct statfs st;
+	launch->proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (launch->proc < 0 || fstatfs(launch->proc, &st) < 0)
+		return fail(launch, "/proc");
+	errno = ENOTDIR;
+	return st.f_type == PROC_MAGIC ? 0 : fail(launch, "/proc: not a proc file system");
+}
+
+/* The multiplexer of the container's own devpts; in a container that runs, it must still be one. */
+static int open_multiplexer(struct launch *launch)
+{
+	struct statfs st;
+	if (launch->devpts >= 0)
+		return openat(launch->devpts, "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int fd = open_beneath(root, "dev/pts/ptmx", O_RDWR | O_NOCTTY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+	close_saving(root, 0);
+	if (fd >= 0 && (fstatfs(fd, &st) < 0 || st.f_type != DEVPTS_MAGIC)) {
+		errno = ENODEV;
+		return close_saving(fd, -1);
+	}
+	return fd;
+}
+
+static int bind_console(struct launch *launch, int slave)
+{
+	int target = open_made(launch->root, "dev/console", false, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+	return target < 0 ? -1 : close_saving(target, bind_over(slave, "", 0, 0, target));
+}
+
+/*
+ * ARGS: uid, rows, columns (0: as they are), `console` to bind it to /dev/console or "". The other end is opened through the
+ * multiplexer itself (TIOCGPTPEER, Linux 4.13), by no path.
+ */
+int step_terminal(struct launch *launch, int count, char **args)
+{
+	int locked = 0, master = open_multiplexer(launch);
+	struct winsize size = {.ws_row = (unsigned short)number(args[1]), .ws_col = (unsigned short)number(args[2])};
+	if (master < 0 || ioctl(master, TIOCSPTLCK, &locked) < 0)
+		return fail(launch, "/dev/pts/ptmx");
+	int slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY);
+	if (slave < 0 || fchown(slave, (uid_t)number(args[0]), (gid_t)-1) < 0)
+		return fail(launch, "the terminal");
+	if (size.ws_row && ioctl(slave, TIOCSWINSZ, &size) < 0)
+		return fail(launch, "its size");
+	if (args[3][0] && bind_console(launch, slave) < 0)
+		return fail(launch, "/dev/console");
+	if (ioctl(slave, TIOCSCTTY, 0) < 0)
+		return fail(launch, "controlling terminal");
+	for (int fd = 0; fd < 3; fd++)
+		if (dup2(slave, fd) < 0)
+			return fail(launch, "fd %d", fd);
+	close(slave);
+	return tell_fd(launch, "terminal", master) < 0 ? -1 : close(master);
+}
+
+/* The runtime's answer: the state, as hooks are told it. */
+static int read_state(struct launch *launch)
+{
+	free(launch->state);
+	launch->state = malloc(STATE_MAX);
+	ssize_t len = launch->state ? recv(launch->status, launch->state, STATE_MAX, 0) : -1;
+	launch->state_size = len > 0 ? (size_t)len : 0;
+	if (len == 0)
+		errno = EPIPE;
+	return len > 0 ? 0 : fail(launch, "the runtime does not answer");
+}
+
+/* ARGS: what the runtime shall do before we go on. */
+int step_sync(struct launch *launch, int count, char **args)
+{
+	return tell(launch, "sync %s", args[0]) < 0 ? -1 : read_state(launch);
+}
+
+static void be_hook(int input, char **args)
+{
+	int count = (int)number(args[2]);
+	char *path = args[0], *none[] = {path, NULL}, **env = args + 3 + count;
+	char **copy = calloc((size_t)count + 1, sizeof *copy);
+	for (int i = 0; i < count; i++)
+		copy[i] = args[3 + i];
+	sigset_t all;
+	sigemptyset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	if (dup2(input, 0) < 0 || close_from(3, CLOSE_RANGE_CLOEXEC) < 0)
+		_exit(127);
+	execve(path, count ? copy : none, env);
+	_exit(127);
+}
+
+static int await_hook(struct launch *launch, const char *path, pid_t pid, int timeout_ms)
+{
+	int status = 0, pidfd = open_pidfd(pid);
+	struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+	int ready = pidfd < 0 ? 1 : poll(&ended, 1, timeout_ms);
+	close_saving(pidfd, 0);
+	if (ready == 0)
+		kill(pid, SIGKILL);
+	if (waitpid(pid, &status, 0) < 0)
+		return fail(launch, "%s", path);
+	errno = 0;
+	if (ready == 0)
+		return fail(launch, "%s: still ran after %d s", path, timeout_ms / 1000);
+	if (WIFSIGNALED(status))
+		return fail(launch, "%s: ended by signal %d", path, WTERMSIG(status));
+	return WEXITSTATUS(status) ? fail(launch, "%s: exit status %d", path, WEXITSTATUS(status)) : 0;
+}
+
+/* ARGS: path, seconds (0: any), number of arguments, arguments, environment. It reads the state from its stdin. */
+int step_hook(struct launch *launch, int count, char **args)
+{
+	int ends[2];
+	if ((unsigned long long)(count - 3) < number(args[2])) {
+		errno = EINVAL;
+		return fail(launch, "arguments");
+	}
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+		return fail(launch, "socketpair");
+	pid_t pid = fork();
+	if (pid == 0)
+		be_hook(ends[1], args);
+	close(ends[1]);
+	if (pid > 0) /* a hook need not read it */
+		send(ends[0], launch->state, launch->state_size, MSG_NOSIGNAL | MSG_DONTWAIT);
+	close(ends[0]);
+	if (pid < 0)
+		return fail(launch, "fork");
+	return await_hook(launch, args[0], pid, number(args[1]) ? (int)number(args[1]) * 1000 : -1);
+}
+
+/* The container is created: whoever made it may go. */
+int step_created(struct launch *launch, int count, char **args)
+{
+	if (launch->traced)
+		tell_times(launch);
+	return tell(launch, "created");
+}
+
+/* ARGS: fd of a listening socket. Who connects to it starts us, says the state, and hears of what fails from now on. */
+int step_await(struct launch *launch, int count, char **args)
+{
+	int listener = (int)number(args[0]);
+	if (dup2(listener, launch->status) < 0) /* the end of `create`'s socket lets it end */
+		return fail(launch, "dup2");
+	int starter = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	if (starter < 0 || dup2(starter, launch->status) < 0)
+		_exit(1); /* nobody can be told */
+	close(starter);
+	close(listener);
+	return read_state(launch);
+}
+
+static char **keep(int count, char **args)
+{
+	char **copy = calloc((size_t)count + 1, sizeof *copy);
+	for (int i = 0; copy && i < count; i++)
+		copy[i] = args[i];
+	return copy;
+}
+
+int step_arguments(struct launch *launch, int count, char **args)
+{
+	return (launch->args = keep(count, args)) ? 0 : -1;
+}
+
+int step_environment(struct launch *launch, int count, char **args)
+{
+	return (launch->env = keep(count, args)) ? 0 : -1;
+}
+
+/* ARGS: path. A directory that leads out of the root, through an fd of the host that was still open, is refused. */
+int step_directory(struct launch *launch, int count, char **args)
+{
+	char path[4096];
+	if (chdir(args[0]) < 0)
+		return fail(launch, "%s", args[0]);
+	if (!getcwd(path, sizeof path) || path[0] != '/') { /* "(unreachable)": Linux 2.6.36 */
+		errno = ENOENT;
+		return fail(launch, "%s: outside of the container's root", args[0]);
+	}
+	return 0;
+}
+
+/* Whether it is a file that this process may execute. */
+static int usable(const char *path)
+{
+	struct stat st;
+	if (stat(path, &st) < 0)
+		return -1;
+	errno = EACCES;
+	return S_ISREG(st.st_mode) ? faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) : -1;
+}
+
+static const char *search_path(char **env)
+{
+	for (; env && *env; env++)
+		if (strncmp(*env, "PATH=", 5) == 0)
+			return *env + 5;
+	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+}
+
+/* Find the program as execvp(3) does, in the process's own PATH, before the container is called created. */
+int step_find(struct launch *launch, int count, char **args)
+{
+	const char *name = launch->args[0];
+	int found = 0;
+	if (strchr(name, '/')) {
+		snprintf(launch->path, sizeof launch->path, "%s", name);
+		return usable(name) < 0 ? fail(launch, "%s", name) : 0;
+	}
+	for (const char *at = search_path(launch->env); *at; at += strcspn(at, ":"), at += *at == ':') {
+		int len = (int)strcspn(at, ":");
+		snprintf(launch->path, sizeof launch->path, "%.*s/%s", len ? len : 1, len ? at : ".", name);
+		if (*name && usable(launch->path) == 0)
+			return 0;
+		found = errno == EACCES ? EACCES : found;
+	}
+	errno = found ? found : ENOENT;
+	return fail(launch, "%s: executable file not found in $PATH", name);
+}
+
+/* The status socket closes by itself when this works: that is how the runtime learns of it. */
+static int before_exec(struct launch *launch)
+{
+	if (launch->traced)
+		tell_times(launch);
+	return close_from((unsigned)launch->kept, CLOSE_RANGE_CLOEXEC) < 0 ? fail(launch, "close_range") : 0;
+}
+
+int step_exec(struct launch *launch, int count, char **args)
+{
+	if (before_exec(launch) == 0)
+		execve(launch->path, launch->args, launch->env);
+	return fail(launch, "%s", launch->path);
+}
+
+int step_exec_fd(struct launch *launch, int count, char **args)
+{
+	char *argv[] = {"harness-agent", NULL}, *env[] = {NULL};
+	if (before_exec(launch) == 0)
+		syscall(SYS_execveat, launch->program, "", argv, env, AT_EMPTY_PATH);
+	return fail(launch, "the program");
+}

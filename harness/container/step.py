@@ -1,0 +1,28 @@
+"""One step of a plan, and how plans travel: strings, each with its NUL, as `src/plan.c` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.container.errors import ContainerError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that the launcher does; `args` as strings, since that is how they travel."""
+
+    name: str
+    args: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join((self.name, *(repr(arg) if " " in arg or not arg or "\n" in arg else arg for arg in self.args)))
+
+
+def encode(steps: Sequence[Step]) -> bytes:
+    """Return the plan as the launcher reads it. Raises ContainerError for a NUL in it."""
+    words = [word for step in steps for word in (step.name, str(len(step.args)), *step.args)]
+    for word in words:
+        if "\0" in word:
+            raise ContainerError("plan", 0, f"{word!r}: contains a NUL byte")
+    return b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in words)
