@@ -126,7 +126,7 @@ def test_no_rules_refuse_everything() -> None:
 
 def test_both_rules_that_overlap_count_on_v1() -> None:
     """O_RDWR needs one exception with both accesses, so that of the overlap is made."""
-    rules = (
+    reads, writes = (
         DeviceRule(allow=True, kind="c", major=1, access="r"),
         DeviceRule(allow=True, kind="c", minor=2, access="w"),
     )
