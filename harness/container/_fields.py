@@ -6,7 +6,6 @@ As in the Go programs that write these documents, `null` is the same as a field 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 from harness.container.errors import ContainerError
@@ -38,8 +37,9 @@ def suggestion(word: str, known: Collection[str]) -> str:
     """Return "; did you mean ...?" for the nearest known word, or nothing."""
     import difflib  # noqa: PLC0415 (10 ms that only a mistake costs)
 
-    near = difflib.get_close_matches(word[:80], known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word[:80].lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def _text_fault(value: str) -> str:
@@ -51,13 +51,18 @@ def _text_fault(value: str) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
 class Fields:
-    """An object of the document at `path`; `source` is the document's name."""
+    """An object of the document at `path`; `source` is the document's name.
 
-    source: str
-    path: str
-    values: Mapping[str, object]
+    No dataclass: to make one takes a millisecond, which every start of the command line would pay.
+    """
+
+    __slots__ = ("path", "source", "values")
+
+    def __init__(self, source: str, path: str, values: Mapping[str, object]) -> None:
+        self.source = source
+        self.path = path
+        self.values = values
 
     @classmethod
     def of(cls, source: str, path: str, value: object) -> Fields:

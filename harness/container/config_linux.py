@@ -114,13 +114,13 @@ def device_of(fields: Fields) -> Device:
     if kind != "p":
         fields.need("major")
         fields.need("minor")
-    mode = fields.number("fileMode", 0, 0o7777)
+    mode = fields.number("fileMode", 0, 0o177777)  # Podman writes st_mode, with the type of the file in it
     return Device(
         path=fields.absolute("path"),
         kind="p" if kind == "p" else "b" if kind == "b" else "c",
         major=fields.number("major", 0, MAX_MAJOR) or 0,
         minor=fields.number("minor", 0, MAX_MINOR) or 0,
-        mode=0o666 if mode is None else mode,
+        mode=0o666 if mode is None else mode & 0o7777,
         uid=fields.number("uid", 0, MAX_ID) or 0,
         gid=fields.number("gid", 0, MAX_ID) or 0,
     )

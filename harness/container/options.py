@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from harness.container.errors import ContainerError
+from harness.container.syscalls import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    MS_PRIVATE,
+    MS_REC,
+    MS_SHARED,
+    MS_SLAVE,
+    MS_UNBINDABLE,
+)
 
 # Source: include/uapi/linux/mount.h. The access time is one field, of which relatime is the zero.
-MOUNT_ATTR_RDONLY = 0x00000001
-MOUNT_ATTR_NOSUID = 0x00000002
-MOUNT_ATTR_NODEV = 0x00000004
-MOUNT_ATTR_NOEXEC = 0x00000008
 MOUNT_ATTR__ATIME = 0x00000070
 MOUNT_ATTR_RELATIME = 0x00000000
 MOUNT_ATTR_NOATIME = 0x00000010
 MOUNT_ATTR_STRICTATIME = 0x00000020
 MOUNT_ATTR_NODIRATIME = 0x00000080
-MOUNT_ATTR_IDMAP = 0x00100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
-
-MS_REC = 1 << 14
-MS_UNBINDABLE = 1 << 17
-MS_PRIVATE = 1 << 18
-MS_SLAVE = 1 << 19
-MS_SHARED = 1 << 20
 
 PROPAGATION = {
     prefix + word: flag | recursive
