@@ -43,6 +43,7 @@ def findings(
     return (
         *_state(run, trials, killed=killed),
         *_acceleration(accelerators),
+        *_networks(run),
         *_few_blocks(run, kept),
         *_failures(run, trials),
         *_varying(kept, cells),
@@ -79,6 +80,19 @@ def _acceleration(accelerators: Mapping[str, str]) -> Iterator[Finding]:
             "mixed-accelerator",
             f"{', '.join(mixed)}: trials ran with different accelerators; their median means nothing",
             "name one in the scenario: accel: kvm, or accel: tcg",
+        )
+
+
+def _networks(run: RunRecord) -> Iterator[Finding]:
+    """Without a bridge nothing is compared over a network: what each backend has by default is told by its docs."""
+    networks = {name: arm.get("network") for name, arm in run.arms.items()}
+    kinds = {name: str(known.get("kind")) for name, known in networks.items() if isinstance(known, dict)}
+    if "bridge" in kinds.values() and len(set(kinds.values())) > 1:
+        yield Finding(
+            "networks-differ",
+            f"{', '.join(f'{name}: {kind}' for name, kind in kinds.items())}: the runtimes have unlike networks, and "
+            "setting one up is part of a start: their starts, memory and requests do not compare like with like",
+            "network: bridge at the top of the scenario gives all of them the same",
         )
 
 

@@ -194,6 +194,22 @@ def test_unknown_noise_and_mixed_accelerators_are_told():
     assert any("heat: 1 of 33" in found.message and found.remedy for found in report.findings)
 
 
+def with_networks(**kinds):
+    run = example_run()
+    return replace(run, arms={name: {**run.arms[name], "network": {"kind": kind}} for name, kind in kinds.items()})
+
+
+def test_unlike_networks_are_told_where_one_is_a_bridge():
+    report = analyse(with_networks(process="host", container="bridge", vm="bridge"), TRIALS)
+    assert "process: host, container: bridge, vm: bridge: the runtimes" in finding(report, "networks-differ").message
+
+
+@pytest.mark.parametrize("kinds", [("bridge", "bridge", "bridge"), ("host", "none", "none")])
+def test_like_networks_and_those_that_each_backend_has_by_itself_are_not(kinds):
+    run = with_networks(**dict(zip(("process", "container", "vm"), kinds, strict=True)))
+    assert "networks-differ" not in codes(analyse(run, TRIALS))
+
+
 def test_a_run_that_was_interrupted_says_so():
     run = example_run(status="interrupted", stop_reason="by the user", warnings=("cache: cold is not supported",))
     report = analyse(run, TRIALS, [Finding("torn", "half a line")])

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import secrets
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,3 +165,88 @@ def test_the_hosts_network_is_refused(tree: RootTree, context: RunContext) -> No
 def test_a_bridge_is_refused_where_a_daemon_starts_the_guest(tree: RootTree, context: RunContext) -> None:
     with pytest.raises(CapabilityError, match="network: bridge: a libvirt daemon is in the host's network namespace"):
         prepare(tree, context, "bridge", uri="qemu:///system")
+
+
+# -- a whole run, and one that is interrupted or killed --------------------------------------------------------------
+
+SCENARIO = """\
+schema: harness.scenario/1
+name: bridged
+image: {name: busybox}
+workload: {kind: http, argv: [/bin/busybox, httpd, -f, -p, "8080", -h, /etc], port: 8080, ready: {http: /passwd}}
+limits: {cpus: 1, memory: 192MiB, pids: 64}
+network: bridge
+runtimes:
+  vm: {backend: libvirt, accel: tcg}
+control: vm
+trials: {blocks: {min: BLOCKS, max: BLOCKS}, warmup: 0, seed: 7}
+metrics: [startup]
+"""
+
+
+@pytest.fixture
+def ground(tree: RootTree, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory in which runs are made, with a short path: it holds sockets."""
+    with tempfile.TemporaryDirectory(prefix="hn") as place:
+        monkeypatch.setenv("HARNESS_RUNTIME", f"{place}/r")
+        yield Path(place)
+
+
+def harness(ground: Path, *argv: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "harness", *argv]
+    return subprocess.Popen(command, cwd=ground, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def start_run(ground: Path, blocks: int) -> subprocess.Popen[str]:
+    (ground / "scenario.yaml").write_text(SCENARIO.replace("BLOCKS", str(blocks)))
+    return harness(ground, "run", "scenario.yaml")
+
+
+def token_of(ground: Path, run: subprocess.Popen[str]) -> str:
+    """Return the token of a run when its guest is there; the harness and libvirt's helpers are inside for a moment."""
+    until_s = time.monotonic() + 60
+    while time.monotonic() < until_s and run.poll() is None:
+        for path in (ground / "r").glob("*/owner.json"):
+            pids = netns.holders().get(path.parent.name, set())
+            if {Path(f"/proc/{pid}/comm").read_text()[:11] for pid in pids} == {"qemu-system"}:
+                return path.parent.name
+        time.sleep(0.05)
+    run.kill()
+    raise AssertionError(f"no guest in the network of a run: {run.communicate()[0]}")
+
+
+def test_a_run_records_its_network_and_leaves_nothing(ground: Path) -> None:
+    before = host_network()
+    with start_run(ground, 1) as run:
+        output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    (record,) = (ground / "results").glob("*/run.json")
+    assert json.loads(record.read_text())["arms"]["vm"]["network"]["kind"] == "bridge"
+    assert "networks-differ" not in output
+    assert host_network() == before
+
+
+def test_ctrl_c_leaves_nothing(ground: Path) -> None:
+    with start_run(ground, 50) as run:
+        token = token_of(ground, run)
+        run.send_signal(signal.SIGINT)
+        output, _ = run.communicate(timeout=120)
+    assert run.returncode == 130, output
+    assert token not in netns.holders()
+    assert not (ground / "r" / token).exists()
+
+
+def test_what_kill_9_leaves_is_one_guest_that_clean_finds_and_the_network_goes_with_it(ground: Path) -> None:
+    with start_run(ground, 50) as run:
+        token = token_of(ground, run)
+        run.kill()
+        run.communicate(timeout=60)
+    (pid,) = netns.holders()[token]
+    with harness(ground, "clean") as clean:
+        output, _ = clean.communicate(timeout=60)
+    assert clean.returncode == 0, output
+    assert len(re.findall(rf"pid {pid}\b", output)) == 1  # whichever backend finds it first tells of it
+    until_s = time.monotonic() + 5
+    while token in netns.holders() and time.monotonic() < until_s:
+        time.sleep(0.05)
+    assert token not in netns.holders()
