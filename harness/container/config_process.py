@@ -113,25 +113,25 @@ def _io_priority(process: Fields) -> tuple[int, int] | None:
 
 
 def _scheduler(process: Fields) -> Mapping[str, int] | None:
-    """Return the fields of struct sched_attr (sched_setattr(2)) but its size."""
+    """Return the fields of struct sched_attr (sched_setattr(2)), without its `sched_`."""
     if not process.has("scheduler"):
         return None
     fields = process.fields("scheduler")
     policy = fields.choice("policy", _POLICIES)
     attributes = {
-        "sched_policy": policy,
-        "sched_flags": sum(set(fields.words("flags", _SCHEDULER_FLAGS))),
-        "sched_nice": fields.number("nice", -20, 19) or 0,
-        "sched_priority": fields.number("priority", 0, 99) or 0,
-        "sched_runtime": fields.number("runtime", 0, INT64) or 0,
-        "sched_deadline": fields.number("deadline", 0, INT64) or 0,
-        "sched_period": fields.number("period", 0, INT64) or 0,
+        "policy": policy,
+        "flags": sum(set(fields.words("flags", _SCHEDULER_FLAGS))),
+        "nice": fields.number("nice", -20, 19) or 0,
+        "priority": fields.number("priority", 0, 99) or 0,
+        "runtime": fields.number("runtime", 0, INT64) or 0,
+        "deadline": fields.number("deadline", 0, INT64) or 0,
+        "period": fields.number("period", 0, INT64) or 0,
     }
     real_time = policy in {_POLICIES[name] for name in _REAL_TIME}
-    if real_time != (attributes["sched_priority"] > 0):
+    if real_time != (attributes["priority"] > 0):
         fields.fail("priority", f"from 1 to 99 with {' and '.join(_REAL_TIME)}, 0 with the others")
     for key in ("runtime", "deadline", "period"):
-        if attributes[f"sched_{key}"] and policy != _POLICIES["SCHED_DEADLINE"]:
+        if attributes[key] and policy != _POLICIES["SCHED_DEADLINE"]:
             fields.fail(key, "is of SCHED_DEADLINE alone")
     return attributes
 

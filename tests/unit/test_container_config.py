@@ -263,8 +263,8 @@ def test_process() -> None:
         console_size=(25, 80),
         io_priority=(2, 4),
         scheduler={
-            "sched_policy": 1, "sched_flags": 1, "sched_nice": 0, "sched_priority": 10, "sched_runtime": 0,
-            "sched_deadline": 0, "sched_period": 0,
+            "policy": 1, "flags": 1, "nice": 0, "priority": 10, "runtime": 0,
+            "deadline": 0, "period": 0,
         },
     )  # fmt: skip
 
