@@ -20,7 +20,7 @@ _CTL_OPTIMIZE = 8  # SCMP_FLTATR_CTL_OPTIMIZE, libseccomp 2.5.0
 _UNKNOWN_NAME = -1  # __NR_SCMP_ERROR
 
 BINARY_TREE = 2
-"""SCMP_FLTATR_CTL_OPTIMIZE: look the call up in a tree, not in a list: some 12 instructions a call instead of 300."""
+"""SCMP_FLTATR_CTL_OPTIMIZE: look the call up in a tree, not in a list: attached in two fifths of the time."""
 
 
 class Condition(NamedTuple):
@@ -133,7 +133,10 @@ class Context:
         return True
 
     def add_rule(self, name: str, action: int, conditions: Sequence[Condition]) -> bool:
-        """Add a rule on each architecture that has the call; return False where the library does not know its name."""
+        """Add a rule on each architecture that has the call; return False where the library does not know its name.
+
+        Raises: ContainerError, EEXIST for one that says something else than an earlier one on the same call.
+        """
         number = self._library.seccomp_syscall_resolve_name(name.encode())
         if number == _UNKNOWN_NAME:
             return False

@@ -7,6 +7,7 @@ on disk; a container that starts from the cache loads no library.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +19,8 @@ from harness.container.errors import ContainerError
 INSTRUCTION_BYTES = 8  # struct sock_filter
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS, include/uapi/linux/bpf_common.h
 
-_EPERM = 1
 _MAX_ERRNO = 4095  # include/linux/err.h; a filter's greater value becomes this one (seccomp(2))
-_RECIPE = 1
+_RECIPE = 2
 """Part of a cached filter's key: raise it when the same profile is to become another program."""
 
 # SECCOMP_RET_*, include/uapi/linux/seccomp.h. SCMP_ACT_KILL is the thread alone (seccomp_init(3)).
@@ -129,17 +129,17 @@ def _word(words: Mapping[str, int], word: str, field: str) -> int:
         raise _refuse(field, f"{word!r}: unknown; known: {', '.join(words)}") from None
 
 
-def _action(name: str, errno: int | None, field: str, errno_field: str) -> int:
+def _action(name: str, returns: int | None, field: str, errno_field: str) -> int:
     """Return the number of an action, its errno included."""
     number = _word(_ACTIONS, name, field)
     if name not in _WITH_ERRNO:
-        if errno is not None:
-            raise _refuse(errno_field, f"{errno}: {name} returns no errno")
+        if returns is not None:
+            raise _refuse(errno_field, f"{returns}: {name} returns no errno")
         return number
-    errno = _EPERM if errno is None else errno
-    if not 0 <= errno <= _WITH_ERRNO[name]:
-        raise _refuse(errno_field, f"{errno}: not from 0 to {_WITH_ERRNO[name]}")
-    return number | errno
+    value = errno.EPERM if returns is None else returns
+    if not 0 <= value <= _WITH_ERRNO[name]:
+        raise _refuse(errno_field, f"{value}: not from 0 to {_WITH_ERRNO[name]}")
+    return number | value
 
 
 def _condition(arg: Arg, field: str) -> libseccomp.Condition:
@@ -158,11 +158,18 @@ def _check_notify(rule: Rule, field: str) -> None:
         raise _refuse(f"{field}.action", "SCMP_ACT_NOTIFY: not for write")
 
 
-def compile_filter(profile: Profile, optimisation: int = libseccomp.BINARY_TREE) -> Filter:
-    """Return the filter of a profile, by libseccomp at this level of optimisation.
+def compile_filter(profile: Profile) -> Filter:
+    """Return the filter of a profile: libseccomp's, in as few instructions as are known to do the same.
 
     Raises: ContainerError naming the field that is wrong, or where there is no libseccomp.
     """
+    from harness.container.seccomp_tree import shorten  # noqa: PLC0415 - not needed where the cache has it
+
+    made = _made_by_libseccomp(profile)
+    return made._replace(program=shorten(made.program))
+
+
+def _made_by_libseccomp(profile: Profile, optimisation: int = libseccomp.BINARY_TREE) -> Filter:
     default = _action(profile.default_action, profile.default_errno, "defaultAction", "defaultErrnoRet")
     if profile.default_action == "SCMP_ACT_NOTIFY":
         raise _refuse("defaultAction", "SCMP_ACT_NOTIFY: the start of the container would wait for its listener")
@@ -199,8 +206,12 @@ def _add(context: libseccomp.Context, rule: Rule, field: str, default: int) -> l
     alternatives = [[condition] for condition in conditions] if several else [conditions]
     unknown = []
     for name in rule.names:
-        if not all(context.add_rule(name, action, alternative) for alternative in alternatives):
-            unknown.append(name)
+        try:
+            if not all(context.add_rule(name, action, alternative) for alternative in alternatives):
+                unknown.append(name)
+        except ContainerError as error:
+            why = ": an earlier rule says otherwise" if error.errno == errno.EEXIST else ""
+            raise ContainerError("seccomp", error.errno, f"linux.seccomp.{field}: {name}{why}") from error
     return unknown
 
 
