@@ -103,6 +103,17 @@ def _bridge() -> str | None:
     return None
 
 
+def _conformance() -> str | None:
+    from tests.conformance.build import is_built
+    from tests.conformance.run import find_runtime
+
+    ours = str(Path(__file__).parents[1] / ".venv" / "bin" / "harness-oci")
+    missing = [name for name in ("runc", "crun", ours) if find_runtime(name) is None]
+    if missing:
+        return f"no {', '.join(missing)}"
+    return None if is_built() else "the validation suites are not built (scripts/conformance --build)"
+
+
 CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "overlayfs": _overlayfs,
@@ -115,6 +126,7 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "libvirtd": functools.partial(_program, "libvirtd"),
     "crun": functools.partial(_program, "crun"),
     "kvm": _kvm,
+    "conformance": _conformance,
 }
 
 

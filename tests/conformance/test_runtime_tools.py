@@ -1,0 +1,23 @@
+"""Where runc or crun passes a validation program of the OCI runtime suite on this machine, ours passes it too."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.needs("root", "conformance"), pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("suite", ["runtime-tools", "crun"])
+def test_ours_passes_wherever_a_peer_does(suite):
+    argv = [ROOT / "scripts" / "conformance", "--suite", suite, "--json", "--no-install"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    document = json.loads(done.stdout)
+    results = document["results"][suite]
+    assert {"runc", "crun", "harness-oci"} <= set(document["runtimes"])
+    assert sum(words["crun"]["word"] == "pass" for words in results.values() if "crun" in words) > 30
+    behind = {test: results[test].get("harness-oci", {}).get("reason", "absent") for _, test in document["behind"]}
+    assert behind == {}
