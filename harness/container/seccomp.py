@@ -152,6 +152,11 @@ def _condition(arg: Arg, field: str) -> libseccomp.Condition:
     return libseccomp.Condition(arg.index, operator, arg.value, arg.value_two)
 
 
+def _is_name(name: str) -> bool:
+    """Whether a text could be a name: in C it ends at a NUL, and the cache's lists of names have blanks between them."""
+    return name.isascii() and name.isprintable() and bool(name) and " " not in name
+
+
 def _check_notify(rule: Rule, field: str) -> None:
     """A container whose write(2) waits for the listener cannot tell it so: runc refuses it for the same reason."""
     if rule.action == "SCMP_ACT_NOTIFY" and "write" in rule.names:
@@ -198,8 +203,8 @@ def _add(context: libseccomp.Context, rule: Rule, field: str, default: int) -> l
     action = _action(rule.action, rule.errno, f"{field}.action", f"{field}.errnoRet")
     _check_notify(rule, field)
     conditions = [_condition(arg, f"{field}.args[{index}]") for index, arg in enumerate(rule.args)]
-    if not rule.names or any(not name or "\0" in name for name in rule.names):
-        raise _refuse(f"{field}.names", "at least one name is needed, and each without a NUL byte")
+    if not rule.names or not all(map(_is_name, rule.names)):
+        raise _refuse(f"{field}.names", "at least one is needed, and each of visible ASCII characters")
     if action == default:  # libseccomp refuses it, and nothing would change
         return []
     several = len({condition.argument for condition in conditions}) < len(conditions)

@@ -346,6 +346,10 @@ def test_unknown_names_are_left_out_and_told() -> None:
         (_one("SCMP_ACT_ALLOW", None, Arg(0, 1, 1 << 64)), "linux.seccomp.syscalls[0].args[0].valueTwo: 1844"),
         (Profile("SCMP_ACT_ALLOW", rules=(Rule((), "SCMP_ACT_LOG"),)), "linux.seccomp.syscalls[0].names: "),
         (_one(name="read\0x"), "linux.seccomp.syscalls[0].names: "),
+        (_one(name=""), "linux.seccomp.syscalls[0].names: "),
+        (_one(name="no call"), "linux.seccomp.syscalls[0].names: "),
+        (_one(name="no\ncall"), "linux.seccomp.syscalls[0].names: "),
+        (_one(name="\udc80"), "linux.seccomp.syscalls[0].names: "),
     ],
     ids=lambda value: value.split(" ")[0].removeprefix("linux.seccomp.") if isinstance(value, str) else "",
 )
