@@ -153,7 +153,7 @@ def _condition(arg: Arg, field: str) -> libseccomp.Condition:
 
 
 def _is_name(name: str) -> bool:
-    """Whether a text could be a name: in C it ends at a NUL, and the cache's lists of names have blanks between them."""
+    """Whether a text could be a name: in C it ends at a NUL, and the cache has blanks between names."""
     return name.isascii() and name.isprintable() and bool(name) and " " not in name
 
 
