@@ -102,6 +102,11 @@ class Instance(Protocol):
         ...
 
     @property
+    def address(self) -> str | None:
+        """Its IPv4 address on the run's bridge; None where it has another network."""
+        ...
+
+    @property
     def marks(self) -> Sequence[Mark]: ...
     def pids(self) -> tuple[int, ...]:
         """Return the host pids of the instance: its processes, or the VMM with its helpers."""

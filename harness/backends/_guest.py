@@ -138,6 +138,10 @@ class Guest:
         return self.spec.memory_bytes
 
     @property
+    def address(self) -> str | None:
+        return str(self.place.address) if self.place is not None else None
+
+    @property
     def marks(self) -> Sequence[Mark]:
         return self.session.marks
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_memfd, encode_spec, sealed_memfd
 from harness.agent.session import AgentSession
-from harness.backends import _metering
+from harness.backends import _metering, _network
 from harness.container import cgroups, launcher, mountinfo, plan, syscalls
 from harness.container.cgroups import Group
 from harness.container.errors import ContainerError
@@ -158,6 +158,7 @@ class LocalInstance:
         self._container = container
         self._on_deleted = on_deleted
         self._stopped = False
+        self.address: str | None = None
 
     @property
     def marks(self) -> Sequence[Mark]:
@@ -289,16 +290,16 @@ def _need_cgroups() -> Capability:
 
 
 def tokens() -> set[str]:
-    """Return the tokens of all runs of which a cgroup or a mount is here."""
+    """Return the tokens of all runs of which a cgroup, a mount or a process in their network is here."""
     groups = cgroups.list_groups(cgroups.detect(), "harness-")
-    found = {match[1] for name in groups if (match := _GROUP.fullmatch(name))}
+    found = {match[1] for name in groups if (match := _GROUP.fullmatch(name))} | _network.tokens()
     base = str(runtime_dir())
     return found | {Path(point).relative_to(base).parts[0] for point in mountinfo.below(base) if point != base}
 
 
 def reap(token: str, *, dry_run: bool) -> Sequence[str]:
     """End the processes of a dead run and remove its groups and mounts; return one line for each thing found."""
-    lines = _metering.reap(token, dry_run=dry_run)
+    lines = [*_metering.reap(token, dry_run=dry_run), *_network.reap(token, dry_run=dry_run)]
     for point in mountinfo.below(str(runtime_dir() / token)):
         lines.append(f"mount: {point}")
         if not dry_run:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import CapabilityError
@@ -75,6 +76,43 @@ def vhost_missing(accelerator: str | None) -> str:
     except OSError as error:
         return f"{_VHOST}: {error.strerror}"
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The network of one container or process: the namespace to join, None where there is nothing to join."""
+
+    path: str | None = None
+    address: str | None = None
+    close: Callable[[], None] = field(default=lambda: None, repr=False)
+
+
+class Places:
+    """The places of an arm's containers or processes; those of the kinds `joined` are namespaces that `take` makes.
+
+    Raises: CapabilityError where a bridge cannot be made.
+    """
+
+    def __init__(self, kind: NetworkKind, token: str, joined: Sequence[NetworkKind]) -> None:
+        self.kind = kind
+        self._token = token
+        self._joined = joined
+        self._network = acquire(token) if kind == "bridge" else None
+
+    def take(self) -> Place:
+        """Return a new place, made before any clock runs. Raises: BackendError."""
+        if self.kind not in self._joined:
+            return Place()
+        if self._network is None:
+            namespace = netns.isolated()
+            return Place(namespace.path, None, namespace.close)
+        attached = self._network.attach_namespace()
+        return Place(attached.namespace.path, str(attached.address), attached.close)
+
+    def close(self) -> None:
+        if self._network is not None:
+            self._network = None
+            release(self._token)
 
 
 # -- what a dead run left --------------------------------------------------------------------------------------------

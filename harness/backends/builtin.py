@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _local
+from harness.backends import _local, _network
 from harness.container import defaults, launcher, plan, seccomp, seccomp_default
 from harness.container.errors import ContainerError
-from harness.container.spec import Capabilities, ContainerSpec, Overlay, Process, Seccomp
+from harness.container.spec import Capabilities, ContainerSpec, Namespace, Overlay, Process, Seccomp
 from harness.errors import CapabilityError
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
+from harness.model.spec import NetworkKind
+
+DEFAULT_NETWORK: NetworkKind = "none"
+_NO_PATH_YET = "/proc/HARNESS/fd/NETWORK"  # a plan for people to read: every container of a bridge joins its own
 
 
 class Options(BaseModel):
@@ -28,6 +33,17 @@ class Options(BaseModel):
     seccomp: Literal["default", "unconfined"] = "default"
 
 
+def namespaces(network: NetworkKind, path: str) -> tuple[Namespace, ...]:
+    """Return the namespaces of a container; the one at `path` is for `bridge` alone."""
+    others = tuple(namespace for namespace in defaults.NAMESPACES if namespace.kind != "network")
+    own: dict[NetworkKind, tuple[Namespace, ...]] = {
+        "none": (Namespace("network"),),
+        "host": (),
+        "bridge": (Namespace("network", path),),
+    }
+    return (*others, *own[network])
+
+
 def container_spec(spec: ArmSpec, options: Options, workspace: str) -> ContainerSpec:
     """Return the container of an arm: what Docker's containers have, over the arm's tree."""
     tree = str(spec.tree.path)
@@ -38,7 +54,7 @@ def container_spec(spec: ArmSpec, options: Options, workspace: str) -> Container
         process,
         workspace,
         spec.limits.memory_bytes // 2,
-        namespaces=defaults.NAMESPACES,
+        namespaces=namespaces(_network.choose(spec, DEFAULT_NETWORK, {}), _NO_PATH_YET),
         hostname=spec.runtime,
         mounts=defaults.mounts(),
         masked_paths=defaults.MASKED_PATHS,
@@ -47,7 +63,7 @@ def container_spec(spec: ArmSpec, options: Options, workspace: str) -> Container
     )
 
 
-def _steps(spec: ArmSpec, options: Options, kit: _local.Kit) -> tuple[plan.Step, ...]:
+def _container(spec: ArmSpec, options: Options, kit: _local.Kit) -> ContainerSpec:
     container = container_spec(spec, options, str(kit.context.scratch))
     if options.seccomp == "default":
         profile = seccomp_default.default_profile(options.capabilities)
@@ -55,31 +71,53 @@ def _steps(spec: ArmSpec, options: Options, kit: _local.Kit) -> tuple[plan.Step,
         kit.filter(program, f"default, {len(program) // seccomp.INSTRUCTION_BYTES} instructions")
         process = replace(container.process, seccomp=Seccomp(program, seccomp.flags(profile)))
         container = replace(container, process=process)
-    launch = kit.launch(seccomp=options.seccomp == "default", keyring=f"_ses.{kit.parent}")
+    return container
+
+
+def _steps(container: ContainerSpec, kit: _local.Kit) -> tuple[plan.Step, ...]:
+    launch = kit.launch(seccomp=container.process.seccomp is not None, keyring=f"_ses.{kit.parent}")
     return plan.container_steps(container, launch)
 
 
 class BuiltinArm:
-    """A prepared container runtime: one plan, which every launch takes."""
+    """A prepared container runtime: one plan, which every launch takes; each has its own where it joins a network."""
 
     accelerator: str | None = None
 
-    def __init__(self, kit: _local.Kit, steps: Sequence[plan.Step], facts: Mapping[str, Json]) -> None:
+    def __init__(
+        self, kit: _local.Kit, container: ContainerSpec, places: _network.Places, facts: Mapping[str, Json]
+    ) -> None:
         self._kit = kit
-        self._plan = launcher.plan_memfd(steps)
-        self.facts: Mapping[str, Json] = facts
+        self._container = container
+        self._places = places
+        self._plan = launcher.plan_memfd(_steps(container, kit))
+        self.facts: Mapping[str, Json] = {**kit.facts(), **facts}
 
     def launch(self, trial_id: str) -> Instance:
-        requested_ns = time.monotonic_ns()
-        return _local.start(self._kit, self._plan, trial_id, requested_ns, _nothing_else)
+        place = self._places.take()
+        try:
+            steps = self._plan if place.path is None else self._plan_for(place.path)
+            try:
+                requested_ns = time.monotonic_ns()
+                # The container's mounts end with its last process.
+                started = _local.start(self._kit, steps, trial_id, requested_ns, place.close)
+            finally:
+                if steps != self._plan:
+                    os.close(steps)
+        except BaseException:
+            place.close()
+            raise
+        started.address = place.address
+        return started
+
+    def _plan_for(self, network: str) -> int:
+        container = replace(self._container, namespaces=namespaces("bridge", network))
+        return launcher.plan_memfd(_steps(container, self._kit))
 
     def close(self) -> None:
         os.close(self._plan)
+        self._places.close()
         self._kit.close()
-
-
-def _nothing_else() -> None:
-    """The container's mounts ended with its last process."""
 
 
 class BuiltinBackend:
@@ -92,21 +130,26 @@ class BuiltinBackend:
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)
-        kit = _local.Kit(spec, "container", context)
-        try:
-            steps = _steps(spec, options, kit)
-        except ContainerError as error:
-            kit.close()
-            raise CapabilityError(
-                f"{spec.runtime}: {error}", hint=f"known: {', '.join(defaults.CAPABILITIES)}"
-            ) from error
+        kind = _network.choose(spec, DEFAULT_NETWORK, {})
+        with ExitStack() as undo:
+            kit = _local.Kit(spec, "container", context)
+            undo.callback(kit.close)
+            try:
+                container = _container(spec, options, kit)
+                steps = _steps(container, kit)
+            except ContainerError as error:
+                raise CapabilityError(
+                    f"{spec.runtime}: {error}", hint=f"known: {', '.join(defaults.CAPABILITIES)}"
+                ) from error
+            places = _network.Places(kind, context.token, ("bridge",))
+            undo.pop_all()
         facts: dict[str, Json] = {
-            **kit.facts(),
             "capabilities": list(options.capabilities),
             "no_new_privs": options.no_new_privs,
+            "network": _network.facts(kind, "veth"),
             "plan": [str(step) for step in steps],
         }
-        return BuiltinArm(kit, steps, facts)
+        return BuiltinArm(kit, container, places, facts)
 
     def tokens(self) -> set[str]:
         return _local.tokens()

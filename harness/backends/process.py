@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _local
+from harness.backends import _local, _network
 from harness.container import hostroot, launcher, plan
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
 
@@ -29,9 +29,10 @@ class ProcessArm:
 
     accelerator: str | None = None
 
-    def __init__(self, kit: _local.Kit, tree: str, facts: Mapping[str, Json]) -> None:
+    def __init__(self, kit: _local.Kit, tree: str, places: _network.Places, facts: Mapping[str, Json]) -> None:
         self._kit = kit
         self._tree = tree
+        self._places = places
         self.facts: Mapping[str, Json] = facts
 
     def launch(self, trial_id: str) -> Instance:
@@ -40,19 +41,26 @@ class ProcessArm:
             with _local.translated(self._kit.runtime):
                 root = hostroot.mount_root(directory, self._tree, self._kit.memory_bytes // 2)
             undo.callback(hostroot.unmount_root, directory)
-            steps = plan.process_steps(plan.ProcessSpec(root, self._tree), self._kit.launch())
+            place = self._places.take()
+            undo.callback(place.close)
+            steps = plan.process_steps(plan.ProcessSpec(root, self._tree, place.path), self._kit.launch())
             memfd = launcher.plan_memfd(steps)
+
+            def remove() -> None:
+                place.close()
+                hostroot.unmount_root(directory)
+
             try:
                 requested_ns = time.monotonic_ns()
-                started = _local.start(
-                    self._kit, memfd, trial_id, requested_ns, lambda: hostroot.unmount_root(directory)
-                )
+                started = _local.start(self._kit, memfd, trial_id, requested_ns, remove)
             finally:
                 os.close(memfd)
             undo.pop_all()
+        started.address = place.address
         return started
 
     def close(self) -> None:
+        self._places.close()
         self._kit.close()
 
 
@@ -65,8 +73,14 @@ class ProcessBackend:
         return _local.needs()
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
+        kind = _network.choose(spec, "host", {})
         kit = _local.Kit(spec, "process", context)
-        return ProcessArm(kit, str(spec.tree.path), kit.facts())
+        try:
+            places = _network.Places(kind, context.token, ("none", "bridge"))
+        except BaseException:
+            kit.close()
+            raise
+        return ProcessArm(kit, str(spec.tree.path), places, {**kit.facts(), "network": _network.facts(kind, "veth")})
 
     def tokens(self) -> set[str]:
         return _local.tokens()

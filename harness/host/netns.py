@@ -181,6 +181,7 @@ class Attachment:
     port: str
     namespace: Namespace
     _retire: Callable[[Attachment], None] = field(repr=False)
+    _closed: bool = False
 
     @property
     def mac(self) -> str:
@@ -188,7 +189,9 @@ class Attachment:
 
     def close(self) -> None:
         """Say that the instance has gone. Free of cost: what it held is removed before the next is attached."""
-        self._retire(self)
+        if not self._closed:
+            self._closed = True
+            self._retire(self)
 
 
 class RunNetwork:
