@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,16 @@ class Launched:
     fds: dict[str, int] = field(default_factory=dict)
     created: bool = False
     """It waits for `start` and has not executed its program."""
+    steps: Sequence[Step] = ()
+    began_ns: int = 0
+
+    def trace_lines(self) -> list[str]:
+        """Return one line a step: what it took, in µs, and what it was; the first has the launcher's start in it."""
+        lines, before = [], self.began_ns
+        for index, (step, at_ns) in enumerate(zip(self.steps, self.times_ns, strict=False)):
+            lines.append(f"{index:3} {(at_ns - before) / 1e3:9.1f} us  {step}")
+            before = at_ns
+        return lines
 
 
 def sealed_memfd(name: str, content: bytes, *, executable: bool = False) -> int:
@@ -93,12 +104,15 @@ def launch(
 
     Raises: ContainerError with the step that failed; nothing runs then.
     """
+    began_ns = time.monotonic_ns()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
             sources = [*kept, plan, theirs.fileno(), plan if program is None else program, *extra]
             spawned = _spawn(sources, len(kept))
-        return _await(spawned, ours, on_sync)
+        launched = _await(spawned, ours, on_sync)
+    launched.began_ns = began_ns
+    return launched
 
 
 def _spawn(sources: Sequence[int], kept: int) -> int:
@@ -115,6 +129,13 @@ def _spawn(sources: Sequence[int], kept: int) -> int:
         raise ContainerError("launcher", error.errno or 0, PROGRAM) from error
 
 
+def receive(status: socket.socket) -> tuple[str, int | None] | None:
+    """Return the next record of a launcher with the fd that came with it, None when nobody is left to tell more."""
+    data, ancillary, _, _ = status.recvmsg(_RECORD_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    fds = [array.array("i", payload)[0] for _level, kind, payload in ancillary if kind == socket.SCM_RIGHTS]
+    return (data.decode("utf-8", "replace"), fds[0] if fds else None) if data else None
+
+
 class _Conversation:
     """What the launcher told so far."""
 
@@ -129,8 +150,9 @@ class _Conversation:
 
     def run(self) -> None:
         """Listen until nobody is left who could tell more."""
-        while record := self._receive():
-            kind, _, rest = record.partition(" ")
+        while received := receive(self._status):
+            text, fd = received
+            kind, _, rest = text.partition(" ")
             match kind:
                 case "pid":
                     self.pid = int(rest)
@@ -142,16 +164,10 @@ class _Conversation:
                     self.created = True
                 case "sync":
                     self._synchronise(rest)
-                case _:  # `fd`: it came with the record
-                    pass
-
-    def _receive(self) -> str:
-        data, ancillary, _, _ = self._status.recvmsg(_RECORD_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
-        text = data.decode("utf-8", "replace")
-        for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                self.fds[text.partition(" ")[2]] = array.array("i", payload)[0]
-        return text
+                case "fd" if fd is not None:
+                    self.fds[rest] = fd
+                case _:
+                    raise ContainerError("launcher", 0, f"said {text!r}")
 
     def _synchronise(self, name: str) -> None:
         assert self.pid is not None

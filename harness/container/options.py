@@ -151,7 +151,7 @@ def _unquoted(piece: str) -> str:
 
 Word = TypeVar("Word", bound=str)
 
-_WORDS = (
+WORDS = (
     frozenset(_ATTRIBUTES)
     | frozenset(_RECURSIVE)
     | frozenset(PROPAGATION)
@@ -196,4 +196,4 @@ def parse(options: Sequence[str], where: str = "options") -> Options:
 
 def _is_known(option: str) -> bool:
     """Return whether an option is no file system's. `x-` begins a comment for other programs (mount(8))."""
-    return option in _WORDS or option.startswith("x-")
+    return option in WORDS or option.startswith("x-")

@@ -260,7 +260,7 @@ def _identity(spec: ContainerSpec) -> list[Step]:
         steps.append(Step("hostname", (spec.hostname,)))
     if spec.domainname is not None:
         steps.append(Step("domainname", (spec.domainname,)))
-    steps += [Step("sysctl", (name.replace(".", "/"), value)) for name, value in spec.sysctl]
+    steps += [Step("sysctl", (name, value)) for name, value in spec.sysctl]
     return steps
 
 

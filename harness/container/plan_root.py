@@ -169,6 +169,7 @@ def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list
         Step("propagation", (hex(propagation | syscalls.MS_REC),)),
         *root,
         *mounts,
+        *(Step("link", (content, inside(path))) for content, path in spec.links),
         *_device_steps(spec, rootless=rootless),
         *([Step("make-directory", (inside(cwd),))] if (cwd := spec.process.cwd).strip("/.") else []),
         *(Step("readonly", (inside(path),)) for path in spec.readonly_paths),

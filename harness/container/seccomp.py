@@ -24,7 +24,7 @@ _RECIPE = 2
 """Part of a cached filter's key: raise it when the same profile is to become another program."""
 
 # SECCOMP_RET_*, include/uapi/linux/seccomp.h. SCMP_ACT_KILL is the thread alone (seccomp_init(3)).
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -38,7 +38,7 @@ _ACTIONS = {
 _WITH_ERRNO = {"SCMP_ACT_ERRNO": _MAX_ERRNO, "SCMP_ACT_TRACE": 0xFFFF}
 
 # enum scmp_compare, seccomp.h of libseccomp.
-_OPERATORS = {
+OPERATORS = {
     "SCMP_CMP_NE": 1,
     "SCMP_CMP_LT": 2,
     "SCMP_CMP_LE": 3,
@@ -48,7 +48,7 @@ _OPERATORS = {
     "SCMP_CMP_MASKED_EQ": 7,
 }
 
-_ARCHITECTURES = frozenset(
+ARCHITECTURES = frozenset(
     f"SCMP_ARCH_{name}"
     for name in (
         "X86 X86_64 X32 ARM AARCH64 MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE S390 S390X "
@@ -60,7 +60,7 @@ _ARCHITECTURES = frozenset(
 _TSYNC = 1 << 0
 _NEW_LISTENER = 1 << 3
 _WAIT_KILLABLE_RECV = 1 << 5
-_FLAGS = {
+FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": _TSYNC,
     "SECCOMP_FILTER_FLAG_LOG": 1 << 1,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
@@ -131,7 +131,7 @@ def _word(words: Mapping[str, int], word: str, field: str) -> int:
 
 def _action(name: str, returns: int | None, field: str, errno_field: str) -> int:
     """Return the number of an action, its errno included."""
-    number = _word(_ACTIONS, name, field)
+    number = _word(ACTIONS, name, field)
     if name not in _WITH_ERRNO:
         if returns is not None:
             raise _refuse(errno_field, f"{returns}: {name} returns no errno")
@@ -143,7 +143,7 @@ def _action(name: str, returns: int | None, field: str, errno_field: str) -> int
 
 
 def _condition(arg: Arg, field: str) -> libseccomp.Condition:
-    operator = _word(_OPERATORS, arg.op, f"{field}.op")
+    operator = _word(OPERATORS, arg.op, f"{field}.op")
     if not 0 <= arg.index <= 5:
         raise _refuse(f"{field}.index", f"{arg.index}: not from 0 to 5")
     for name, value in (("value", arg.value), ("valueTwo", arg.value_two)):
@@ -168,7 +168,7 @@ def compile_filter(profile: Profile) -> Filter:
 
     Raises: ContainerError naming the field that is wrong, or where there is no libseccomp.
     """
-    from harness.container.seccomp_tree import shorten  # noqa: PLC0415 - not needed where the cache has it
+    from harness.container.seccomp_tree import shorten
 
     made = _made_by_libseccomp(profile)
     return made._replace(program=shorten(made.program))
@@ -182,8 +182,8 @@ def _made_by_libseccomp(profile: Profile, optimisation: int = libseccomp.BINARY_
     with libseccomp.Context(libseccomp.find()[0], default, optimisation) as context:
         for index, name in enumerate(profile.architectures):
             field = f"architectures[{index}]"
-            if name not in _ARCHITECTURES:
-                raise _refuse(field, f"{name!r}: unknown; known: {', '.join(sorted(_ARCHITECTURES))}")
+            if name not in ARCHITECTURES:
+                raise _refuse(field, f"{name!r}: unknown; known: {', '.join(sorted(ARCHITECTURES))}")
             if not context.add_architecture(name.removeprefix("SCMP_ARCH_").lower()):
                 raise _refuse(field, f"{name}: this libseccomp does not know it")
         for index, rule in enumerate(profile.rules):
@@ -238,7 +238,7 @@ def flags(profile: Profile) -> int:
     """
     value = 0
     for index, name in enumerate(profile.flags):
-        value |= _word(_FLAGS, name, f"flags[{index}]")
+        value |= _word(FLAGS, name, f"flags[{index}]")
     if not notifies(profile):
         if value & _WAIT_KILLABLE_RECV:
             raise _refuse("flags", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: no action is SCMP_ACT_NOTIFY")
@@ -286,9 +286,9 @@ def forget() -> None:
 def _digest(data: bytes) -> bytes:
     """Return a BLAKE2b digest: some seven times as fast as SHA-256 without its instructions."""
     try:
-        from _blake2 import blake2b  # noqa: PLC0415 - a part of hashlib, whose whole loads OpenSSL: 0.2 ms, not 3
+        from _blake2 import blake2b
     except ImportError:
-        from hashlib import blake2b  # noqa: PLC0415
+        from hashlib import blake2b
     return blake2b(data, digest_size=_DIGEST_BYTES).digest()
 
 

@@ -193,6 +193,8 @@ class ContainerSpec:
     mounts: tuple[Mount, ...] = ()
     devices: tuple[Device, ...] = ()
     default_devices: bool = True
+    links: tuple[tuple[str, str], ...] = ()
+    """Symbolic links to make once all is mounted: what each holds, and where it is."""
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     root_readonly: bool = False

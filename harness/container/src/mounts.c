@@ -220,6 +220,8 @@ int step_readonly(struct launch *launch, int count, char **args)
 	int target = open_beneath(launch->root, args[0], O_PATH, RESOLVE_IN_ROOT);
 	if (target < 0)
 		return errno == ENOENT || errno == ENOTDIR ? 0 : fail(launch, "/%s", args[0]);
-	int done = bind_over(target, "", AT_RECURSIVE, MOUNT_ATTR_RDONLY, target);
+	int done = change_mount(target, (struct mount_change){.set = MOUNT_ATTR_RDONLY}, true);
+	if (done < 0 && errno == EINVAL) /* not the root of a mount (mount_setattr(2)) */
+		done = bind_over(target, "", AT_RECURSIVE, MOUNT_ATTR_RDONLY, target);
 	return close_saving(target, done < 0 ? fail(launch, "/%s", args[0]) : 0);
 }

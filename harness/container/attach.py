@@ -1,0 +1,99 @@
+"""Another process in a container that runs: `exec`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from harness.container import hooks, launcher, plan
+from harness.container.errors import ContainerError
+from harness.container.launcher import Launched
+from harness.container.oci import Runtime, Streams, check_terminal, compiled, group_of, hand_out, status_of
+from harness.container.spec import CLONE_FLAGS, Process
+from harness.container.state import Record
+
+# Names of /proc/PID/ns; what a process's children get is not asked for.
+_LINKS = {"mnt": "mount", "pid": "pid", "net": "network", "uts": "uts", "ipc": "ipc", "user": "user",
+          "cgroup": "cgroup", "time": "time"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ExecOptions:
+    """How a process is added: although the container is paused, and whether its terminal stays with the caller."""
+
+    ignore_paused: bool = False
+    trace: bool = False
+    proxied: bool = False
+    dies_with_parent: bool = False
+
+
+def namespaces_apart(pid: int) -> int:
+    """Return the CLONE_NEW* flags of the namespaces in which a process is and we are not. Raises ContainerError."""
+    flags = 0
+    try:
+        for link, kind in _LINKS.items():
+            theirs = f"/proc/{pid}/ns/{link}"
+            if os.path.lexists(theirs) and os.readlink(theirs) != os.readlink(f"/proc/self/ns/{link}"):
+                flags |= CLONE_FLAGS[kind]  # type: ignore[index]
+    except OSError as error:
+        raise ContainerError("exec", error.errno or 0, f"namespaces of pid {pid}") from error
+    return flags
+
+
+def base_process(runtime: Runtime, container_id: str) -> Process:
+    """Return the container's own process, on which the options of a command line build. Raises ContainerError."""
+    with runtime.homes.open(container_id) as home:
+        return runtime.loaded(home, home.load()).container.process
+
+
+def execute(
+    runtime: Runtime, container_id: str, process: Process, streams: Streams, options: ExecOptions = ExecOptions()
+) -> Launched:
+    """Start a process in a container; return when it was executed. Its capabilities are the container's if it has none.
+
+    Raises: ContainerError; nothing runs then.
+    """
+    with runtime.homes.open(container_id) as home:
+        record = home.load()
+        status = status_of(record, home)
+        if status not in {"created", "running"} and not (status == "paused" and options.ignore_paused):
+            raise ContainerError("exec", 0, f"{container_id}: cannot exec in a container that is {status}")
+        if not options.proxied:
+            check_terminal(process, streams)
+        loaded = runtime.loaded(home, record)
+        if process.capabilities is None:
+            process = replace(process, capabilities=loaded.container.process.capabilities)
+        process = compiled(process, loaded, runtime.cache_dir)
+        launched = _launch(runtime, record, process, streams, options)
+        hand_out(launched, streams, loaded, hooks.state_document(record, status))
+    return launched
+
+
+def _launch(runtime: Runtime, record: Record, process: Process, streams: Streams, options: ExecOptions) -> Launched:
+    with ExitStack() as stack:
+        group = group_of(record)
+        extra = [*(stack.enter_context(group.join_fds()) if group else ())]
+        if process.seccomp is not None:
+            extra.append(launcher.sealed_memfd("seccomp", process.seccomp.program))
+            stack.callback(os.close, extra[-1])
+        try:
+            extra.append(os.pidfd_open(record.pid))
+        except ProcessLookupError as error:
+            raise ContainerError("exec", error.errno or 0, record.id) from error
+        stack.callback(os.close, extra[-1])
+        how = plan.Launch(
+            3 + streams.preserve_fds,
+            group.joins() if group else plan.Joins(),
+            seccomp=process.seccomp is not None,
+            trace=options.trace,
+            rootless=runtime.rootless,
+            keyring=f"_ses.{record.id}",
+            dies_with_parent=options.dies_with_parent,
+        )
+        steps = plan.exec_steps(process, how, namespaces_apart(record.pid))
+        memfd = launcher.plan_memfd(steps)
+        stack.callback(os.close, memfd)
+        launched = launcher.launch(memfd, range(3 + streams.preserve_fds), extra)
+    launched.steps = steps
+    return launched

@@ -1,0 +1,57 @@
+"""`harness-oci`: the built-in runtime on the command line that OCI engines speak (runc's, with crun's additions)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from harness.container import cli_parser
+from harness.container.errors import ContainerError
+
+EXIT_FAILURE = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0, 1 for what failed, or that of the program for `run` and `exec`."""
+    options = cli_parser.parse(sys.argv[1:] if argv is None else argv)
+    try:
+        if options.systemd_cgroup:
+            raise ContainerError(
+                "--systemd-cgroup", 0, "not supported: this runtime makes cgroups itself (cgroupfs); leave it out"
+            )
+        from harness.container import cli_verbs
+
+        return cli_verbs.run(options)
+    except ContainerError as error:
+        return _fail(options, str(error))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(options: SimpleNamespace, message: str) -> int:
+    print(f"harness-oci: {message}", file=sys.stderr)
+    if options.log:
+        _log(options.log, options.log_format, message)
+    return EXIT_FAILURE
+
+
+def _log(path: str, log_format: str, message: str) -> None:
+    """Append a line in the form in which runc's are read by containerd and conmon."""
+    import json
+    import time
+
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if log_format == "json":
+        line = json.dumps({"level": "error", "msg": message, "time": moment})
+    else:
+        line = f"time={json.dumps(moment)} level=error msg={json.dumps(message)}"
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        print(f"harness-oci: --log {path}: {error.strerror}", file=sys.stderr)

@@ -1,0 +1,61 @@
+"""The process of `exec`: from a file, or the container's own with the changes of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+from harness.container import config
+from harness.container.defaults import CAPABILITIES
+from harness.container.errors import ContainerError
+from harness.container.spec import Capabilities, Process
+
+
+def process(options: SimpleNamespace, base: Callable[[], Process]) -> Process:
+    """Return what shall run. Raises ContainerError for what is missing or makes no sense."""
+    if options.process is not None:
+        given = config.load_process(options.process)
+        return replace(given, terminal=given.terminal or options.tty)
+    if not options.args:
+        raise ContainerError("exec", 0, "a command (or --process FILE) is missing")
+    own = base()
+    uid, gid = _user(options.user) if options.user else (own.uid, own.gid)
+    return replace(
+        own,
+        args=tuple(options.args),
+        env=(*own.env, *options.env),
+        cwd=options.cwd or own.cwd,
+        uid=uid,
+        gid=gid,
+        additional_gids=tuple(options.additional_gids) or own.additional_gids,
+        terminal=options.tty,
+        capabilities=_with(own.capabilities, options.cap),
+        no_new_privs=own.no_new_privs or options.no_new_privs,
+        apparmor_profile=options.apparmor or own.apparmor_profile,
+        selinux_label=options.process_label or own.selinux_label,
+        seccomp=None,
+    )
+
+
+def _user(text: str) -> tuple[int, int]:
+    """Numbers alone: a name would have to be looked up in files of the container, which may be hostile."""
+    uid, colon, gid = text.partition(":")
+    parts = (uid, gid if colon else "0")
+    if not all(part.isascii() and part.isdigit() and int(part) < 1 << 32 for part in parts):
+        raise ContainerError("--user", 0, f"{text}: UID or UID:GID, as numbers")
+    return int(parts[0]), int(parts[1])
+
+
+def _with(sets: Capabilities | None, names: list[str]) -> Capabilities | None:
+    if not names:
+        return sets
+    more = [name.lower().removeprefix("cap_") for name in names]
+    for name in more:
+        if name not in CAPABILITIES:
+            raise ContainerError("--cap", 0, f"{name}: unknown capability")
+    own = sets or Capabilities()
+    bounding, effective, permitted = (
+        tuple(dict.fromkeys((*old, *more))) for old in (own.bounding, own.effective, own.permitted)
+    )
+    return Capabilities(bounding, effective, permitted, own.inheritable, own.ambient)

@@ -1,0 +1,246 @@
+"""What each command of `harness-oci` does: options in, text on stdout, an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+
+from harness.container import cli_parser
+from harness.container.errors import ContainerError
+from harness.container.hooks import state_document
+from harness.container.launcher import Launched
+from harness.container.oci import Runtime, Streams
+
+Options = SimpleNamespace
+
+
+def run(options: Options) -> int:
+    """Run the command that was parsed. Raises ContainerError."""
+    return _VERBS[options.verb](options)
+
+
+def runtime_of(options: Options) -> Runtime:
+    """Return the runtime of `--root`; compiled filters are kept in it, by a name that no id can have."""
+    return Runtime(options.root, cache_dir=os.path.join(os.path.abspath(options.root), ".seccomp"))
+
+
+# -- the life of a container -----------------------------------------------------------------------------------------
+
+
+def _streams(options: Options) -> Streams:
+    return Streams(options.console_socket, options.preserve_fds, options.pid_file)
+
+
+def _created(options: Options, *, proxied: bool = False) -> Launched:
+    if options.no_pivot:
+        raise ContainerError("--no-pivot", 0, "not supported: a process can leave a chroot")
+    runtime = runtime_of(options)
+    how = replace(runtime.options, keyring=not options.no_new_keyring, proxied=proxied, trace=options.trace)
+    launched = runtime.create(options.id, options.bundle, _streams(options), how)
+    if options.trace:
+        _print_trace(launched)
+    return launched
+
+
+def _print_trace(launched: Launched) -> None:
+    """To stderr: the container's own output is on stdout."""
+    for line in launched.trace_lines():
+        print(line, file=sys.stderr)
+
+
+def _create(options: Options) -> int:
+    _created(options)
+    return 0
+
+
+def _start(options: Options) -> int:
+    runtime_of(options).start(options.id)
+    return 0
+
+
+def _run(options: Options) -> int:
+    """As `create` and `start`; in the foreground, stay until it ends, then delete it."""
+    runtime = runtime_of(options)
+    launched = _created(options, proxied=not options.detach and options.console_socket is None)
+    try:
+        runtime.start(options.id)
+    except ContainerError:
+        runtime.delete(options.id, force=True)
+        raise
+    if options.detach:
+        return 0
+    from harness.container import foreground
+
+    code = foreground.wait(launched.pid, launched.fds.get("terminal"))
+    if not options.keep:
+        runtime.delete(options.id, force=True)
+    return code
+
+
+def _state(options: Options) -> int:
+    record, status = runtime_of(options).state(options.id)
+    more = {"rootfs": record.rootfs, "created": record.created, "owner": record.owner}
+    print(json.dumps({**state_document(record, status), **more}, indent=2))
+    return 0
+
+
+def signal_number(word: str) -> int:
+    """Return the number of `9`, `KILL` or `SIGKILL`. Raises ContainerError for what is no signal."""
+    if word.isascii() and word.isdigit() and 0 <= int(word) <= 64:
+        return int(word)
+    name = word.upper()
+    try:
+        return int(signal.Signals[name if name.startswith("SIG") else f"SIG{name}"])
+    except KeyError:
+        raise ContainerError("kill", 0, f"{word}: unknown signal") from None
+
+
+def _kill(options: Options) -> int:
+    runtime_of(options).kill(options.id, signal_number(options.signal), everything=options.all)
+    return 0
+
+
+def _delete(options: Options) -> int:
+    try:
+        runtime_of(options).delete(options.id, force=options.force)
+    except ContainerError as error:
+        if not (options.force and error.step == "container"):  # it is gone: that is what was asked for
+            raise
+    return 0
+
+
+def _pause(options: Options) -> int:
+    runtime_of(options).pause(options.id)
+    return 0
+
+
+def _resume(options: Options) -> int:
+    runtime_of(options).resume(options.id)
+    return 0
+
+
+# -- exec ------------------------------------------------------------------------------------------------------------
+
+
+def _exec(options: Options) -> int:
+    from harness.container import attach, cli_exec, foreground
+
+    runtime = runtime_of(options)
+    process = cli_exec.process(options, lambda: attach.base_process(runtime, options.id))
+    attached = not options.detach and options.console_socket is None
+    how = attach.ExecOptions(options.ignore_paused, options.trace, proxied=attached)
+    launched = attach.execute(runtime, options.id, process, _streams(options), how)
+    if options.trace:
+        _print_trace(launched)
+    return 0 if options.detach else foreground.wait(launched.pid, launched.fds.get("terminal"))
+
+
+# -- what there is ---------------------------------------------------------------------------------------------------
+
+
+def _entries(options: Options) -> list[dict[str, object]]:
+    entries = []
+    runtime = runtime_of(options)
+    for container_id in runtime.homes.ids():
+        try:
+            record, status = runtime.state(container_id)
+        except ContainerError:  # it went away meanwhile, or its runtime was killed before it said anything
+            continue
+        more = {"rootfs": record.rootfs, "created": record.created, "owner": record.owner}
+        entries.append({**state_document(record, status), "pid": record.pid if status != "stopped" else 0, **more})
+    return entries
+
+
+def _list(options: Options) -> int:
+    if options.quiet:
+        print("".join(f"{container_id}\n" for container_id in runtime_of(options).homes.ids()), end="")
+        return 0
+    entries = _entries(options)
+    if options.format == "json":
+        print(json.dumps(entries))
+        return 0
+    columns = ("id", "pid", "status", "bundle", "created", "owner")
+    rows = [tuple(column.upper() for column in columns), *(tuple(str(row[key]) for key in columns) for row in entries)]
+    widths = [max(len(row[i]) for row in rows) + 3 for i in range(len(columns))]
+    for row in rows:
+        print("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _ps(options: Options) -> int:
+    runtime = runtime_of(options)
+    record, _ = runtime.state(options.id)
+    pids = runtime.group(record, "ps").pids()
+    if options.format == "json":
+        print(json.dumps(list(pids)))
+        return 0
+    import subprocess
+
+    shown = subprocess.run(["ps", *(options.args or ["-ef"])], capture_output=True, text=True, check=False)
+    if shown.returncode:
+        raise ContainerError("ps", 0, shown.stderr.strip())
+    head, *lines = shown.stdout.splitlines()
+    column = head.split().index("PID")
+    print(head)
+    for line in lines:
+        if int(line.split()[column]) in pids:
+            print(line)
+    return 0
+
+
+def _events(options: Options) -> int:
+    import time
+
+    from harness.container import cli_stats
+
+    runtime = runtime_of(options)
+    while True:
+        record, status = runtime.state(options.id)
+        if status == "stopped":
+            if options.stats:
+                raise ContainerError("events", 0, f"{options.id}: container is stopped")
+            return 0
+        stats = cli_stats.document(runtime.group(record, "events").stats())
+        print(json.dumps({"type": "stats", "id": options.id, "data": stats}), flush=True)
+        if options.stats:
+            return 0
+        time.sleep(cli_stats.duration_s(options.interval))
+
+
+def _update(options: Options) -> int:
+    from harness.container import cli_update
+
+    runtime_of(options).update(options.id, cli_update.resources(options))
+    return 0
+
+
+def _features(_options: Options) -> int:
+    from harness.container import features
+
+    print(json.dumps(features.document(), indent=2))
+    return 0
+
+
+def _spec(options: Options) -> int:
+    from harness.container import config_example
+
+    path = os.path.join(options.bundle, "config.json")
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            json.dump(config_example.example(rootless=options.without_root), file, indent=2)
+    except OSError as error:
+        raise ContainerError("spec", error.errno or 0, path) from error
+    return 0
+
+
+_VERBS: Mapping[str, Callable[[Options], int]] = {
+    "create": _create, "start": _start, "state": _state, "kill": _kill, "delete": _delete, "run": _run, "exec": _exec,
+    "list": _list, "ps": _ps, "pause": _pause, "resume": _resume, "update": _update, "events": _events,
+    "features": _features, "spec": _spec,
+}  # fmt: skip
+assert set(_VERBS) == {name for name, _, _ in cli_parser.VERBS}
