@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import secrets
@@ -216,12 +217,11 @@ def test_creation_that_fails_leaves_nothing(layout: Layout, group: Group) -> Non
     assert not any(Path(directory).parent.exists() for directory in group.directories)
 
 
-def test_missing_controller_fails_before_anything_is_made(layout: Layout, group: Group) -> None:
-    if layout.of("rdma") is not None:
-        pytest.skip("this host has rdma")
-    limits = Resources(rdma={"mlx5_0": RdmaLimit(1)})
+def test_missing_controller_fails_before_anything_is_made(layout: Layout, path: str) -> None:
+    trees = (dataclasses.replace(tree, controllers=tree.controllers - {"rdma"}) for tree in layout.hierarchies)
+    group = Group.at(Layout(tuple(trees)), path)
     with pytest.raises(ContainerError, match="rdma: mlx5_0: this host has no rdma controller"):
-        group.create(limits, parents=True)
+        group.create(Resources(rdma={"mlx5_0": RdmaLimit(1)}), parents=True)
     assert not any(Path(directory).parent.exists() for directory in group.directories)
 
 
@@ -372,11 +372,27 @@ def test_block_device_is_throttled(layout: Layout, group: Group) -> None:
     if disk is None:
         pytest.skip("no block device here")
     major, minor = map(int, (disk / "dev").read_text().split(":"))
-    group.create(Resources(block_io=BlockIo(weight=300, read_bytes=(Throttle(major, minor, MIB),))), parents=True)
+    group.create(Resources(block_io=BlockIo(read_bytes=(Throttle(major, minor, MIB),))), parents=True)
     controller = "blkio" if layout.of("blkio") else "io"
     text = file_of(group, layout, controller, "blkio.throttle.read_bps_device", "io.max")
     assert f"{major}:{minor} " in text
     assert str(MIB) in text
+
+
+def test_weight_is_set_or_the_kernel_has_no_scheduler_that_knows_weights(layout: Layout, group: Group) -> None:
+    tree = layout.of("blkio") or layout.of("io")
+    if tree is None:
+        pytest.skip("no blkio or io controller here")
+    group.create(None, parents=True)
+    names = ("blkio.bfq.weight", "blkio.weight", "io.bfq.weight", "io.weight")
+    files = [file for name in names if (file := Path(f"{tree.path}/{group.name}/{name}")).exists()]
+    weighted = Resources(block_io=BlockIo(weight=300))
+    if files:
+        group.update(weighted)
+        assert files[0].read_text().split()[-1] in {"300", "2930"}
+    else:
+        with pytest.raises(ContainerError, match=r"blockIO\.weight: .*No such file"):
+            group.update(weighted)
 
 
 # -- devices ---------------------------------------------------------------------------------------------------------
@@ -484,6 +500,7 @@ def test_freeze_stops_and_thaw_lets_run(group: Group) -> None:
         assert not group.is_frozen()
         group.freeze(deadline())
         assert group.is_frozen()
+        time.sleep(0.1)  # its last time slice is counted when it is off the CPU
         used_ns = cpu_ns(child.pid)
         time.sleep(0.3)
         assert cpu_ns(child.pid) == used_ns
@@ -507,7 +524,7 @@ def make_below(group: Group) -> list[Path]:
         for level in (directory.parent, directory):
             for file in ("cpuset.cpus", "cpuset.mems"):
                 above = level.parent / file
-                if above.exists() and not (level / file).read_text().strip():
+                if (level / file).exists() and not (level / file).read_text().strip():
                     (level / file).write_text(above.read_text())
     return below
 
