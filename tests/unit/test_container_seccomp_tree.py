@@ -84,7 +84,7 @@ args = st.builds(
     index=st.integers(0, 1),
     value=st.sampled_from([0, 1, 2, 40, 0x10000000, 0xFFFFFFFF, 1 << 32 | 40]),
     value_two=st.sampled_from([0, 40]),
-    op=st.sampled_from(sorted(seccomp._OPERATORS)),
+    op=st.sampled_from(sorted(seccomp.OPERATORS)),
 )
 actions = st.sampled_from(
     [("SCMP_ACT_ERRNO", 38), ("SCMP_ACT_ERRNO", 5), ("SCMP_ACT_LOG", None), ("SCMP_ACT_KILL", None)]
