@@ -107,14 +107,17 @@ def _available(root: str) -> frozenset[str]:
     return frozenset((cgroupfs.read(f"{root}/cgroup.controllers") or "").split())
 
 
-def own_path(hierarchy: Hierarchy) -> str:
-    """Return where the calling thread is in a hierarchy: a path below its root, empty for the root itself."""
-    for line in (cgroupfs.read("/proc/thread-self/cgroup") or "").splitlines():
+def own_path(hierarchy: Hierarchy, who: int | str = "thread-self") -> str:
+    """Return where a process (the calling thread) is in a hierarchy: a path below its root, empty for the root itself.
+
+    Raises ContainerError for a hierarchy, or a process, that is not there.
+    """
+    for line in (cgroupfs.read(f"/proc/{who}/cgroup") or "").splitlines():
         _, names, path = line.split(":", 2)
         controllers = frozenset(names.split(",")) & _KNOWN_V1
         if controllers == hierarchy.controllers if hierarchy.version == 1 else not names:
             return path.rstrip("/")
-    raise ContainerError("cgroup", 0, f"{hierarchy.path}: /proc/thread-self/cgroup does not name it")
+    raise ContainerError("cgroup", 0, f"{hierarchy.path}: /proc/{who}/cgroup does not name it")
 
 
 def checked_name(path: str) -> str:

@@ -155,6 +155,18 @@ class Group:
         group._set_up(layout, name, trees, directories)
         return group
 
+    def beside(self, pid: int) -> Group:
+        """Return the group that one of its processes is in, itself or one below: where another one may join.
+
+        A container that made groups of v2 below its own and moved into one can take no process in its own any more
+        (EBUSY). Where the process is elsewhere, the group itself is taken. Raises ContainerError.
+        """
+        directories = []
+        for tree, directory in zip(self.trees, self.directories, strict=True):
+            there = f"{tree.path}{own_path(tree, pid)}"
+            directories.append(there if there.startswith(f"{directory}/") else directory)
+        return self._with(self._layout, self.trees, tuple(directories))
+
     def _at(self, controller: str) -> str:
         directory = self._directory(controller)
         if directory is None:
@@ -308,7 +320,7 @@ class Group:
 
     def stats(self) -> Stats:
         """Return the counters of the group and of all below it."""
-        from harness.container import cgroup_stats  # noqa: PLC0415 - never on the timed path
+        from harness.container import cgroup_stats
 
         def place(controller: str) -> tuple[str, int] | None:
             tree, directory = self._layout.of(controller), self._directory(controller)

@@ -556,6 +556,21 @@ def test_kill_ends_processes_that_keep_forking_in_groups_below(layout: Layout, g
     assert not any(Path(directory).exists() for directory in group.made)
 
 
+def test_another_process_joins_beside_one_that_moved_below(layout: Layout, group: Group) -> None:
+    """As a container with an init system does: on v2 its own group then takes no process any more."""
+    group.create(None, parents=True)
+    with inside(group, SLEEP) as init:
+        assert group.beside(init.pid).directories == group.directories
+        below = [directory.parent for directory in make_below(group)]
+        for directory in below:
+            (directory / "cgroup.procs").write_text(str(init.pid))
+        beside = group.beside(init.pid)
+        assert beside.directories == tuple(map(str, below))
+        with inside(beside, SLEEP) as second:
+            assert {init.pid, second.pid} == {*group.pids()}
+        assert group.beside(os.getpid()).directories == group.directories
+
+
 # -- what is counted -------------------------------------------------------------------------------------------------
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.container import cgroupfs, cgroups, mountinfo
+from harness.container import cgroup_setup, cgroup_stats, cgroupfs, cgroups, mountinfo
 from harness.container.cgroups import Group, Hierarchy, Layout, Limits, MemoryUse
 from harness.container.errors import ContainerError
 from harness.container.plan import Joins
+from harness.container.resources import Memory, Resources
 
 DATA = Path(__file__).parents[1] / "data" / "cgroups"
 V2 = frozenset({"memory", "cpu", "pids", "io"})
@@ -134,3 +135,144 @@ def test_parent_that_cannot_be_prepared_is_not_left_behind(tmp_path: Path) -> No
     with pytest.raises(ContainerError, match="subtree_control"):
         cgroups.prepare_parent(v2_at(tmp_path), "harness-1")
     assert not (tmp_path / "harness-1").exists()
+
+
+# -- groups of OCI containers ----------------------------------------------------------------------------------------
+
+
+def test_full_layout_has_every_tree_that_limits_or_counts_something_once() -> None:
+    assert [tree.path for tree in layout("v2").full()] == ["/sys/fs/cgroup"]
+    for mode in ("v1", "hybrid"):
+        trees = layout(mode).full()
+        assert len({tree.path for tree in trees}) == len(trees)
+        assert all(tree.controllers or tree.version == 2 for tree in trees)
+        assert {*layout(mode).used()} <= {*trees}
+
+
+def test_group_of_an_absolute_path_is_at_the_roots_of_the_mounts() -> None:
+    group = Group.at(layout("hybrid"), "/a/b")
+    assert group.directories == tuple(f"{tree.path}/a/b" for tree in group.trees)
+    assert (group.name, group.made) == ("a/b", ())
+
+
+@pytest.mark.parametrize("path", ["", "/", "..", "/a/../b", "a//b", "/a/", "/./a"])
+def test_cgroups_path_that_is_no_plain_path_is_refused(path: str) -> None:
+    with pytest.raises(ContainerError, match="not a group's name"):
+        Group.at(layout("v2"), path)
+
+
+def test_joins_of_both_methods() -> None:
+    group = Group.at(layout("hybrid"), "/a")
+    v1 = sum(tree.version == 1 for tree in group.trees)
+    assert group.joins() == Joins(v1, unified=True)
+    assert group.joins("procs") == Joins(v1 + 1, unified=False)
+
+
+def test_parents_are_made_and_controllers_handed_down_to_each(tmp_path: Path) -> None:
+    make(tmp_path, {"cgroup.subtree_control": "memory", "a/cgroup.subtree_control": ""})
+    with pytest.raises(ContainerError, match=r"memory\.limit: .*memory\.max"):  # there is no kernel to make the file
+        Group.at(v2_at(tmp_path), "/a/b").create(Resources(memory=Memory(limit_bytes=1)), parents=True)
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +io +pids"
+    assert (tmp_path / "a/cgroup.subtree_control").read_text() == "+cpu +io +memory +pids"
+    assert not (tmp_path / "a/b").exists()
+
+
+def test_controller_that_only_counts_may_be_refused_but_not_one_that_limits(tmp_path: Path) -> None:
+    """There is no subtree_control to write to, as where the kernel refuses."""
+    group = Group.at(v2_at(tmp_path), "/a")
+    group.create(None, parents=True)
+    assert group.made == (str(tmp_path / "a"),)
+    group.remove(0, parents=True)
+    with pytest.raises(ContainerError, match="subtree_control"):
+        group.create(Resources(memory=Memory(limit_bytes=1)), parents=True)
+    assert not (tmp_path / "a").exists()
+
+
+def test_removing_takes_groups_below_and_only_the_parents_that_were_made(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    group = Group.at(v2_at(tmp_path), "/a/b/c")
+    group.create(None, parents=True)
+    assert group.made == (str(tmp_path / "a/b"), str(tmp_path / "a/b/c"))
+    (tmp_path / "a/b/c/of/the/container").mkdir(parents=True)
+    group.remove(0, parents=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+
+
+def test_directory_that_is_there_is_used_only_if_asked_for_and_empty(tmp_path: Path) -> None:
+    make(tmp_path, {"a/cgroup.procs": ""})
+    group = Group.at(v2_at(tmp_path), "/a")
+    with pytest.raises(ContainerError) as caught:
+        group.create(None)
+    assert caught.value.errno == errno.EEXIST
+    group.create(None, exist_ok=True)
+    assert group.made == ()
+    make(tmp_path, {"a/below/cgroup.procs": "1\n"})
+    with pytest.raises(ContainerError, match="with processes in it"):
+        group.create(None, exist_ok=True)
+    make(tmp_path, {"a/below/cgroup.procs": "", "a/cgroup.freeze": "1\n"})
+    with pytest.raises(ContainerError, match="is frozen"):
+        group.create(None, exist_ok=True)
+    assert (tmp_path / "a").is_dir()
+
+
+def test_cpuset_of_v1_is_copied_down_to_whoever_has_none(tmp_path: Path) -> None:
+    files = {f"{path}/cpuset.{name}": "" for path in ("a", "a/b") for name in ("cpus", "mems")}
+    make(tmp_path, {"cpuset.cpus": "0-3\n", "cpuset.mems": "0\n", **files, "a/cpuset.cpus": "2\n"})
+    tree = Layout((Hierarchy(str(tmp_path), 1, frozenset({"cpuset"})),))
+    Group.at(tree, "/a/b").create(None, parents=True, exist_ok=True)
+    assert (tmp_path / "a/b/cpuset.cpus").read_text() == "2"
+    assert (tmp_path / "a/cpuset.mems").read_text() == (tmp_path / "a/b/cpuset.mems").read_text() == "0"
+    assert (tmp_path / "a/cpuset.cpus").read_text() == "2\n"
+
+
+def test_obstacle_is_nothing_where_a_directory_can_be_made(tmp_path: Path) -> None:
+    assert cgroup_setup.obstacle([str(tmp_path / "a/b")]) is None
+
+
+# -- counters --------------------------------------------------------------------------------------------------------
+
+
+def test_counters_of_v2(tmp_path: Path) -> None:
+    files = {
+        "cpu.stat": "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 4\nnr_throttled 2\nthrottled_usec 7\n",
+        "memory.current": "9\n", "memory.max": "max\n", "memory.peak": "11\n", "memory.swap.current": "1\n",
+        "memory.stat": "anon 5\nfile 3\nkernel 1\n", "memory.events": "oom 2\noom_kill 1\n",
+        "pids.current": "3\n", "pids.max": "12\n",
+        "io.stat": "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n8:16 \n",
+        "memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=5\nfull avg10=0.00 total=4\n",
+        "cpu.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=6\n",
+    }  # fmt: skip
+    make(tmp_path, {f"g/{name}": text for name, text in files.items()})
+    stats = Group(v2_at(tmp_path), "g").stats()
+    assert stats.cpu == cgroup_stats.CpuStats(30_000, 20_000, 10_000, 4, 2, 7000)
+    assert stats.memory == cgroup_stats.MemoryStats(9, -1, 11, 5, 3, 1, 1, 1)
+    assert stats.pids == cgroup_stats.PidsStats(3, 12)
+    assert stats.io == (cgroup_stats.DeviceStats(8, 0, 1, 2, 3, 4), cgroup_stats.DeviceStats(8, 16))
+    assert stats.hugetlb is None
+    assert stats.pressure == {
+        "cpu": cgroup_stats.PressureStats(6000, None), "memory": cgroup_stats.PressureStats(5000, 4000),
+    }  # fmt: skip
+
+
+def test_counters_of_v1(tmp_path: Path) -> None:
+    files = {
+        "cpuacct.usage": "30\n", "cpuacct.usage_user": "20\n", "cpuacct.usage_sys": "10\n",
+        "cpu.stat": "nr_periods 4\nnr_throttled 2\nthrottled_time 7\n",
+        "memory.usage_in_bytes": "9\n", "memory.limit_in_bytes": "9223372036854771712\n",
+        "memory.max_usage_in_bytes": "11\n", "memory.kmem.usage_in_bytes": "1\n",
+        "memory.stat": "rss 1\ntotal_rss 5\ntotal_cache 3\ntotal_swap 2\n",
+        "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+        "pids.current": "3\n", "pids.max": "max\n",
+        "blkio.throttle.io_service_bytes_recursive": "8:0 Read 1\n8:0 Write 2\n8:0 Sync 3\n8:0 Total 3\nTotal 3\n",
+        "blkio.throttle.io_serviced_recursive": "8:0 Read 3\n8:0 Write 4\n8:0 Total 7\nTotal 7\n",
+        "hugetlb.2MB.usage_in_bytes": "0\n", "hugetlb.2MB.limit_in_bytes": "4096\n", "hugetlb.2MB.failcnt": "6\n",
+    }  # fmt: skip
+    make(tmp_path, {f"g/{name}": text for name, text in files.items()})
+    names = frozenset({"cpu", "cpuacct", "memory", "pids", "blkio", "hugetlb"})
+    stats = Group.at(Layout((Hierarchy(str(tmp_path), 1, names),)), "/g").stats()
+    assert stats.cpu == cgroup_stats.CpuStats(30, 20, 10, 4, 2, 7)
+    assert stats.memory == cgroup_stats.MemoryStats(9, -1, 11, 5, 3, 1, 2, 1)
+    assert stats.pids == cgroup_stats.PidsStats(3, -1)
+    assert stats.io == (cgroup_stats.DeviceStats(8, 0, 1, 2, 3, 4),)
+    assert stats.hugetlb == (cgroup_stats.HugetlbStats("2MB", 0, 4096, 6),)
+    assert stats.pressure == {}
