@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from harness.container import hooks, launcher, plan
+from harness.container.create import Streams, check_terminal, compiled, extra_fds, hand_out
 from harness.container.errors import ContainerError
 from harness.container.launcher import Launched
-from harness.container.oci import Runtime, Streams, check_terminal, compiled, group_of, hand_out, status_of
+from harness.container.oci import Runtime, group_of, status_of
 from harness.container.spec import CLONE_FLAGS, Process
 from harness.container.state import Record
 
@@ -64,7 +65,7 @@ def execute(
         loaded = runtime.loaded(home, record)
         if process.capabilities is None:
             process = replace(process, capabilities=loaded.container.process.capabilities)
-        process = compiled(process, loaded, runtime.cache_dir)
+        process = compiled(process, loaded, runtime.place.cache_dir)
         launched = _launch(runtime, record, process, streams, options)
         hand_out(launched, streams, loaded, hooks.state_document(record, status))
     return launched
@@ -73,10 +74,7 @@ def execute(
 def _launch(runtime: Runtime, record: Record, process: Process, streams: Streams, options: ExecOptions) -> Launched:
     with ExitStack() as stack:
         group = group_of(record)
-        extra = [*(stack.enter_context(group.join_fds()) if group else ())]
-        if process.seccomp is not None:
-            extra.append(launcher.sealed_memfd("seccomp", process.seccomp.program))
-            stack.callback(os.close, extra[-1])
+        extra = extra_fds(group, process, stack)
         try:
             extra.append(os.pidfd_open(record.pid))
         except ProcessLookupError as error:
@@ -87,7 +85,7 @@ def _launch(runtime: Runtime, record: Record, process: Process, streams: Streams
             group.joins() if group else plan.Joins(),
             seccomp=process.seccomp is not None,
             trace=options.trace,
-            rootless=runtime.rootless,
+            rootless=runtime.place.rootless,
             keyring=f"_ses.{record.id}",
             dies_with_parent=options.dies_with_parent,
         )

@@ -7,14 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import SimpleNamespace
 
 from harness.container import cli_parser
 from harness.container.errors import ContainerError
 from harness.container.hooks import state_document
 from harness.container.launcher import Launched
-from harness.container.oci import Runtime, Streams
+from harness.container.oci import CreateOptions, Runtime, Streams
 
 Options = SimpleNamespace
 
@@ -40,7 +39,7 @@ def _created(options: Options, *, proxied: bool = False) -> Launched:
     if options.no_pivot:
         raise ContainerError("--no-pivot", 0, "not supported: a process can leave a chroot")
     runtime = runtime_of(options)
-    how = replace(runtime.options, keyring=not options.no_new_keyring, proxied=proxied, trace=options.trace)
+    how = CreateOptions(keyring=not options.no_new_keyring, proxied=proxied, trace=options.trace)
     launched = runtime.create(options.id, options.bundle, _streams(options), how)
     if options.trace:
         _print_trace(launched)

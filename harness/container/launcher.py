@@ -32,6 +32,8 @@ _MFD_EXEC = 0x10  # include/uapi/linux/memfd.h, Linux 6.3
 
 OnSync = Callable[[str, int], bytes]
 """Called with the name of a sync point and the pid; returns the state, as hooks in the container are told it."""
+OnCreated = Callable[["Launched"], None]
+"""Called when the container waits for `start`; if the caller dies in it, the container ends too."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,14 @@ class Launched:
             lines.append(f"{index:3} {(at_ns - before) / 1e3:9.1f} us  {step}")
             before = at_ns
         return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who does what the launcher waits for."""
+
+    on_sync: OnSync
+    on_created: OnCreated
 
 
 def sealed_memfd(name: str, content: bytes, *, executable: bool = False) -> int:
@@ -94,7 +104,12 @@ def program_fd() -> int:
 
 
 def launch(
-    plan: int, kept: Sequence[int], extra: Sequence[int], *, program: int | None = None, on_sync: OnSync | None = None
+    plan: int,
+    kept: Sequence[int],
+    extra: Sequence[int],
+    *,
+    program: int | None = None,
+    listeners: Listeners | None = None,
 ) -> Launched:
     """Take a plan's steps; return when the program was executed, or when the container is created and waits.
 
@@ -110,7 +125,7 @@ def launch(
         with theirs:
             sources = [*kept, plan, theirs.fileno(), plan if program is None else program, *extra]
             spawned = _spawn(sources, len(kept))
-        launched = _await(spawned, ours, on_sync)
+        launched = _await(spawned, ours, listeners)
     launched.began_ns = began_ns
     return launched
 
@@ -139,14 +154,14 @@ def receive(status: socket.socket) -> tuple[str, int | None] | None:
 class _Conversation:
     """What the launcher told so far."""
 
-    def __init__(self, status: socket.socket, on_sync: OnSync | None) -> None:
+    def __init__(self, status: socket.socket, listeners: Listeners | None) -> None:
         self.pid: int | None = None
         self.error: ContainerError | None = None
         self.times_ns: tuple[int, ...] = ()
         self.fds: dict[str, int] = {}
         self.created = False
         self._status = status
-        self._on_sync = on_sync
+        self._listeners = listeners
 
     def run(self) -> None:
         """Listen until nobody is left who could tell more."""
@@ -161,7 +176,7 @@ class _Conversation:
                 case "trace":
                     self.times_ns = tuple(map(int, rest.split()))
                 case "created":
-                    self.created = True
+                    self._acknowledge()
                 case "sync":
                     self._synchronise(rest)
                 case "fd" if fd is not None:
@@ -171,8 +186,18 @@ class _Conversation:
 
     def _synchronise(self, name: str) -> None:
         assert self.pid is not None
-        assert self._on_sync is not None
-        self._status.send(self._on_sync(name, self.pid))
+        assert self._listeners is not None
+        self._status.send(self._listeners.on_sync(name, self.pid))
+
+    def launched(self) -> Launched:
+        assert self.pid is not None
+        return Launched(self.pid, self.times_ns, self.fds, self.created)
+
+    def _acknowledge(self) -> None:
+        self.created = True
+        assert self._listeners is not None
+        self._listeners.on_created(self.launched())
+        self._status.send(b"go")
 
 
 def parse_error(text: str) -> ContainerError:
@@ -181,9 +206,9 @@ def parse_error(text: str) -> ContainerError:
     return ContainerError(f"step {index} ({name})", int(number), detail)
 
 
-def _await(spawned: int, status: socket.socket, on_sync: OnSync | None) -> Launched:
+def _await(spawned: int, status: socket.socket, listeners: Listeners | None) -> Launched:
     """Return the process that was cloned, when it has executed its program."""
-    told = _Conversation(status, on_sync)
+    told = _Conversation(status, listeners)
     try:
         told.run()
     except BaseException:  # a hook that failed, Ctrl-C: the launcher and what it cloned shall end, and be reaped
@@ -193,7 +218,7 @@ def _await(spawned: int, status: socket.socket, on_sync: OnSync | None) -> Launc
         raise
     _, wait_status = os.waitpid(spawned, 0)
     if told.pid is not None and told.error is None and wait_status == 0:
-        return Launched(told.pid, told.times_ns, told.fds, told.created)
+        return told.launched()
     _end(told.pid)
     _close(told.fds)
     how = f"ended with status {wait_status} and said nothing"

@@ -74,6 +74,12 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def is_alive(pid: int, start_ticks: int = 0) -> bool:
+    """Return whether a process runs, and (unless 0) is the one that started then; a zombie does not run."""
+    seen = process_status(pid) if pid else None
+    return seen is not None and seen[0] not in "ZX" and start_ticks in {0, seen[1]}
+
+
 class Home:
     """A container's directory, locked by this process."""
 

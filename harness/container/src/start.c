@@ -184,12 +184,15 @@ int step_hook(struct launch *launch, int count, char **args)
 	return await_hook(launch, args[0], pid, number(args[1]) ? (int)number(args[1]) * 1000 : -1);
 }
 
-/* The container is created: whoever made it may go. */
+/* The container is created. Whoever made it may go once it has written down who we are, and takes us along before that. */
 int step_created(struct launch *launch, int count, char **args)
 {
 	if (launch->traced)
 		tell_times(launch);
-	return tell(launch, "created");
+	char answer[8];
+	if (tell(launch, "created") < 0 || recv(launch->status, answer, sizeof answer, 0) <= 0)
+		_exit(1);
+	return 0;
 }
 
 /* ARGS: fd of a listening socket. Who connects to it starts us, says the state, and hears of what fails from now on. */

@@ -1,0 +1,310 @@
+"""Make an OCI container: from a bundle to a process that waits for `start`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+
+from harness.container import cgroup_mounts, config, hooks, launcher, plan, seccomp
+from harness.container.cgroups import Group, detect
+from harness.container.config import Config
+from harness.container.errors import ContainerError
+from harness.container.launcher import Launched
+from harness.container.resources import ALLOWED_DEVICE_RULES, Resources
+from harness.container.spec import ContainerSpec, Overlay, Process, Seccomp
+from harness.container.state import Home, Homes, Record, boot_id, is_alive, process_status
+
+_END_NS = 10_000_000_000
+_WORKSPACE_BYTES = 1 << 20
+_TERMINAL_MESSAGE = b"/dev/ptmx"
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What the process gets besides its standard streams, and where its terminal goes."""
+
+    console_socket: str | None = None
+    preserve_fds: int = 0
+    pid_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """How a container is created: with a session keyring of its own, whether its terminal stays with the caller, and on
+    which layers, where its root is not the directory that config.json names."""
+
+    root: Overlay | None = None
+    keyring: bool = True
+    proxied: bool = False
+    trace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where containers live, and by whose rights: their directories, the cache of compiled filters (None: no cache)."""
+
+    homes: Homes
+    cache_dir: str | None = None
+    rootless: bool = False
+
+
+def create(place: Place, container_id: str, bundle: str, streams: Streams, options: CreateOptions) -> Launched:
+    """Make a container that waits for `start`. What it hands out (`terminal`) is the caller's if it was not sent away.
+
+    The launcher waits for us to write its pid down, and ends if we do not live to do it.
+
+    Raises: ContainerError; nothing of it is left then.
+    """
+    with place.homes.create(container_id) as home, ExitStack() as undo:
+        undo.callback(home.remove)
+        loaded = _load(place, home, bundle, options)
+        if not options.proxied:
+            check_terminal(loaded.container.process, streams)
+        record = _first_record(container_id, loaded)
+        home.save(record)
+        group = _make_group(place, container_id, loaded, undo)
+        if group is not None:
+            record = replace(record, group_directories=group.directories, group_made=group.made)
+            home.save(record)
+        undo.callback(_after_failure, loaded, record)
+
+        def on_created(launched: Launched) -> None:
+            undo.callback(kill_pid, launched.pid)
+            seen = process_status(launched.pid)
+            home.save(replace(record, pid=launched.pid, start_ticks=seen[1] if seen else -1))
+            hand_out(launched, streams, loaded, hooks.state_document(replace(record, pid=launched.pid), "creating"))
+
+        launched = _Start(place, home, loaded, record, group).launch(streams, options, on_created)
+        undo.pop_all()
+    return launched
+
+
+def _load(place: Place, home: Home, bundle: str, options: CreateOptions) -> Config:
+    """Read the bundle, and keep what was read."""
+    loaded = config.load(bundle, home.at("workspace"))
+    container = replace(loaded.container, workspace_bytes=_WORKSPACE_BYTES, root=options.root or loaded.container.root)
+    container = replace(container, process=compiled(container.process, loaded, place.cache_dir))
+    shutil.copyfile(os.path.join(loaded.bundle, "config.json"), home.at("config.json"))
+    return replace(loaded, container=container)
+
+
+def _make_group(place: Place, container_id: str, loaded: Config, undo: ExitStack) -> Group | None:
+    """Make the cgroup; without privileges go on without one, unless a limit was asked for."""
+    resources = loaded.resources
+    if resources.devices:
+        resources = replace(resources, devices=(*resources.devices, *ALLOWED_DEVICE_RULES))
+    if place.rootless:
+        resources = replace(resources, devices=())
+    group = Group.at(detect(), loaded.cgroups_path or f"/harness-oci/{container_id}")
+    obstacle = group.obstacle() if place.rootless else None
+    if obstacle is not None:
+        if resources != Resources():
+            raise ContainerError("linux.resources", obstacle.errno, f"no cgroup can be made: {obstacle.detail}")
+        return None
+    group.create(resources, parents=True, exist_ok=True)
+    undo.callback(end_group, group)
+    return group
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Everything that the launcher is started with."""
+
+    place: Place
+    home: Home
+    loaded: Config
+    record: Record
+    group: Group | None
+
+    def launch(self, streams: Streams, options: CreateOptions, on_created: launcher.OnCreated) -> Launched:
+        directories = self.group.directories if self.group else ()
+        spec = cgroup_mounts.expand(self.loaded.container, detect(), directories)
+        steps = plan.container_steps(spec, self._how(spec, streams, options))
+        kept = range(3 + streams.preserve_fds)
+        with ExitStack() as stack:
+            extra = extra_fds(self.group, spec.process, stack)
+            extra.append(stack.enter_context(_listener(self.home)).fileno())
+            memfd = launcher.plan_memfd(steps)
+            stack.callback(os.close, memfd)
+            listeners = launcher.Listeners(self._on_sync, on_created)
+            launched = launcher.launch(memfd, kept, extra, listeners=listeners)
+        launched.steps = steps
+        return launched
+
+    def _how(self, spec: ContainerSpec, streams: Streams, options: CreateOptions) -> plan.Launch:
+        return plan.Launch(
+            3 + streams.preserve_fds,
+            self.group.joins() if self.group else plan.Joins(),
+            waits=True,
+            seccomp=spec.process.seccomp is not None,
+            trace=options.trace,
+            rootless=self.place.rootless,
+            keyring=f"_ses.{self.record.id}" if options.keyring else "",
+            id_map_programs=id_map_programs(spec) if self.place.rootless else ("", ""),
+        )
+
+    def _on_sync(self, _name: str, pid: int) -> bytes:
+        import json
+
+        state = hooks.state_document(replace(self.record, pid=pid), "creating")
+        for point in ("prestart", "createRuntime"):
+            hooks.run(self.loaded.container.hooks.get(point, ()), state)
+        return json.dumps(state).encode()
+
+
+def extra_fds(group: Group | None, process: Process, stack: ExitStack) -> list[int]:
+    """Return the first of `plan.Launch`'s fds: those of the cgroup, and the filter's. `stack` closes them."""
+    extra = [*(stack.enter_context(group.join_fds()) if group else ())]
+    if process.seccomp is not None:
+        extra.append(launcher.sealed_memfd("seccomp", process.seccomp.program))
+        stack.callback(os.close, extra[-1])
+    return extra
+
+
+def _after_failure(loaded: Config, record: Record) -> None:
+    with suppress(ContainerError):
+        hooks.run(loaded.container.hooks.get("poststop", ()), hooks.state_document(record, "stopped"))
+
+
+def _first_record(container_id: str, loaded: Config) -> Record:
+    root = loaded.container.root
+    return Record(
+        container_id,
+        loaded.bundle,
+        oci_version=loaded.version,
+        boot_id=boot_id(),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        owner=str(os.getpid()),
+        rootfs=getattr(root, "path", ""),
+        own_pid_namespace=loaded.container.has_new("pid"),
+        annotations=loaded.container.annotations,
+    )
+
+
+def check_terminal(process: Process, streams: Streams) -> None:
+    if process.terminal and streams.console_socket is None:
+        raise ContainerError("terminal", 0, "process.terminal is true: --console-socket says where it goes")
+    if streams.console_socket is not None and not process.terminal:
+        raise ContainerError("terminal", 0, "--console-socket was given, but process.terminal is not true")
+
+
+def _listener(home: Home) -> socket.socket:
+    """Bind start.sock by a short name: paths of sockets end at 108 bytes (unix(7))."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    directory = os.open(home.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/start.sock")
+        os.chmod(home.at("start.sock"), 0o600)
+        listener.listen(1)
+    except OSError as error:
+        listener.close()
+        raise ContainerError("create", error.errno or 0, home.at("start.sock")) from error
+    finally:
+        os.close(directory)
+    return listener
+
+
+# -- what a start needs and hands out ---------------------------------------------------------------------------------
+
+
+def id_map_programs(spec: ContainerSpec) -> tuple[str, str]:
+    """Return newuidmap and newgidmap where an unprivileged caller maps more than its own ids.
+
+    Raises: ContainerError with the hint that helps where they are missing.
+    """
+    own = all(entry.size == 1 for entry in (*spec.uid_maps, *spec.gid_maps))
+    if own and len(spec.uid_maps) <= 1 and len(spec.gid_maps) <= 1:
+        return "", ""
+    found = []
+    for name in ("newuidmap", "newgidmap"):
+        paths = [f"{directory}/{name}" for directory in os.environ.get("PATH", os.defpath).split(":")]
+        usable = [path for path in paths if os.access(path, os.X_OK)]
+        if not usable:
+            raise ContainerError("user namespace", 0, f"{name} is missing, and ranges of ids need it (apt: uidmap)")
+        found.append(usable[0])
+    return found[0], found[1]
+
+
+def compiled(process: Process, loaded: Config, cache_dir: str | None) -> Process:
+    """Return the process with the filter of its configuration. Raises ContainerError."""
+    if loaded.seccomp is None:
+        return process
+    program = seccomp.compiled(loaded.seccomp, cache_dir)
+    profile = loaded.seccomp
+    filtered = Seccomp(program, seccomp.flags(profile), profile.listener_path, profile.listener_metadata)
+    return replace(process, seccomp=filtered)
+
+
+def send_fd(path: str, fd: int, message: bytes) -> None:
+    """Send an fd to whoever listens at a socket. Raises ContainerError."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.connect(path)
+            socket.send_fds(peer, [message], [fd])
+    except OSError as error:
+        raise ContainerError("socket", error.errno or 0, path) from error
+
+
+def write_pid_file(path: str | None, pid: int) -> None:
+    """Write a pid so that nobody reads half of it. Raises ContainerError."""
+    if path is None:
+        return
+    try:
+        with open(f"{path}.partial", "w", encoding="ascii") as file:
+            file.write(str(pid))
+        os.replace(f"{path}.partial", path)
+    except OSError as error:
+        raise ContainerError("pid file", error.errno or 0, path) from error
+
+
+def hand_out(launched: Launched, streams: Streams, loaded: Config, state: dict[str, object]) -> None:
+    """Send what a start gave us where it is wanted. Raises ContainerError."""
+    if streams.console_socket is not None:
+        terminal = launched.fds.pop("terminal")
+        try:
+            send_fd(streams.console_socket, terminal, _TERMINAL_MESSAGE)
+        finally:
+            os.close(terminal)
+    if "seccomp" in launched.fds:
+        send_listener(loaded.seccomp.listener_path if loaded.seccomp else None, launched.fds.pop("seccomp"), state)
+    write_pid_file(streams.pid_file, launched.pid)
+
+
+def send_listener(path: str | None, fd: int, state: dict[str, object]) -> None:
+    """Send the fd of a seccomp listener with the state (config-linux.md, "Seccomp"). Raises ContainerError."""
+    import json
+
+    try:
+        if path is not None:
+            message = {"ociVersion": state["ociVersion"], "fds": ["seccompFd"], "pid": state.get("pid"), "state": state}
+            send_fd(path, fd, json.dumps(message).encode())
+    finally:
+        os.close(fd)
+
+
+# -- how one ends ------------------------------------------------------------------------------------------------------
+
+
+def kill_pid(pid: int, start_ticks: int = 0) -> None:
+    """End a process and wait until it is gone, whoever its parent is."""
+    if not is_alive(pid, start_ticks):
+        return
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    deadline_ns = time.monotonic_ns() + _END_NS
+    while is_alive(pid, start_ticks) and time.monotonic_ns() < deadline_ns:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.0005)
+
+
+def end_group(group: Group) -> None:
+    deadline_ns = time.monotonic_ns() + _END_NS
+    group.thaw()
+    group.kill(deadline_ns)
+    group.remove(deadline_ns, parents=True)
