@@ -42,7 +42,7 @@ def _for_one_user(document: dict[str, object], linux: dict[str, object]) -> None
     for mount in _mounts():
         options = mount["options"]
         if mount["destination"] == "/sys":
-            mount |= {"type": "none", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}
+            mount |= {"type": "none", "source": "/sys", "options": ["rbind", "rnosuid", "rnoexec", "rnodev", "rro"]}
         elif isinstance(options, list) and "gid=5" in options:
             options.remove("gid=5")
         if mount["destination"] != "/sys/fs/cgroup":  # it comes with /sys

@@ -70,11 +70,11 @@ def _file_system(mount: Mount, spec: ContainerSpec) -> Step:
     own = "own" if f"/{inside(mount.destination)}" in _KERNELS else ""
     if mount.type in {"proc", "sysfs"} and not own:
         own = "own"
+    if mount.copy_up:
+        own = "copy"
     data = tuple(option for option in mount.data if _is_mapped(option, spec))
     if spec.mount_label and mount.type in {"tmpfs", "devpts", "mqueue"}:
         data += (f"context={spec.mount_label}",)
-    if mount.copy_up:
-        raise ContainerError("plan", 0, f"{mount.destination}: tmpcopyup is not supported")
     propagation = mount.propagation[-1] if mount.propagation else 0
     attrs = mount.attrs | mount.recursive_attrs
     source = mount.source if mount.source and mount.source != "none" else mount.type

@@ -74,6 +74,9 @@ int open_beneath(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
 int open_made(int root, const char *path, bool directory, uint64_t resolve);
 int open_parent(int root, const char *path, bool make, const char **name);
 
+/* copy.c */
+int copy_tree(int from, int to, int depth);
+
 /* kernel.c: system calls that musl does not wrap */
 struct mount_change {
 	uint64_t set, clear, propagation, userns;

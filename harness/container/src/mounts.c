@@ -111,6 +111,8 @@ static int mount_new(struct launch *launch, char **args, int target)
 	if (done >= 0)
 		done = fs_config(fs, CMD_CREATE, NULL, NULL, 0);
 	int tree = done < 0 ? -1 : fs_mount(fs, number(args[2]));
+	if (tree >= 0 && strstr(args[4], "copy") && copy_tree(target, tree, 0) < 0)
+		return close_saving(fs, fail(launch, "/%s: copy what it covers", args[1]));
 	if (tree < 0 || attach(tree, target) < 0)
 		return close_saving(fs, explain(launch, fs, args[0], args[1]));
 	close(fs);
@@ -125,16 +127,17 @@ static int mount_new(struct launch *launch, char **args, int target)
 }
 
 /*
- * ARGS: type, target beneath the root, MOUNT_ATTR_*, source, `own` or "", propagation or 0, options... `own` targets (/proc,
- * /sys, /dev) must be directories that no link leads to: what is written there later is meant for the kernel.
+ * ARGS: type, target beneath the root, MOUNT_ATTR_*, source, `own`, `copy` or "", propagation or 0, options... `own` targets
+ * (/proc, /sys, /dev) must be directories that no link leads to: what is written there later is meant for the kernel. With
+ * `copy` it holds from the start what it covers.
  */
 int step_mount(struct launch *launch, int count, char **args)
 {
 	bool is_long = false;
 	int target = open_made(launch->root, args[1], true,
-			       args[4][0] ? RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS : RESOLVE_IN_ROOT);
+			       strcmp(args[4], "own") == 0 ? RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS : RESOLVE_IN_ROOT);
 	if (target < 0)
-		return fail(launch, "/%s: not a directory%s", args[1], args[4][0] ? " of its own" : "");
+		return fail(launch, "/%s: not a directory%s", args[1], strcmp(args[4], "own") == 0 ? " of its own" : "");
 	for (int i = 6; i < count; i++)
 		is_long = is_long || strlen(args[i]) > 255;
 	int done = is_long ? mount_by_options(args, target) : mount_new(launch, args, target);
