@@ -82,22 +82,9 @@ def _ready_parents(tree: Hierarchy, directory: str, controllers: frozenset[str])
     counted = tree.controllers & _COUNTED
     for path in (tree.path, *_above(tree, directory)):
         try:
-            hand_down(path, controllers | counted)
+            cgroupfs.hand_down(path, controllers | counted)
         except ContainerError:
-            hand_down(path, controllers)  # a counter less is no failure; a limit less is
-
-
-def hand_down(directory: str, controllers: frozenset[str]) -> None:
-    """Let the groups below have the controllers: all by one write, so that either all are enabled or none.
-
-    One by one, `cpu` would be granted even in a group with processes: it turns that group into a threaded one, and what
-    follows is refused with EOPNOTSUPP (cgroup-v2.rst, "Threads").
-    """
-    if not controllers:
-        return
-    enabled = (cgroupfs.read(f"{directory}/cgroup.subtree_control") or "").split()
-    if wanted := controllers.difference(enabled):
-        cgroupfs.write(f"{directory}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
+            cgroupfs.hand_down(path, controllers)  # a counter less is no failure; a limit less is
 
 
 def _copy_cpuset(tree: Hierarchy, directory: str) -> None:
@@ -147,7 +134,7 @@ def update(resources: Resources, layout: Layout, place: Place) -> None:
     unified, directory = layout.unified, place("cgroup")
     if unified is not None and directory is not None:
         for path in (unified.path, *_above(unified, directory)):
-            hand_down(path, cgroup_files.controllers(resources, layout))
+            cgroupfs.hand_down(path, cgroup_files.controllers(resources, layout))
     _carry_out(planned, place)
     _filter_devices(resources, layout, place)
 
@@ -178,7 +165,7 @@ def _filter_devices(resources: Resources, layout: Layout, place: Place) -> None:
     """On v2 device rules are a program of the group."""
     directory = place("cgroup")
     if resources.devices and layout.of("devices") is None and directory is not None:
-        from harness.container import devices_bpf  # noqa: PLC0415 - only v2 needs it, and it loads ctypes
+        from harness.container import devices_bpf
 
         devices_bpf.install(directory, resources.devices)
 

@@ -79,6 +79,19 @@ def children(directory: str) -> tuple[str, ...]:
         raise ContainerError("cgroup", error.errno or 0, directory) from error
 
 
+def hand_down(directory: str, controllers: frozenset[str]) -> None:
+    """Let the groups below have the controllers: all by one write, so that either all are enabled or none.
+
+    One by one, `cpu` would be granted even in a group with processes: it turns that group into a threaded one, and what
+    follows is refused with EOPNOTSUPP (cgroup-v2.rst, "Threads").
+    """
+    if not controllers:
+        return
+    enabled = (read(f"{directory}/cgroup.subtree_control") or "").split()
+    if wanted := controllers.difference(enabled):
+        write(f"{directory}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
+
+
 def parse_stat(text: str) -> dict[str, int]:
     """Return the `key value` lines of a memory.stat."""
     pairs = (line.split() for line in text.splitlines())

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from harness.container import cgroup_freeze, cgroup_setup, cgroupfs
+from harness.container import cgroup_freeze, cgroupfs
 from harness.container.cgroup_layout import (
     CONTROLLERS,
     Hierarchy,
@@ -29,12 +29,13 @@ from harness.container.cgroup_layout import (
     hierarchy_at,
     own_path,
 )
+from harness.container.cgroup_leftovers import kill_all, list_groups, members, remove_group, subgroups
 from harness.container.errors import ContainerError
 from harness.container.plan import Joins
-from harness.container.resources import Resources
 
 if TYPE_CHECKING:
     from harness.container.cgroup_stats import Stats
+    from harness.container.resources import Resources
 
 __all__ = [
     "CONTROLLERS", "Group", "Hierarchy", "Layout", "Limits", "MemoryUse", "Mode", "detect", "hierarchy_at",
@@ -82,7 +83,7 @@ def prepare_parent(layout: Layout, parent: str) -> None:
             cgroupfs.make_directory(path)
             if hierarchy.version == 2:
                 for directory in (hierarchy.path, path):
-                    cgroup_setup.hand_down(directory, hierarchy.controllers & set(CONTROLLERS))
+                    cgroupfs.hand_down(directory, hierarchy.controllers & set(CONTROLLERS))
     except ContainerError:
         remove_parent(layout, parent)
         raise
@@ -188,6 +189,8 @@ class Group:
 
         It is for a caller that may go on without a group where no limit was asked for, as without privileges.
         """
+        from harness.container import cgroup_setup
+
         return cgroup_setup.obstacle(self.directories)
 
     def create(self, limits: Limits | Resources | None, *, parents: bool = False, exist_ok: bool = False) -> None:
@@ -198,28 +201,39 @@ class Group:
         frozen. Raises ContainerError.
         """
         with ExitStack() as undo:
-            if parents or exist_ok:
-                needed = cgroup_setup.needed(limits if isinstance(limits, Resources) else None, self._layout)
-                made = cgroup_setup.make(
-                    zip(self.trees, self.directories, strict=True), needed, undo, parents=parents, exist_ok=exist_ok
-                )
-                cgroup_setup.refuse_frozen(self.switches)
-                self.made = tuple(made)
+            if parents or exist_ok or not (limits is None or isinstance(limits, Limits)):
+                made = self._create_full(limits, undo, parents=parents, exist_ok=exist_ok)
             else:
+                made = self.directories
                 for directory in self.directories:
                     cgroupfs.make_directory(directory, exist_ok=False)
                     undo.callback(os.rmdir, directory)
-                self.made = self.directories
-            if isinstance(limits, Resources):
-                cgroup_setup.apply(limits, self._layout, self._directory)
-            elif limits is not None:
+            if isinstance(limits, Limits):
                 self._set_memory(limits.memory_bytes)
                 self._set_cpu(limits.cpus)
                 cgroupfs.write(f"{self._at('pids')}/pids.max", str(limits.pids))
             undo.pop_all()
+        self.made = made
+
+    def _create_full(
+        self, limits: Limits | Resources | None, undo: ExitStack, *, parents: bool, exist_ok: bool
+    ) -> tuple[str, ...]:
+        """Make the directories and set Resources; return what was made."""
+        from harness.container import cgroup_setup
+
+        resources = None if isinstance(limits, Limits) else limits
+        needed = cgroup_setup.needed(resources, self._layout)
+        places = zip(self.trees, self.directories, strict=True)
+        made = cgroup_setup.make(places, needed, undo, parents=parents, exist_ok=exist_ok)
+        cgroup_setup.refuse_frozen(self.switches)
+        if resources is not None:
+            cgroup_setup.apply(resources, self._layout, self._directory)
+        return tuple(made)
 
     def update(self, resources: Resources) -> None:
         """Change the limits of a live group. Raises ContainerError; what was written before the failure stays."""
+        from harness.container import cgroup_setup
+
         cgroup_setup.update(resources, self._layout, self._directory)
 
     def _is_v1(self, controller: str) -> bool:
@@ -354,49 +368,3 @@ class Group:
         if parents:
             for directory in reversed(self.made):
                 cgroupfs.try_remove(directory)
-
-
-def kill_all(layout: Layout, name: str, directories: Sequence[str], deadline_ns: int) -> None:
-    """End every process in the directories of the group of that name at the roots. Raises ContainerError (EBUSY)."""
-    unified, freezer = layout.unified, layout.of("freezer")
-    switches = cgroup_freeze.Switches(
-        f"{unified.path}/{name}" if unified else None,
-        f"{freezer.path}/{name}" if freezer and freezer.version == 1 else None,
-    )
-    cgroup_freeze.kill(switches, directories, deadline_ns)
-
-
-# -- what a dead run left --------------------------------------------------------------------------------------------
-
-
-def list_groups(layout: Layout, prefix: str) -> tuple[str, ...]:
-    """Return the names of the groups at the roots of all hierarchies that begin with `prefix`, sorted."""
-    found = set()
-    for hierarchy in layout.hierarchies:
-        with os.scandir(hierarchy.path) as entries:
-            found |= {entry.name for entry in entries if entry.name.startswith(prefix) and entry.is_dir()}
-    return tuple(sorted(found))
-
-
-def subgroups(layout: Layout, name: str) -> tuple[str, ...]:
-    """Return the names of a group and of all below it in any hierarchy, the deepest first."""
-    found = set()
-    for hierarchy in layout.hierarchies:
-        for path, _, _ in os.walk(f"{hierarchy.path}/{name}"):
-            found.add(os.path.relpath(path, hierarchy.path))
-    return tuple(sorted(found, key=lambda path: (-path.count("/"), path)))
-
-
-def remove_group(layout: Layout, name: str, deadline_ns: int) -> None:
-    """End and remove a group with all below it, in every hierarchy."""
-    for group in subgroups(layout, name):
-        directories = [f"{hierarchy.path}/{group}" for hierarchy in layout.hierarchies]
-        kill_all(layout, group, directories, deadline_ns)
-        for directory in directories:
-            cgroupfs.remove_directory(directory, deadline_ns)
-
-
-def members(layout: Layout, name: str) -> tuple[int, ...]:
-    """Return the host pids of a group in any hierarchy, sorted."""
-    found = {pid for hierarchy in layout.hierarchies for pid in cgroupfs.pids_in(f"{hierarchy.path}/{name}")}
-    return tuple(sorted(found))
