@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.errors import CapabilityError
+from harness.errors import BackendError, CapabilityError
 from harness.host import netns
 from harness.interfaces import ArmSpec, Json
 from harness.model.spec import NetworkKind
@@ -44,6 +44,23 @@ def acquire(token: str) -> netns.RunNetwork:
     """Return the network of a run, made for the first arm that asks. Raises: CapabilityError."""
     network, users = _networks.get(token) or (netns.RunNetwork(token), 0)
     _networks[token] = (network, users + 1)
+    return network
+
+
+def acquire_proven(token: str, attach: Callable[[netns.RunNetwork], netns.Attachment]) -> netns.RunNetwork:
+    """As `acquire`, after `attach` has worked once: what the kernel lacks is told before a run and not by each trial.
+
+    Raises: CapabilityError.
+    """
+    network = acquire(token)
+    try:
+        attach(network).close()
+    except BackendError as error:
+        release(token)
+        raise CapabilityError(error.message, hint=error.hint) from error
+    except BaseException:
+        release(token)
+        raise
     return network
 
 
@@ -97,7 +114,7 @@ class Places:
         self.kind = kind
         self._token = token
         self._joined = joined
-        self._network = acquire(token) if kind == "bridge" else None
+        self._network = acquire_proven(token, netns.RunNetwork.attach_namespace) if kind == "bridge" else None
 
     def take(self) -> Place:
         """Return a new place, made before any clock runs. Raises: BackendError."""

@@ -36,6 +36,11 @@ class Plug:
     base: bytes
     spec: bytes
 
+    @classmethod
+    def into(cls, token: str, base: bytes, spec: bytes) -> Plug:
+        """Return a plug into the network of the run `token`. Raises: CapabilityError where it cannot be made."""
+        return cls(token, _network.acquire_proven(token, netns.RunNetwork.attach_tap), base, spec)
+
     def attach(self, guest: GuestSpec) -> tuple[GuestSpec, netns.Attachment]:
         """Return the guest with a tap and its initramfs (in the directory of its sockets), and where it is attached.
 

@@ -206,7 +206,7 @@ class LibvirtBackend:
         plug, network_facts = None, _network.facts(kind)
         if kind == "bridge":
             template, network_facts = _nic.with_nic(template)
-            plug = _nic.Plug(context.token, _network.acquire(context.token), boot.base, agent_spec)
+            plug = _nic.Plug.into(context.token, boot.base, agent_spec)
         facts: dict[str, Json] = {
             **_guest_facts(options, template, boot),
             "accelerator_reason": why,

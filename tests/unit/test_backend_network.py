@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.backends import _network, _nic
-from harness.errors import CapabilityError
+from harness.errors import BackendError, CapabilityError
 from harness.interfaces import ArmSpec
 from harness.model.spec import Limits, RootTree, WorkloadSpec
 
@@ -48,6 +48,19 @@ def test_vhost_is_for_kvm_and_says_what_is_missing(monkeypatch, tmp_path):
     assert _network.vhost_missing("kvm") == ""
 
 
+def without_tun(network):
+    raise BackendError("network: tun: no such device", hint="modprobe tun")
+
+
+def test_what_the_kernel_lacks_is_told_before_the_run_and_nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(_network.netns, "RunNetwork", Counted)
+    closed = Counted.closed
+    with pytest.raises(CapabilityError, match="network: tun: no such device") as caught:
+        _network.acquire_proven("0123abcd", without_tun)
+    assert caught.value.hint == "modprobe tun"
+    assert Counted.closed == closed + 1
+
+
 class Counted:
     made = 0
     closed = 0
@@ -61,6 +74,8 @@ class Counted:
 
 def test_a_runs_network_is_made_once_and_goes_with_its_last_arm(monkeypatch):
     monkeypatch.setattr(_network.netns, "RunNetwork", Counted)
+    monkeypatch.setattr(Counted, "made", 0)
+    monkeypatch.setattr(Counted, "closed", 0)
     first, second = _network.acquire("0123abcd"), _network.acquire("0123abcd")
     assert first is second
     _network.release("0123abcd")
