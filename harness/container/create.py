@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
-from harness.container import cgroup_mounts, config, hooks, launcher, plan, seccomp
+from harness.container import cgroup_mounts, config, hooks, id_maps, launcher, plan, seccomp
 from harness.container.cgroups import Group, detect
 from harness.container.config import Config
 from harness.container.errors import ContainerError
@@ -145,12 +145,14 @@ class _Start:
             trace=options.trace,
             rootless=self.place.rootless,
             keyring=f"_ses.{self.record.id}" if options.keyring else "",
-            id_map_programs=id_map_programs(spec) if self.place.rootless else ("", ""),
         )
 
-    def _on_sync(self, _name: str, pid: int) -> bytes:
+    def _on_sync(self, name: str, pid: int) -> bytes:
         import json
 
+        if name == "maps":
+            id_maps.write(pid, self.loaded.container, rootless=self.place.rootless)
+            return b"mapped"
         state = hooks.state_document(replace(self.record, pid=pid), "creating")
         for point in ("prestart", "createRuntime"):
             hooks.run(self.loaded.container.hooks.get(point, ()), state)
@@ -210,24 +212,6 @@ def _listener(home: Home) -> socket.socket:
 
 
 # -- what a start needs and hands out ---------------------------------------------------------------------------------
-
-
-def id_map_programs(spec: ContainerSpec) -> tuple[str, str]:
-    """Return newuidmap and newgidmap where an unprivileged caller maps more than its own ids.
-
-    Raises: ContainerError with the hint that helps where they are missing.
-    """
-    own = all(entry.size == 1 for entry in (*spec.uid_maps, *spec.gid_maps))
-    if own and len(spec.uid_maps) <= 1 and len(spec.gid_maps) <= 1:
-        return "", ""
-    found = []
-    for name in ("newuidmap", "newgidmap"):
-        paths = [f"{directory}/{name}" for directory in os.environ.get("PATH", os.defpath).split(":")]
-        usable = [path for path in paths if os.access(path, os.X_OK)]
-        if not usable:
-            raise ContainerError("user namespace", 0, f"{name} is missing, and ranges of ids need it (apt: uidmap)")
-        found.append(usable[0])
-    return found[0], found[1]
 
 
 def compiled(process: Process, loaded: Config, cache_dir: str | None) -> Process:

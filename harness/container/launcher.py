@@ -162,32 +162,36 @@ class _Conversation:
         self.created = False
         self._status = status
         self._listeners = listeners
+        self._waiting: list[str] = []
 
     def run(self) -> None:
         """Listen until nobody is left who could tell more."""
         while received := receive(self._status):
-            text, fd = received
-            kind, _, rest = text.partition(" ")
-            match kind:
-                case "pid":
-                    self.pid = int(rest)
-                case "error":
-                    self.error = parse_error(rest)
-                case "trace":
-                    self.times_ns = tuple(map(int, rest.split()))
-                case "created":
-                    self._acknowledge()
-                case "sync":
-                    self._synchronise(rest)
-                case "fd" if fd is not None:
-                    self.fds[rest] = fd
-                case _:
-                    raise ContainerError("launcher", 0, f"said {text!r}")
+            self._hear(*received)
+            while self._waiting and self.pid is not None:  # who waits may be quicker than who tells its pid
+                self._synchronise(self._waiting.pop(0), self.pid)
 
-    def _synchronise(self, name: str) -> None:
-        assert self.pid is not None
+    def _hear(self, text: str, fd: int | None) -> None:
+        kind, _, rest = text.partition(" ")
+        match kind:
+            case "pid":
+                self.pid = int(rest)
+            case "error":
+                self.error = parse_error(rest)
+            case "trace":
+                self.times_ns = tuple(map(int, rest.split()))
+            case "created":
+                self._acknowledge()
+            case "sync":
+                self._waiting.append(rest)
+            case "fd" if fd is not None:
+                self.fds[rest] = fd
+            case _:
+                raise ContainerError("launcher", 0, f"said {text!r}")
+
+    def _synchronise(self, name: str, pid: int) -> None:
         assert self._listeners is not None
-        self._status.send(self._listeners.on_sync(name, self.pid))
+        self._status.send(self._listeners.on_sync(name, pid))
 
     def launched(self) -> Launched:
         assert self.pid is not None

@@ -6,6 +6,7 @@ arity), `describe` as a person does. `container_steps` has the order, with the r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,14 @@ from harness.container import syscalls
 from harness.container.defaults import CAPABILITIES
 from harness.container.errors import ContainerError
 from harness.container.plan_root import root_steps
-from harness.container.spec import CLONE_FLAGS, Capabilities, ContainerSpec, Hook, HookPoint, IdMap, Process
+from harness.container.spec import CLONE_FLAGS, Capabilities, ContainerSpec, Hook, HookPoint, Process
 from harness.container.step import Step, encode
 
 __all__ = ["Joins", "Launch", "ProcessSpec", "Step", "container_steps", "describe", "encode", "exec_steps"]
+
+# include/uapi/linux/prctl.h, include/uapi/linux/keyctl.h
+PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 4, 8, 38
+KEYCTL_JOIN_SESSION_KEYRING = 1
 
 _JOINED_BY_UNSHARE = ("cgroup", "time")
 _MARKS_FD = 4
@@ -55,8 +60,6 @@ class Launch:
     rootless: bool = False
     keyring: str = ""
     """Name of the session keyring to join or make; empty for the caller's."""
-    id_map_programs: tuple[str, str] = ("", "")
-    """newuidmap and newgidmap, where ranges of /etc/subuid are mapped."""
 
     @property
     def fd_cgroup(self) -> int:
@@ -90,12 +93,16 @@ def capability_mask(names: Sequence[str]) -> int:
     return sum(1 << CAPABILITIES.index(name) for name in set(names))
 
 
+def _call(name: str, *args: int | str) -> Step:
+    """One system call of the launcher's table (`src/process.c`)."""
+    return Step("call", (name, *map(str, args)))
+
+
+UNDUMPABLE = _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+"""Until exec: nobody inside can trace us, or open our fds in /proc, while some still are the host's."""
+
+
 # -- into namespaces and cgroups -------------------------------------------------------------------------------------
-
-
-def map_text(maps: Sequence[IdMap]) -> str:
-    """Return the lines of uid_map and gid_map (user_namespaces(7))."""
-    return "".join(f"{entry.inside} {entry.outside} {entry.size}\n" for entry in maps)
 
 
 def _clone(spec: ContainerSpec, launch: Launch) -> Step:
@@ -105,20 +112,25 @@ def _clone(spec: ContainerSpec, launch: Launch) -> Step:
     if "user" not in kinds:
         return Step("clone", (flags, unified))
     has_root = any(entry.inside == 0 for entry in spec.uid_maps)
-    maps = (map_text(spec.uid_maps), map_text(spec.gid_maps), _setgroups(launch), *launch.id_map_programs)
-    return Step("clone", (flags, unified, *maps, "root" if has_root else ""))
+    return Step("clone", (flags, unified, "root" if has_root else ""))
 
 
-def _setgroups(launch: Launch) -> str:
+def denies_setgroups(spec: ContainerSpec, *, rootless: bool) -> bool:
     """Without privileges, a map of groups needs setgroups(2) forbidden first (user_namespaces(7))."""
-    return "deny" if launch.rootless and not launch.id_map_programs[1] else "allow"
+    return rootless and not id_ranges(spec)
+
+
+def id_ranges(spec: ContainerSpec) -> bool:
+    """Return whether more is mapped than one id, which needs privileges, or newuidmap(1) and newgidmap(1)."""
+    return any(len(maps) > 1 or maps[0].size > 1 for maps in (spec.uid_maps, spec.gid_maps) if maps)
 
 
 def _joined(spec: ContainerSpec) -> list[Step]:
     joined = [(hex(CLONE_FLAGS[space.kind]), space.path) for space in spec.namespaces if space.path is not None]
     steps = [Step("namespaces", tuple(word for pair in joined for word in pair))] if joined else []
     if any(space.kind == "user" and space.path for space in spec.namespaces):
-        steps.append(Step("user", ("0", "0")))  # the root of that namespace, whoever we were
+        # The root of that namespace, whoever we were.
+        steps += [_call("setresgid", 0, 0, 0), _call("setresuid", 0, 0, 0)]
     return steps
 
 
@@ -129,7 +141,7 @@ def _before_clone(spec: ContainerSpec, launch: Launch) -> list[Step]:
         steps.append(Step("mark", (str(_MARKS_FD), "runtime.exec")))
     steps.append(Step("proc"))
     if any(space.kind == "pid" and space.path for space in spec.namespaces):
-        steps.append(Step("undumpable"))  # processes are there already that could trace us
+        steps.append(UNDUMPABLE)  # processes are there already that could trace us
     if spec.process.oom_score_adj is not None:
         steps.append(Step("oom-score-adj", (str(spec.process.oom_score_adj),)))
     if spec.has_new("user"):
@@ -149,9 +161,9 @@ def _born(spec: ContainerSpec, launch: Launch) -> list[Step]:
     """The child, from its first instruction: in its cgroup, in a session of its own, without the caller's groups."""
     steps = _in_cgroup(launch)
     if spec.has_new("cgroup"):  # after joining, so that the cgroup's root inside is the container's own group
-        steps.append(Step("unshare", (hex(syscalls.CLONE_NEWCGROUP),)))
-    steps.append(Step("session"))
-    if not (launch.rootless and _setgroups(launch) == "deny"):
+        steps.append(_call("unshare", hex(syscalls.CLONE_NEWCGROUP)))
+    steps.append(_call("setsid"))
+    if not denies_setgroups(spec, rootless=launch.rootless):
         steps.append(Step("groups"))
     if launch.dies_with_parent:
         steps.append(Step("parent-death"))
@@ -168,9 +180,9 @@ def _rlimits(process: Process) -> list[Step]:
 def _scheduling(process: Process) -> list[Step]:
     steps = []
     if process.nice is not None:
-        steps.append(Step("nice", (str(process.nice),)))
+        steps.append(_call("setpriority", 0, 0, process.nice))
     if process.io_priority is not None:
-        steps.append(Step("io-priority", tuple(map(str, process.io_priority))))
+        steps.append(_call("ioprio_set", 1, 0, process.io_priority[0] << 13 | process.io_priority[1]))
     if process.cpu_affinity:
         steps.append(Step("affinity", tuple(map(str, process.cpu_affinity))))
     if process.scheduler is not None:
@@ -200,14 +212,20 @@ def _privileges(process: Process, launch: Launch) -> list[Step]:
     if launch.seccomp and not process.no_new_privs:
         steps.append(_filter(process, launch))
     if process.uid or process.gid or process.capabilities is not None:
-        steps.append(Step("user", (str(process.uid), str(process.gid))))
+        steps += _user(process.uid, process.gid)
     if process.capabilities is not None:
         steps.append(Step("capabilities", _capability_masks(process.capabilities)))
     if process.no_new_privs:
-        steps.append(Step("no-new-privs"))
+        steps.append(_call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if launch.dies_with_parent:  # again: a change of credentials may clear it (prctl(2))
         steps.append(Step("parent-death"))
     return steps
+
+
+def _user(uid: int, gid: int) -> list[Step]:
+    """What is permitted stays so until `capabilities` says otherwise."""
+    keep = _call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    return [keep, _call("setresgid", gid, gid, gid), _call("setresuid", uid, uid, uid)]
 
 
 def _filter(process: Process, launch: Launch) -> Step:
@@ -230,8 +248,8 @@ def _surroundings(process: Process, launch: Launch) -> list[Step]:
     """What the process inherits and no privilege of it could change."""
     return [
         *_scheduling(process),
-        *([Step("keyring", (launch.keyring,))] if launch.keyring else []),
-        Step("umask", (f"0{0o022 if process.umask is None else process.umask:o}",)),
+        *([_call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, launch.keyring)] if launch.keyring else []),
+        _call("umask", f"0{0o022 if process.umask is None else process.umask:o}"),
         *([Step("stdio", (str(process.uid),))] if not launch.agent and not process.terminal else []),
     ]
 
@@ -257,9 +275,9 @@ def hook_step(hook: Hook) -> Step:
 def _identity(spec: ContainerSpec) -> list[Step]:
     steps = [Step("loopback")] if spec.has_new("network") else []
     if spec.hostname is not None:
-        steps.append(Step("hostname", (spec.hostname,)))
+        steps.append(_call("sethostname", spec.hostname, len(os.fsencode(spec.hostname))))
     if spec.domainname is not None:
-        steps.append(Step("domainname", (spec.domainname,)))
+        steps.append(_call("setdomainname", spec.domainname, len(os.fsencode(spec.domainname))))
     steps += [Step("sysctl", (name, value)) for name, value in spec.sysctl]
     return steps
 
@@ -294,12 +312,12 @@ def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
         *_console(process, bind=True),
         *_labels(process),
         *_before_pivot(spec),
-        Step("undumpable"),
+        UNDUMPABLE,
         Step("pivot"),
         *([Step("root-readonly")] if spec.root_readonly else []),
         *([Step("root-propagation", (hex(spec.root_propagation),))] if spec.root_propagation else []),
         *([] if spec.has_new("user") else _rlimits(process)),
-        *([Step("personality", (hex(spec.personality),))] if spec.personality is not None else []),
+        *([_call("personality", hex(spec.personality))] if spec.personality is not None else []),
         *_surroundings(process, launch),
         *_privileges(process, launch),
         *_program(process, launch),
@@ -314,13 +332,13 @@ def exec_steps(process: Process, launch: Launch, namespaces: int) -> tuple[Step,
     return (
         *([Step("trace")] if launch.trace else []),
         Step("proc"),
-        Step("undumpable"),
+        UNDUMPABLE,
         *([Step("oom-score-adj", (str(process.oom_score_adj),))] if process.oom_score_adj is not None else []),
         *_rlimits(process),
-        Step("attach", (str(launch.fd_last), hex(namespaces))),
+        _call("setns", launch.fd_last, hex(namespaces)),
         Step("clone", ("0", str(launch.fd_cgroup + launch.joins.tasks) if launch.joins.unified else "-1")),
         *_in_cgroup(launch),
-        Step("session"),
+        _call("setsid"),
         *([] if launch.rootless else [Step("groups")]),
         *([Step("parent-death")] if launch.dies_with_parent else []),
         *_console(process, bind=False),
@@ -342,12 +360,12 @@ def process_steps(spec: ProcessSpec, launch: Launch) -> tuple[Step, ...]:
         *joined,
         Step("clone", ("0", unified)),
         *_in_cgroup(launch),
-        Step("session"),
+        _call("setsid"),
         Step("groups"),
         Step("parent-death"),
         Step("tree", (spec.attested, str(_TREE_FD))),
         Step("chroot", (spec.root,)),
-        Step("umask", ("022",)),
+        _call("umask", "022"),
         Step("exec-fd"),
     )
 

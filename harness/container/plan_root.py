@@ -26,8 +26,8 @@ def inside(path: str) -> str:
 
 def id_map_words(uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap, ...]) -> tuple[str, str]:
     """Return both maps as the kernel reads them."""
-    texts = ["".join(f"{e.inside} {e.outside} {e.size}\n" for e in maps) for maps in (uid_maps, gid_maps)]
-    return texts[0], texts[1]
+    uids, gids = ("".join(f"{e.inside} {e.outside} {e.size}\n" for e in maps) for maps in (uid_maps, gid_maps))
+    return uids, gids
 
 
 # -- what the caller's own privileges must open ----------------------------------------------------------------------

@@ -16,7 +16,9 @@ class Step:
     args: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return " ".join((self.name, *(repr(arg) if " " in arg or not arg or "\n" in arg else arg for arg in self.args)))
+        """A system call shows as itself: `call unshare 0x2000000` is `unshare 0x2000000`."""
+        shown = [repr(arg) if not arg or set(arg) & {" ", "\n"} else arg for arg in self.args]
+        return " ".join(shown if self.name == "call" else (self.name, *shown))
 
 
 def encode(steps: Sequence[Step]) -> bytes:

@@ -38,7 +38,8 @@ def spec(**changes: object) -> ContainerSpec:
 
 
 def names(steps: tuple[Step, ...]) -> list[str]:
-    return [step.name for step in steps]
+    """A system call by its own name."""
+    return [step.args[0] if step.name == "call" else step.name for step in steps]
 
 
 def full() -> tuple[Step, ...]:
@@ -87,14 +88,24 @@ def test_description_numbers_the_steps_as_errors_do() -> None:
 
 
 def test_launcher_knows_every_step_with_so_many_arguments() -> None:
-    table = re.findall(r'\{"([a-z-]+)", (\d+), (\d+|ANY), step_', (SOURCES / "main.c").read_text())
-    arity = {name: (int(least), 4096 if most == "ANY" else int(most)) for name, least, most in table}
+    table = re.findall(r'X\("([a-z-]+)", (\d+), (\d+|ARGS_MAX), ', (SOURCES / "launch.h").read_text())
+    arity = {name: (int(least), 4096 if most == "ARGS_MAX" else int(most)) for name, least, most in table}
+    assert [name for name, _, _ in table] == sorted(arity)
     attached = plan.exec_steps(PROCESS, Launch(), 0)
     steps = (*full(), *everything(), *attached, *plan.process_steps(ProcessSpec("/root", "/a", "/n"), AGENT))
     for step in steps:
         least, most = arity[step.name]
         assert least <= len(step.args) <= most, step
     assert {step.name for step in steps} == set(arity), "no step that the planner never uses"
+
+
+def test_launcher_knows_every_system_call_with_so_many_arguments() -> None:
+    table = re.findall(r'\{"([a-z_]+)", SYS_\1, "([is]*)", ', (SOURCES / "process.c").read_text())
+    attached = plan.exec_steps(PROCESS, Launch(), 0)
+    calls = [step.args for step in (*full(), *everything(), *attached) if step.name == "call"]
+    assert {name for name, *_ in calls} == {name for name, _ in table}
+    for name, *args in calls:
+        assert len(args) == len(dict(table)[name]), name
 
 
 def test_cgroup_fds_are_joined_in_order_and_the_directory_comes_last() -> None:
@@ -117,7 +128,6 @@ def test_parent_death_is_set_again_after_the_last_change_of_credentials() -> Non
     order = names(full())
     last = len(order) - 1 - order[::-1].index("parent-death")
     assert last > order.index("capabilities")
-    assert last > order.index("no-new-privs")
     assert order[-1] == "exec-fd"
 
 
@@ -167,7 +177,9 @@ def test_container_without_layers_is_refused() -> None:
 
 def test_no_new_privs_can_be_left_out() -> None:
     process = replace(PROCESS, no_new_privs=False)
-    assert "no-new-privs" not in names(plan.container_steps(spec(process=process), AGENT))
+    taken = Step("call", ("prctl", str(plan.PR_SET_NO_NEW_PRIVS), "1", "0", "0", "0"))
+    assert taken in full()
+    assert taken not in plan.container_steps(spec(process=process), AGENT)
 
 
 @pytest.mark.parametrize("no_new_privs", [True, False])
@@ -175,7 +187,7 @@ def test_filter_is_taken_last_or_while_the_privilege_to_take_it_is_there(no_new_
     process = replace(PROCESS, no_new_privs=no_new_privs, seccomp=Seccomp(b"12345678"), uid=1)
     order = names(plan.container_steps(spec(process=process), Launch(seccomp=True, waits=True)))
     assert (order[-2] == "seccomp") is no_new_privs
-    assert (order.index("seccomp") < order.index("user")) is not no_new_privs
+    assert (order.index("seccomp") < order.index("setresuid")) is not no_new_privs
 
 
 def test_labels_and_sysctls_are_written_before_the_hosts_proc_is_gone() -> None:
@@ -185,8 +197,8 @@ def test_labels_and_sysctls_are_written_before_the_hosts_proc_is_gone() -> None:
 
 
 def test_nobody_inside_can_trace_what_attaches() -> None:
-    order = names(plan.exec_steps(PROCESS, Launch(), 0))
-    assert order.index("undumpable") < order.index("attach")
+    steps = plan.exec_steps(PROCESS, Launch(), 0)
+    assert steps.index(plan.UNDUMPABLE) < names(steps).index("setns")
 
 
 def test_sources_are_opened_by_the_caller_where_the_containers_root_is_no_root_of_the_host() -> None:
@@ -200,8 +212,11 @@ def test_unprivileged_maps_forbid_setgroups() -> None:
     spaces = (*defaults.NAMESPACES, Namespace("user"))
     steps = plan.container_steps(spec(namespaces=spaces, uid_maps=maps, gid_maps=maps), replace(AGENT, rootless=True))
     clone = next(step for step in steps if step.name == "clone")
-    assert clone.args[2:] == ("0 1000 1\n", "0 1000 1\n", "deny", "", "", "root")
+    assert clone.args[2:] == ("root",)
     assert "groups" not in names(steps)
+    assert plan.denies_setgroups(spec(uid_maps=maps, gid_maps=maps), rootless=True)
+    ranges = (*maps, IdMap(1, 100000, 65536))
+    assert not plan.denies_setgroups(spec(uid_maps=ranges, gid_maps=ranges), rootless=True)
 
 
 def test_group_of_terminals_is_left_out_where_it_is_not_mapped() -> None:
@@ -215,4 +230,4 @@ def test_group_of_terminals_is_left_out_where_it_is_not_mapped() -> None:
 def test_process_keeps_the_hosts_namespaces_and_privileges() -> None:
     steps = plan.process_steps(ProcessSpec("/root", "/a"), AGENT)
     assert Step("clone", ("0", "-1")) in steps
-    assert not {"unshare", "capabilities", "no-new-privs", "pivot", "mask"} & set(names(steps))
+    assert not {"unshare", "capabilities", "prctl", "pivot", "mask"} & set(names(steps))

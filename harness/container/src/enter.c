@@ -7,12 +7,10 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef CLONE_NEWTIME
@@ -20,7 +18,7 @@
 #endif
 enum { JOINED_MAX = 8, NS_GET_NSTYPE = 0xb703 /* include/uapi/linux/nsfs.h */ };
 
-static int write_file(int dirfd, const char *path, const char *text)
+int write_file(int dirfd, const char *path, const char *text)
 {
 	int fd = openat(dirfd, path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
@@ -75,12 +73,6 @@ int step_namespaces(struct launch *launch, int count, char **args)
 	return failed < 0 ? 0 : fail(launch, "%s", args[2 * failed + 1]);
 }
 
-/* ARGS: fd of a process (pidfd_open(2)), flags. Into its namespaces, all at once (setns(2), Linux 5.8). */
-int step_attach(struct launch *launch, int count, char **args)
-{
-	return setns((int)number(args[0]), (int)number(args[1])) < 0 ? fail(launch, "flags %s", args[1]) : 0;
-}
-
 /* ARGS: (clock, seconds, ns)... A new time namespace for what we clone; time_namespaces(7). */
 int step_time(struct launch *launch, int count, char **args)
 {
@@ -95,82 +87,29 @@ int step_time(struct launch *launch, int count, char **args)
 	return 0;
 }
 
-/* newuidmap(1), newgidmap(1): they may write ranges that the caller was given in /etc/subuid and /etc/subgid. */
-static int map_by_program(const char *program, pid_t pid, const char *map)
+/* The child of a new user namespace: wait until the runtime has mapped its ids, then be root there, if there is a root. */
+static int become_root(struct launch *launch, bool root)
 {
-	char text[4096], target[24], *argv[64] = {(char *)program, target}, *rest = text;
-	int count = 2, status;
-	snprintf(target, sizeof target, "%d", pid);
-	snprintf(text, sizeof text, "%s", map);
-	for (char *word; count < 63 && (word = strtok_r(rest, " \n", &rest));)
-		argv[count++] = word;
-	pid_t child = fork();
-	if (child == 0) {
-		close_from(3, CLOSE_RANGE_CLOEXEC);
-		execv(program, argv);
-		_exit(127);
-	}
-	if (child < 0 || waitpid(child, &status, 0) < 0)
+	if (tell(launch, "sync maps") < 0 || read_state(launch) < 0)
 		return -1;
-	errno = EPERM;
-	return status ? -1 : 0;
-}
-
-static int map_ids(pid_t pid, const char *file, const char *program, const char *map)
-{
-	char path[64];
-	snprintf(path, sizeof path, "/proc/%d/%s", pid, file);
-	return *program ? map_by_program(program, pid, map) : write_file(AT_FDCWD, path, map);
-}
-
-/* ARGS of clone from the third on: uid map, gid map, `allow` or `deny` of setgroups(2), newuidmap, newgidmap (or ""). */
-int write_maps(struct launch *launch, pid_t pid, char **args)
-{
-	char path[64];
-	snprintf(path, sizeof path, "/proc/%d/setgroups", pid);
-	if (strcmp(args[2], "deny") == 0 && write_file(AT_FDCWD, path, "deny") < 0)
-		return fail(launch, "setgroups: deny");
-	if (map_ids(pid, "gid_map", args[4], args[1]) < 0)
-		return fail(launch, "gid_map: %s", args[1]);
-	if (map_ids(pid, "uid_map", args[3], args[0]) < 0)
-		return fail(launch, "uid_map: %s", args[0]);
-	return 0;
-}
-
-/* The child of a new user namespace: wait until its ids are mapped, then be root there, if there is a root. */
-static int become_root(struct launch *launch, int gate, bool root)
-{
-	char byte;
-	if (read(gate, &byte, 1) != 1)
-		_exit(1); /* what went wrong was told by whom we wait for */
-	close(gate);
 	if (root && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0))
 		return fail(launch, "root of the new user namespace");
 	return 0;
 }
 
 /*
- * ARGS: flags, fd of a cgroup2 directory or -1 [, maps as above, `root` or ""]. The child goes on, as a child of our
- * parent; we say its pid, write its maps, and end.
+ * ARGS: flags, fd of a cgroup2 directory or -1 [, `root` or "": what a new user namespace has]. The child goes on, as a child
+ * of our parent; we say its pid, and end.
  */
 int step_clone(struct launch *launch, int count, char **args)
 {
-	int cgroup = args[1][0] == '-' ? -1 : (int)number(args[1]), gate[2] = {-1, -1};
-	bool mapped = count == 8;
-	if (mapped && pipe2(gate, O_CLOEXEC) < 0)
-		return fail(launch, "pipe");
+	int cgroup = args[1][0] == '-' ? -1 : (int)number(args[1]);
 	pid_t pid = clone_into(number(args[0]) | CLONE_PARENT, cgroup);
 	if (pid < 0)
 		return fail(launch, "clone3: flags %s", args[0]);
-	if (pid == 0) {
-		close(gate[1]);
-		return mapped ? become_root(launch, gate[0], args[7][0]) : 0;
-	}
-	if (tell(launch, "pid %d", pid) < 0)
-		_exit(1);
-	if (mapped && (write_maps(launch, pid, args + 2) < 0 || write(gate[1], "", 1) != 1))
-		return -1;
-	_exit(0);
+	if (pid > 0)
+		_exit(tell(launch, "pid %d", pid) < 0);
+	return count < 3 ? 0 : become_root(launch, args[2][0]);
 }
 
 /*
@@ -184,16 +123,6 @@ int step_join(struct launch *launch, int count, char **args)
 		return fail(launch, "cgroup of fd %d", fd);
 	close(fd);
 	return 0;
-}
-
-int step_unshare(struct launch *launch, int count, char **args)
-{
-	return syscall(SYS_unshare, number(args[0])) < 0 ? fail(launch, "flags %s", args[0]) : 0;
-}
-
-int step_session(struct launch *launch, int count, char **args)
-{
-	return setsid() < 0 ? -1 : 0;
 }
 
 /* A parent that died before the request is noticed by its end of the status socket; getppid() is 0 in a new pid namespace. */

@@ -37,23 +37,64 @@ struct launch {
 	size_t time_count;
 };
 
-/* A step returns 0, or -1 with errno set and, where it helps, `detail`. */
-typedef int step_fn(struct launch *launch, int count, char **args);
+/*
+ * Every step: its name, least and most arguments (what they are is said at each function), the function. A step returns 0,
+ * or -1 with errno set and, where it helps, `detail`.
+ */
+#define STEPS(X) \
+	X("affinity", 1, ARGS_MAX, affinity) \
+	X("arguments", 1, ARGS_MAX, arguments) \
+	X("await", 1, 1, await) \
+	X("bind", 8, 8, bind) \
+	X("call", 1, 6, call) \
+	X("capabilities", 5, 5, capabilities) \
+	X("chroot", 1, 1, chroot) \
+	X("clone", 2, 3, clone) \
+	X("created", 0, 0, created) \
+	X("device", 8, 8, device) \
+	X("directory", 1, 1, directory) \
+	X("environment", 0, ARGS_MAX, environment) \
+	X("exec", 0, 0, exec) \
+	X("exec-fd", 0, 0, exec_fd) \
+	X("find", 0, 0, find) \
+	X("groups", 0, ARGS_MAX, groups) \
+	X("hook", 3, ARGS_MAX, hook) \
+	X("join", 1, 1, join) \
+	X("label", 2, 2, label) \
+	X("link", 2, 2, link) \
+	X("loopback", 0, 0, loopback) \
+	X("lower", 1, 1, lower) \
+	X("make-directory", 1, 1, make_directory) \
+	X("mark", 2, 2, mark) \
+	X("mask", 1, 1, mask) \
+	X("mount", 6, ARGS_MAX, mount) \
+	X("namespaces", 2, 16, namespaces) \
+	X("oom-score-adj", 1, 1, oom_score_adj) \
+	X("overlay", 2, 4, overlay) \
+	X("parent-death", 0, 0, parent_death) \
+	X("pivot", 0, 0, pivot) \
+	X("proc", 0, 0, proc) \
+	X("propagation", 1, 1, propagation) \
+	X("readonly", 1, 1, readonly) \
+	X("rlimit", 3, 3, rlimit) \
+	X("root-propagation", 1, 1, root_propagation) \
+	X("root-readonly", 0, 0, root_readonly) \
+	X("rootfs", 1, 1, rootfs) \
+	X("scheduler", 7, 7, scheduler) \
+	X("seccomp", 2, 2, seccomp) \
+	X("source", 3, 5, source) \
+	X("stdio", 1, 1, stdio) \
+	X("sync", 1, 1, sync) \
+	X("sysctl", 2, 2, sysctl) \
+	X("terminal", 4, 4, terminal) \
+	X("time", 0, 9, time) \
+	X("trace", 0, 0, trace) \
+	X("tree", 2, 2, tree) \
+	X("workspace", 2, 3, workspace)
 
-/* enter.c: namespaces and cgroups */
-step_fn step_namespaces, step_attach, step_time, step_clone, step_join, step_unshare, step_session, step_parent_death;
-/* root.c */
-step_fn step_propagation, step_tree, step_workspace, step_lower, step_overlay, step_rootfs, step_pivot, step_chroot;
-step_fn step_root_readonly, step_root_propagation;
-/* mounts.c, paths.c, devices.c */
-step_fn step_source, step_mount, step_make_directory, step_bind, step_mask, step_readonly, step_device, step_link;
-/* process.c */
-step_fn step_undumpable, step_oom_score_adj, step_rlimit, step_umask, step_groups, step_user, step_capabilities;
-step_fn step_no_new_privs, step_loopback, step_hostname, step_domainname, step_sysctl, step_label, step_keyring;
-step_fn step_personality, step_nice, step_io_priority, step_scheduler, step_affinity, step_seccomp, step_stdio;
-/* start.c: what happens between the runtime and us, and the end */
-step_fn step_mark, step_trace, step_proc, step_terminal, step_sync, step_created, step_await, step_hook, step_arguments;
-step_fn step_environment, step_directory, step_find, step_exec, step_exec_fd;
+typedef int step_fn(struct launch *launch, int count, char **args);
+#define DECLARE(name, least, most, function) step_fn step_##function;
+STEPS(DECLARE)
 
 /* plan.c */
 struct reader {
@@ -68,6 +109,9 @@ int tell(struct launch *launch, const char *format, ...) __attribute__((format(p
 int tell_fd(struct launch *launch, const char *name, int fd);
 int close_saving(int fd, int result);
 unsigned long long number(const char *text);
+
+int read_state(struct launch *launch);
+int write_file(int dirfd, const char *path, const char *text);
 
 /* paths.c: resolution inside the container's root, whose content is hostile */
 int open_beneath(int dirfd, const char *path, uint64_t flags, uint64_t resolve);

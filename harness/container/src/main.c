@@ -9,76 +9,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PLAN_MAX_BYTES = 8 << 20, ANY = ARGS_MAX };
+enum { PLAN_MAX_BYTES = 8 << 20 };
 
-/* Name, least and most arguments. What the arguments are is said at each function. */
+#define ROW(name, least, most, function) {name, least, most, step_##function},
 static const struct step {
 	const char *name;
 	int least, most;
 	step_fn *take;
-} steps[] = {
-	{"mark", 2, 2, step_mark},
-	{"trace", 0, 0, step_trace},
-	{"proc", 0, 0, step_proc},
-	{"undumpable", 0, 0, step_undumpable},
-	{"oom-score-adj", 1, 1, step_oom_score_adj},
-	{"namespaces", 2, 16, step_namespaces},
-	{"attach", 2, 2, step_attach},
-	{"time", 0, 9, step_time},
-	{"source", 3, 5, step_source},
-	{"clone", 2, 8, step_clone},
-	{"join", 1, 1, step_join},
-	{"unshare", 1, 1, step_unshare},
-	{"session", 0, 0, step_session},
-	{"groups", 0, ANY, step_groups},
-	{"parent-death", 0, 0, step_parent_death},
-	{"propagation", 1, 1, step_propagation},
-	{"tree", 2, 2, step_tree},
-	{"lower", 1, 1, step_lower},
-	{"rootfs", 1, 1, step_rootfs},
-	{"workspace", 2, 3, step_workspace},
-	{"overlay", 2, 4, step_overlay},
-	{"mount", 6, ANY, step_mount},
-	{"make-directory", 1, 1, step_make_directory},
-	{"bind", 8, 8, step_bind},
-	{"device", 8, 8, step_device},
-	{"link", 2, 2, step_link},
-	{"mask", 1, 1, step_mask},
-	{"readonly", 1, 1, step_readonly},
-	{"sysctl", 2, 2, step_sysctl},
-	{"loopback", 0, 0, step_loopback},
-	{"hostname", 1, 1, step_hostname},
-	{"domainname", 1, 1, step_domainname},
-	{"terminal", 4, 4, step_terminal},
-	{"sync", 1, 1, step_sync},
-	{"hook", 3, ANY, step_hook},
-	{"pivot", 0, 0, step_pivot},
-	{"chroot", 1, 1, step_chroot},
-	{"root-readonly", 0, 0, step_root_readonly},
-	{"root-propagation", 1, 1, step_root_propagation},
-	{"rlimit", 3, 3, step_rlimit},
-	{"umask", 1, 1, step_umask},
-	{"keyring", 1, 1, step_keyring},
-	{"label", 2, 2, step_label},
-	{"personality", 1, 1, step_personality},
-	{"nice", 1, 1, step_nice},
-	{"io-priority", 2, 2, step_io_priority},
-	{"scheduler", 7, 7, step_scheduler},
-	{"affinity", 1, ANY, step_affinity},
-	{"stdio", 1, 1, step_stdio},
-	{"capabilities", 5, 5, step_capabilities},
-	{"user", 2, 2, step_user},
-	{"no-new-privs", 0, 0, step_no_new_privs},
-	{"seccomp", 2, 2, step_seccomp},
-	{"arguments", 1, ANY, step_arguments},
-	{"environment", 0, ANY, step_environment},
-	{"directory", 1, 1, step_directory},
-	{"find", 0, 0, step_find},
-	{"created", 0, 0, step_created},
-	{"await", 1, 1, step_await},
-	{"exec", 0, 0, step_exec},
-	{"exec-fd", 0, 0, step_exec_fd},
-};
+} steps[] = {STEPS(ROW)};
 
 static _Noreturn void give_up(struct launch *launch, long index, const char *name, int error, const char *detail)
 {

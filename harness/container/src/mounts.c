@@ -14,8 +14,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-int write_maps(struct launch *launch, pid_t pid, char **args);
-
 /* Put a clone of the mount at `path` of `dirfd` over `target`, with more attributes. */
 int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int target)
 {
@@ -27,15 +25,19 @@ int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int t
 }
 
 /* An fd of a user namespace with these maps; its only process is gone when we return. */
-static int open_user_namespace(struct launch *launch, const char *uid_map, const char *gid_map)
+static int open_user_namespace(const char *uid_map, const char *gid_map)
 {
-	char *maps[] = {(char *)uid_map, (char *)gid_map, "", "", ""}, path[64];
+	char path[64];
+	int fd = -1;
 	pid_t pid = clone_into(CLONE_NEWUSER, -1);
 	if (pid == 0)
 		for (;;)
 			pause();
-	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
-	int fd = pid < 0 || write_maps(launch, pid, maps) < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+	snprintf(path, sizeof path, "/proc/%d", pid);
+	int dir = pid < 0 ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dir >= 0 && write_file(dir, "gid_map", gid_map) == 0 && write_file(dir, "uid_map", uid_map) == 0)
+		fd = openat(dir, "ns/user", O_RDONLY | O_CLOEXEC);
+	close_saving(dir, 0);
 	int saved = errno;
 	if (pid > 0 && kill(pid, SIGKILL) == 0)
 		waitpid(pid, NULL, 0);
@@ -57,7 +59,7 @@ int step_source(struct launch *launch, int count, char **args)
 	launch->sources[slot] = tree;
 	if (count < 5)
 		return 0;
-	int users = open_user_namespace(launch, args[3], args[4]);
+	int users = open_user_namespace(args[3], args[4]);
 	struct mount_change change = {.set = MOUNT_ATTR_IDMAP, .userns = (uint64_t)users};
 	if (users < 0 || close_saving(users, change_mount(tree, change, recursive)) < 0)
 		return fail(launch, "%s: map its ids", args[1]);

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -19,10 +18,42 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* Until exec: nobody inside can trace us, or open our fds in /proc, while some still are the host's. */
-int step_undumpable(struct launch *launch, int count, char **args)
+/* Steps that are one system call: the kind of each argument, `i` a number, `s` a string. */
+static const struct call {
+	const char *step;
+	long number;
+	const char *kinds;
+	int tolerated; /* an errno that is no failure */
+} calls[] = {
+	{"ioprio_set", SYS_ioprio_set, "iii", 0},
+	{"keyctl", SYS_keyctl, "is", ENOSYS}, /* a kernel without keys has no keyring to share */
+	{"personality", SYS_personality, "i", 0},
+	{"prctl", SYS_prctl, "iiiii", 0},
+	{"setdomainname", SYS_setdomainname, "si", 0},
+	{"sethostname", SYS_sethostname, "si", 0},
+	{"setns", SYS_setns, "ii", 0},
+	{"setpriority", SYS_setpriority, "iii", 0},
+	{"setresgid", SYS_setresgid, "iii", 0},
+	{"setresuid", SYS_setresuid, "iii", 0},
+	{"setsid", SYS_setsid, "", 0},
+	{"umask", SYS_umask, "i", 0},
+	{"unshare", SYS_unshare, "i", 0},
+};
+
+int step_call(struct launch *launch, int count, char **args)
 {
-	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	long values[6] = {0};
+	size_t i = 0;
+	while (i < sizeof calls / sizeof *calls && strcmp(calls[i].step, args[0]) != 0)
+		i++;
+	if (i == sizeof calls / sizeof *calls || strlen(calls[i].kinds) != (size_t)count - 1) {
+		errno = ENOSYS;
+		return fail(launch, "%s with %d arguments", args[0], count - 1);
+	}
+	for (int n = 1; n < count; n++)
+		values[n - 1] = calls[i].kinds[n - 1] == 's' ? (long)args[n] : (long)number(args[n]);
+	long done = syscall(calls[i].number, values[0], values[1], values[2], values[3], values[4], values[5]);
+	return done < 0 && errno != calls[i].tolerated ? fail(launch, "%s(%s)", args[0], count > 1 ? args[1] : "") : 0;
 }
 
 /* Write a file of the host's /proc, which no mount of the container can have replaced. */
@@ -65,12 +96,6 @@ int step_rlimit(struct launch *launch, int count, char **args)
 	return setrlimit((int)number(args[0]), &limit) < 0 ? fail(launch, "resource %s", args[0]) : 0;
 }
 
-int step_umask(struct launch *launch, int count, char **args)
-{
-	umask((mode_t)number(args[0]));
-	return 0;
-}
-
 /* ARGS: gids. Without any, those of the caller go: to drop them later would take a capability that may be gone by then. */
 int step_groups(struct launch *launch, int count, char **args)
 {
@@ -101,18 +126,6 @@ static int set_capabilities(uint64_t effective, uint64_t permitted, uint64_t inh
 	return (int)syscall(SYS_capset, &header, words);
 }
 
-/* ARGS: uid, gid. What is permitted stays so until `capabilities` says otherwise. */
-int step_user(struct launch *launch, int count, char **args)
-{
-	uid_t uid = (uid_t)number(args[0]);
-	gid_t gid = (gid_t)number(args[1]);
-	if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
-		return fail(launch, "PR_SET_KEEPCAPS");
-	if (setresgid(gid, gid, gid) < 0)
-		return fail(launch, "gid %s", args[1]);
-	return setresuid(uid, uid, uid) < 0 ? fail(launch, "uid %s", args[0]) : 0;
-}
-
 /* ARGS: masks of the bounding, effective, permitted, inheritable and ambient sets (capabilities(7)). */
 int step_capabilities(struct launch *launch, int count, char **args)
 {
@@ -132,11 +145,6 @@ int step_capabilities(struct launch *launch, int count, char **args)
 		if (ambient >> cap & 1 && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
 			return fail(launch, "ambient set: capability %lu", cap);
 	return 0;
-}
-
-int step_no_new_privs(struct launch *launch, int count, char **args)
-{
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
 /* include/uapi/linux/{filter,seccomp}.h */
@@ -181,39 +189,6 @@ int step_loopback(struct launch *launch, int count, char **args)
 		return fail(launch, "lo");
 	close(fd);
 	return 0;
-}
-
-int step_hostname(struct launch *launch, int count, char **args)
-{
-	return sethostname(args[0], strlen(args[0])) < 0 ? fail(launch, "%s", args[0]) : 0;
-}
-
-int step_domainname(struct launch *launch, int count, char **args)
-{
-	return setdomainname(args[0], strlen(args[0])) < 0 ? fail(launch, "%s", args[0]) : 0;
-}
-
-/* ARGS: name. A session keyring of its own (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING); a kernel without keys needs none. */
-int step_keyring(struct launch *launch, int count, char **args)
-{
-	return syscall(SYS_keyctl, 1, args[0]) < 0 && errno != ENOSYS ? fail(launch, "%s", args[0]) : 0;
-}
-
-int step_personality(struct launch *launch, int count, char **args)
-{
-	return personality((unsigned long)number(args[0])) < 0 ? fail(launch, "%s", args[0]) : 0;
-}
-
-int step_nice(struct launch *launch, int count, char **args)
-{
-	return setpriority(PRIO_PROCESS, 0, atoi(args[0])) < 0 ? fail(launch, "%s", args[0]) : 0;
-}
-
-/* ARGS: class, level (ioprio_set(2): the class lies above bit 13). */
-int step_io_priority(struct launch *launch, int count, char **args)
-{
-	int value = (int)(number(args[0]) << 13 | number(args[1]));
-	return syscall(SYS_ioprio_set, 1, 0, value) < 0 ? fail(launch, "%s, %s", args[0], args[1]) : 0;
 }
 
 /* ARGS: the fields of struct sched_attr after its size (sched_setattr(2)); numbers may be negative. */

@@ -111,7 +111,7 @@ int step_terminal(struct launch *launch, int count, char **args)
 }
 
 /* The runtime's answer: the state, as hooks are told it. */
-static int read_state(struct launch *launch)
+int read_state(struct launch *launch)
 {
 	free(launch->state);
 	launch->state = malloc(STATE_MAX);
