@@ -47,7 +47,7 @@ pytestmark = pytest.mark.needs("root", "overlayfs")
         ({"workspace": "/no/such/directory"}, "workspace"),
         ({"attested": "/no/such/tree"}, "tree"),
         ({"mounts": (Mount("/v", source="/no/such/volume", bind=True),)}, "bind"),
-        ({"hostname": "x" * 100}, "hostname"),
+        ({"hostname": "x" * 100}, "sethostname"),
     ],
 )
 def test_start_that_fails_half_way_names_the_step_and_leaves_nothing(

@@ -72,8 +72,8 @@ static void take_steps(struct launch *launch, struct reader *reader)
 			give_up(launch, index, name, EINVAL, "wrong number of arguments");
 		launch->detail[0] = 0;
 		errno = 0;
-		if (step->take(launch, count, args) < 0)
-			give_up(launch, index, name, errno, launch->detail);
+		if (step->take(launch, count, args) < 0) /* a system call goes by its own name */
+			give_up(launch, index, strcmp(name, "call") == 0 ? args[0] : name, errno, launch->detail);
 		note_time(launch);
 	}
 }

@@ -48,12 +48,12 @@ int step_call(struct launch *launch, int count, char **args)
 		i++;
 	if (i == sizeof calls / sizeof *calls || strlen(calls[i].kinds) != (size_t)count - 1) {
 		errno = ENOSYS;
-		return fail(launch, "%s with %d arguments", args[0], count - 1);
+		return fail(launch, "no such system call with %d arguments", count - 1);
 	}
 	for (int n = 1; n < count; n++)
 		values[n - 1] = calls[i].kinds[n - 1] == 's' ? (long)args[n] : (long)number(args[n]);
 	long done = syscall(calls[i].number, values[0], values[1], values[2], values[3], values[4], values[5]);
-	return done < 0 && errno != calls[i].tolerated ? fail(launch, "%s(%s)", args[0], count > 1 ? args[1] : "") : 0;
+	return done < 0 && errno != calls[i].tolerated ? fail(launch, "%s", count > 1 ? args[1] : "") : 0;
 }
 
 /* Write a file of the host's /proc, which no mount of the container can have replaced. */
