@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from harness import plugins
 from harness.cli._output import print_json, print_need
 from harness.cli._plan import backend_needs, capability_json
+from harness.container import kernel_features
 from harness.host import facts as host
 from harness.host import noise
 from harness.interfaces import Capability
@@ -157,6 +158,10 @@ def _show(
         click.echo(f"  {', '.join(names)}: {words[0] if works else words[1]}")
         for need in needs:
             _print_need(need)
+    click.echo("\nkernel, for the built-in container runtime")
+    for feature in kernel_features.probe():
+        verdict = "?    " if feature.available is None else "ok   " if feature.available else "no   "
+        click.echo(f"  {verdict}  {feature.name}: {feature.use if feature.available else feature.without}")
     click.echo("\nnoise now")
     for item in diagnoses:
         verdict = "?    " if item.disturbs is None else "NOISY" if item.disturbs else "ok   "
@@ -199,6 +204,7 @@ def _document(
             }
             for name, needs in backends.items()
         },
+        "kernel_features": [feature._asdict() for feature in kernel_features.probe()],
         "noise": [
             {"name": item.name, "disturbs": item.disturbs, "found": item.found,
              "remedy": item.remedy if item.disturbs else None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 
 from harness.container import syscalls
 from harness.container.defaults import CAPABILITIES
@@ -67,10 +66,3 @@ def has_apparmor() -> bool:
 def has_selinux() -> bool:
     """Return whether SELinux decides on this host."""
     return os.path.exists("/sys/fs/selinux/enforce")
-
-
-def kernel() -> dict[str, str]:
-    """Return, for people, each kernel feature that the runtime uses and whether it is here."""
-    missing = syscalls.missing_features()
-    table = {name: "refused" if name in missing else "yes" for name in syscalls.FEATURES}
-    return {"kernel": platform.release(), **table}

@@ -40,6 +40,7 @@ CGROUP2_SUPER_MAGIC = 0x63677270
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _FSOPEN_CLOEXEC = 1
+_FSCONFIG = 431
 
 # The same number on every architecture (asm-generic, Linux 5.0 and later).
 FEATURES = {
@@ -116,6 +117,19 @@ def has_filesystem(name: str) -> bool:
         raise
     os.close(fd)
     return True
+
+
+def has_fs_option(fs_type: str, key: str, value: str) -> bool:
+    """Return whether a file system knows an option (fsconfig(2), FSCONFIG_SET_STRING); nothing is mounted.
+
+    Raises: OSError (EPERM) without CAP_SYS_ADMIN.
+    """
+    fd = _check(_libc.syscall(FEATURES["fsopen"], _path(fs_type), _FSOPEN_CLOEXEC), fs_type)
+    try:
+        done = _libc.syscall(_FSCONFIG, fd, 1, key.encode(), value.encode(), 0)
+        return int(done) == 0
+    finally:
+        os.close(fd)
 
 
 def missing_features() -> tuple[str, ...]:
