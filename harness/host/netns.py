@@ -1,7 +1,7 @@
 """The private network of one run: a network namespace with a bridge in it, to which every instance is attached.
 
     host's namespace          the run's namespace                      an instance's
-    (nothing changes)         br-TOKEN 10.213.0.1/24, load generator
+    (nothing changes)         harnessTOKEN 10.213.0.1/24, load generator
                                 |-- veth3 -------------------------- eth0 10.213.0.3/24   container, process
                                 |-- tap4 --------------------------- eth0 10.213.0.4/24   guest (virtio-net)
 
@@ -39,7 +39,7 @@ SUBNET = ipaddress.IPv4Network("10.213.0.0/24")
 MTU_BYTES = 1500
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _LOOPBACK = 1  # the first interface of every namespace (include/net/net_namespace.h, LOOPBACK_IFINDEX)
-_BRIDGE = re.compile(r"^\s*br-([0-9a-f]{8}):", re.MULTILINE)
+_BRIDGE = re.compile(r"^\s*harness([0-9a-f]{8}):", re.MULTILINE)  # an interface's name has at most 15 bytes
 _libc = ctypes.CDLL(None, use_errno=True)  # os.unshare and os.setns came with Python 3.12
 
 
@@ -201,7 +201,7 @@ class RunNetwork:
     """
 
     def __init__(self, token: str) -> None:
-        self.bridge = f"br-{token}"
+        self.bridge = f"harness{token}"
         self.namespace = isolated()
         self._addresses = list(SUBNET.hosts())
         self.gateway = self._addresses.pop(0)
@@ -349,19 +349,30 @@ def _set_sysctl(name: str, value: str) -> None:
 
 
 def holders() -> dict[str, set[int]]:
-    """Return the pids of all processes inside a run's namespace, by the run's token; those that we may look at."""
-    tokens: dict[int, str | None] = {Path("/proc/thread-self/ns/net").stat().st_ino: None}
+    """Return the pids of all processes inside a run's namespace, by the run's token; those that we may look at.
+
+    Our own namespace and that of pid 1 are no run's, whatever is in them: a dead run's processes are ended.
+    """
+    tokens: dict[int, str | None] = {_inode(Path(f"/proc/{who}/ns/net")): None for who in ("thread-self", "1")}
     found: dict[str, set[int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            inode = (entry / "ns" / "net").stat().st_ino
-            if inode not in tokens:
+            inode = _inode(entry / "ns" / "net")
+            if inode and inode not in tokens:
                 match = _BRIDGE.search((entry / "net" / "dev").read_text())
                 tokens[inode] = match[1] if match else None
         except OSError:
             continue  # it has ended, or is another user's
-        if (token := tokens[inode]) is not None:
+        if (token := tokens.get(inode)) is not None:
             found.setdefault(token, set()).add(int(entry.name))
     return found
+
+
+def _inode(namespace: Path) -> int:
+    """Return what tells a namespace from others, 0 where another user's may not be looked at."""
+    try:
+        return namespace.stat().st_ino
+    except PermissionError:
+        return 0

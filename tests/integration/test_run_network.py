@@ -185,6 +185,15 @@ def test_closing_removes_the_links_even_while_somebody_is_still_inside() -> None
     network.close()  # again does nothing
 
 
+def test_the_callers_own_namespace_is_no_runs_whatever_is_in_it(network: netns.RunNetwork) -> None:
+    """`harness clean` in a shell inside a run's namespace shall not end that shell."""
+    with network.namespace.entered(), subprocess.Popen(["sleep", "60"]) as inside:
+        try:
+            assert TOKEN not in netns.holders()
+        finally:
+            inside.kill()
+
+
 HOLD = """
 import subprocess, sys, time
 from harness.host import netns
