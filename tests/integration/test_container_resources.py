@@ -66,8 +66,8 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 
 @pytest.fixture
 def path() -> str:
-    """A cgroupsPath that is ours, two levels deep; the fixture that looks for leftovers knows the name."""
-    return f"/harness-{secrets.token_hex(4)}/box"
+    """A cgroupsPath of two levels; whoever looks for leftovers of tests knows the name, who cleans up runs does not."""
+    return f"/harnesstest-{secrets.token_hex(4)}/box"
 
 
 @pytest.fixture
@@ -168,13 +168,13 @@ def test_group_is_found_again_by_what_was_recorded(layout: Layout, group: Group)
 
 
 def test_relative_path_begins_at_our_own_group(layout: Layout) -> None:
-    group = Group.at(layout, f"harness-{secrets.token_hex(4)}")
+    group = Group.at(layout, f"harnesstest-{secrets.token_hex(4)}")
     try:
         group.create(None, parents=True)
         for tree, directory in zip(group.trees, group.directories, strict=True):
             home = cgroups.own_path(tree)
             above = home if tree.version == 1 else home.rpartition("/")[0]
-            assert directory.startswith(f"{tree.path}{above}/harness-")
+            assert directory.startswith(f"{tree.path}{above}/harnesstest-")
     finally:
         group.remove(deadline(), parents=True)
 
@@ -395,6 +395,34 @@ def test_weight_is_set_or_the_kernel_has_no_scheduler_that_knows_weights(layout:
             group.update(weighted)
 
 
+def test_huge_pages_are_limited(layout: Layout, group: Group) -> None:
+    tree = layout.of("hugetlb")
+    if tree is None or (tree.version == 2 and layout.mode == "hybrid"):
+        pytest.skip("no hugetlb controller here that could be handed down without a change to the host's own groups")
+    group.create(Resources(hugepage_limits=(("2MB", 4 * MIB),)), parents=True)
+    stats = group.stats().hugetlb
+    assert stats is not None
+    (found,) = (one for one in stats if one.size == "2MB")
+    assert (found.usage_bytes, found.limit_bytes) == (0, 4 * MIB)
+    with pytest.raises(ContainerError, match=r"hugepageLimits: 3MB: .*No such file"):
+        group.update(Resources(hugepage_limits=(("3MB", 4 * MIB),)))
+
+
+def test_unified_files_are_written_as_they_are(layout: Layout, group: Group) -> None:
+    """The tree's own files are there whatever controllers it has."""
+    if layout.unified is None:
+        pytest.skip("no cgroup2 tree here")
+    group.create(Resources(unified={"cgroup.max.depth": "3"}), parents=True)
+    assert Path(f"{layout.unified.path}/{group.name}/cgroup.max.depth").read_text() == "3\n"
+    high = Resources(unified={"memory.high": str(16 * MIB)})
+    if layout.mode == "v2":
+        group.update(high)
+        assert file_of(group, layout, "memory", "", "memory.high") == str(16 * MIB)
+    else:
+        with pytest.raises(ContainerError, match="no memory controller in a cgroup2 tree"):
+            group.update(high)
+
+
 # -- devices ---------------------------------------------------------------------------------------------------------
 
 OPEN = "import os\ntry: os.close(os.open({path!r}, os.{flags})); print('ok')\nexcept OSError as e: print(e.errno)"
@@ -439,7 +467,7 @@ def bare(layout: Layout) -> Iterator[str]:
     """A directory in the cgroup2 tree alone, which need not have controllers."""
     if layout.unified is None:
         pytest.skip("no cgroup2 tree here")
-    directory = Path(layout.unified.path) / f"harness-{secrets.token_hex(4)}"
+    directory = Path(layout.unified.path) / f"harnesstest-{secrets.token_hex(4)}"
     directory.mkdir()
     yield str(directory)
     assert until(lambda: not (directory / "cgroup.procs").read_text())
