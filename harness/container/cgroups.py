@@ -119,6 +119,7 @@ class Group:
         self.trees = trees
         self.directories = directories
         self.made: tuple[str, ...] = ()
+        self.join_method: JoinMethod = "fast"
         self._of = {tree.path: directory for tree, directory in zip(trees, directories, strict=True)}
 
     @classmethod
@@ -261,19 +262,20 @@ class Group:
         else:
             cgroupfs.write(f"{self._at('cpu')}/cpu.max", f"{quota_us} {_PERIOD_US}")
 
-    def joins(self, method: JoinMethod = "fast") -> Joins:
-        """How the process of a plan gets in by the fds of `join_fds(method)`.
+    def joins(self, method: JoinMethod | None = None) -> Joins:
+        """How the process of a plan gets in by the fds of `join_fds(method)`; None: by the group's own `join_method`.
 
         "fast" writes to `tasks` of v1, which waits for no RCU grace period, and is cloned into cgroup2; "procs" writes
         to every `cgroup.procs` instead, as other runtimes do.
         """
-        if method == "procs":
+        if (method or self.join_method) == "procs":
             return Joins(len(self.trees), unified=False)
         return Joins(sum(tree.version == 1 for tree in self.trees), self._layout.unified is not None)
 
     @contextmanager
-    def join_fds(self, method: JoinMethod = "fast") -> Iterator[tuple[int, ...]]:
+    def join_fds(self, method: JoinMethod | None = None) -> Iterator[tuple[int, ...]]:
         """Yield the fds that a plan with these `joins` needs, in its order."""
+        method = method or self.join_method
         with ExitStack() as stack:
             fds = []
             for hierarchy, directory in zip(self.trees, self.directories, strict=True):

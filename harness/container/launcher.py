@@ -162,14 +162,14 @@ class _Conversation:
         self.created = False
         self._status = status
         self._listeners = listeners
-        self._waiting: list[str] = []
+        self._waiting: list[tuple[str, str]] = []
 
     def run(self) -> None:
         """Listen until nobody is left who could tell more."""
         while received := receive(self._status):
             self._hear(*received)
             while self._waiting and self.pid is not None:  # who waits may be quicker than who tells its pid
-                self._synchronise(self._waiting.pop(0), self.pid)
+                self._answer(*self._waiting.pop(0), self.pid)
 
     def _hear(self, text: str, fd: int | None) -> None:
         kind, _, rest = text.partition(" ")
@@ -180,28 +180,25 @@ class _Conversation:
                 self.error = parse_error(rest)
             case "trace":
                 self.times_ns = tuple(map(int, rest.split()))
-            case "created":
-                self._acknowledge()
-            case "sync":
-                self._waiting.append(rest)
+            case "created" | "sync":
+                self._waiting.append((kind, rest))
             case "fd" if fd is not None:
                 self.fds[rest] = fd
             case _:
                 raise ContainerError("launcher", 0, f"said {text!r}")
 
-    def _synchronise(self, name: str, pid: int) -> None:
+    def _answer(self, kind: str, name: str, pid: int) -> None:
         assert self._listeners is not None
-        self._status.send(self._listeners.on_sync(name, pid))
+        if kind == "sync":
+            self._status.send(self._listeners.on_sync(name, pid))
+            return
+        self.created = True
+        self._listeners.on_created(self.launched())
+        self._status.send(b"go")
 
     def launched(self) -> Launched:
         assert self.pid is not None
         return Launched(self.pid, self.times_ns, self.fds, self.created)
-
-    def _acknowledge(self) -> None:
-        self.created = True
-        assert self._listeners is not None
-        self._listeners.on_created(self.launched())
-        self._status.send(b"go")
 
 
 def parse_error(text: str) -> ContainerError:
