@@ -47,6 +47,7 @@ VERBS = {
     "report": Verb("harness.cli.report", "report", "Show a finished run again, in any format."),
     "claims": Verb("harness.cli.report", "claims", "Hold a run against the common claims on VMs and containers."),
     "image": Verb("harness.cli.image", "image", "Build, import, list and export images."),
+    "container": Verb("harness.cli.container", "container", "Run containers of the built-in runtime by hand."),
     "clean": Verb("harness.cli.clean", "clean", "List and remove what a dead run left behind."),
 }
 

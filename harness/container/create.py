@@ -42,6 +42,8 @@ class CreateOptions:
     keyring: bool = True
     proxied: bool = False
     trace: bool = False
+    dies_with_parent: bool = False
+    """With the thread that creates it: see `launcher.launch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,12 @@ def create(place: Place, container_id: str, bundle: str, streams: Streams, optio
         if not options.proxied:
             check_terminal(loaded.container.process, streams)
         record = _first_record(container_id, loaded)
-        home.save(record)
-        group = _make_group(place, container_id, loaded, undo)
+        group = _group(place, container_id, loaded)
         if group is not None:
+            _announce(home, record, group)
+            _make_group(place, group, loaded, undo)
             record = replace(record, group_directories=group.directories, group_made=group.made)
-            home.save(record)
+        home.save(record)
         undo.callback(_after_failure, loaded, record)
 
         def on_created(launched: Launched) -> None:
@@ -89,26 +92,42 @@ def _load(place: Place, home: Home, bundle: str, options: CreateOptions) -> Conf
     loaded = config.load(bundle, home.at("workspace"))
     container = replace(loaded.container, workspace_bytes=_WORKSPACE_BYTES, root=options.root or loaded.container.root)
     container = replace(container, process=compiled(container.process, loaded, place.cache_dir))
-    shutil.copyfile(os.path.join(loaded.bundle, "config.json"), home.at("config.json"))
+    try:
+        shutil.copyfile(os.path.join(loaded.bundle, "config.json"), home.at("config.json"))
+    except OSError as error:
+        raise ContainerError("create", error.errno or 0, home.at("config.json")) from error
     return replace(loaded, container=container)
 
 
-def _make_group(place: Place, container_id: str, loaded: Config, undo: ExitStack) -> Group | None:
-    """Make the cgroup; without privileges go on without one, unless a limit was asked for."""
-    resources = loaded.resources
-    if resources.devices:
-        resources = replace(resources, devices=(*resources.devices, *ALLOWED_DEVICE_RULES))
-    if place.rootless:
-        resources = replace(resources, devices=())
+def _group(place: Place, container_id: str, loaded: Config) -> Group | None:
+    """Return the cgroup to make; without privileges go on without one, unless a limit was asked for."""
     group = Group.at(detect(), loaded.cgroups_path or f"/harness-oci/{container_id}")
     obstacle = group.obstacle() if place.rootless else None
-    if obstacle is not None:
-        if resources != Resources():
-            raise ContainerError("linux.resources", obstacle.errno, f"no cgroup can be made: {obstacle.detail}")
-        return None
-    group.create(resources, parents=True, exist_ok=True)
+    if obstacle is None:
+        return group
+    if _resources(place, loaded) != Resources():
+        raise ContainerError("linux.resources", obstacle.errno, f"no cgroup can be made: {obstacle.detail}")
+    return None
+
+
+def _resources(place: Place, loaded: Config) -> Resources:
+    resources = loaded.resources
+    if place.rootless:
+        return replace(resources, devices=())
+    return replace(resources, devices=(*resources.devices, *ALLOWED_DEVICE_RULES)) if resources.devices else resources
+
+
+def _announce(home: Home, record: Record, group: Group) -> None:
+    """Write down what will be made, and only that, so that `delete` finds it though we were killed half way."""
+    from harness.container import cgroup_setup
+
+    missing, made = cgroup_setup.planned(zip(group.trees, group.directories, strict=True))
+    home.save(replace(record, group_directories=tuple(missing), group_made=tuple(made)))
+
+
+def _make_group(place: Place, group: Group, loaded: Config, undo: ExitStack) -> None:
+    group.create(_resources(place, loaded), parents=True, exist_ok=True)
     undo.callback(end_group, group)
-    return group
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +159,7 @@ class _Start:
         return plan.Launch(
             3 + streams.preserve_fds,
             self.group.joins() if self.group else plan.Joins(),
+            dies_with_parent=options.dies_with_parent,
             waits=True,
             seccomp=spec.process.seccomp is not None,
             trace=options.trace,
