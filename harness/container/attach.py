@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from harness.container.errors import ContainerError
 from harness.container.launcher import Launched
 from harness.container.oci import Runtime, group_of, status_of
 from harness.container.spec import CLONE_FLAGS, Process
-from harness.container.state import Record
+from harness.container.state import Record, is_alive
 
 # Names of /proc/PID/ns; what a process's children get is not asked for.
 _LINKS = {"mnt": "mount", "pid": "pid", "net": "network", "uts": "uts", "ipc": "ipc", "user": "user",
@@ -71,14 +72,24 @@ def execute(
     return launched
 
 
+def _open_pidfd(record: Record) -> int:
+    """Return a pidfd of the container's first process, not of a later one with its number."""
+    try:
+        fd = os.pidfd_open(record.pid)
+    except ProcessLookupError as error:
+        raise ContainerError("exec", error.errno or 0, record.id) from error
+    if not is_alive(record.pid, record.start_ticks):
+        os.close(fd)
+        raise ContainerError("exec", errno.ESRCH, record.id)
+    return fd
+
+
 def _launch(runtime: Runtime, record: Record, process: Process, streams: Streams, options: ExecOptions) -> Launched:
     with ExitStack() as stack:
-        group = group_of(record)
+        own = group_of(record)
+        group = own.beside(record.pid) if own else None
         extra = extra_fds(group, process, stack)
-        try:
-            extra.append(os.pidfd_open(record.pid))
-        except ProcessLookupError as error:
-            raise ContainerError("exec", error.errno or 0, record.id) from error
+        extra.append(_open_pidfd(record))
         stack.callback(os.close, extra[-1])
         how = plan.Launch(
             3 + streams.preserve_fds,

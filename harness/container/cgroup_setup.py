@@ -56,6 +56,13 @@ def make(
     return made
 
 
+def planned(places: Iterable[tuple[Hierarchy, str]]) -> tuple[list[str], list[str]]:
+    """Return the groups that are not there yet, and what `make` would make with `parents`: those with their parents."""
+    missing = [(tree, directory) for tree, directory in places if not os.path.isdir(directory)]
+    made = [path for tree, directory in missing for path in (*_missing_parents(tree, directory), directory)]
+    return [directory for _, directory in missing], made
+
+
 def _make_one(directory: str, undo: ExitStack, *, exist_ok: bool) -> list[str]:
     try:
         cgroupfs.make_directory(directory, exist_ok=False)

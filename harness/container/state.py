@@ -1,4 +1,4 @@
-"""What is remembered of a container between the calls of its life: one directory each, locked while it is changed.
+"""What is remembered of a container between the calls of its life: one directory each, locked while it is in use.
 
     ROOT/ID/state.json   who it is: pid with its start time, boot, bundle, cgroups; replaced as a whole
     ROOT/ID/config.json  its configuration as it was read at `create`
@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -22,7 +22,7 @@ from harness.container.errors import ContainerError
 
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _MAX_ID_BYTES = 255
-_LINKS = ("state.json", "config.json", "start.sock", "lock")
+_FILES = ("state.json", "state.json.partial", "config.json", "start.sock")
 
 
 def check_id(container_id: str) -> None:
@@ -106,21 +106,27 @@ class Home:
         import json
 
         partial = self.at("state.json.partial")
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(asdict(record), file)
-        os.replace(partial, self.at("state.json"))
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                json.dump(asdict(record), file)
+            os.replace(partial, self.at("state.json"))
+        except OSError as error:
+            raise ContainerError("state", error.errno or 0, partial) from error
 
     def is_waiting(self) -> bool:
         """Return whether it was created and not started yet."""
         return os.path.exists(self.at("start.sock"))
 
     def remove(self) -> None:
-        for name in (*_LINKS, "state.json.partial"):
-            if os.path.lexists(self.at(name)):
-                os.unlink(self.at(name))
-        if os.path.isdir(self.at("workspace")):
-            os.rmdir(self.at("workspace"))
-        os.rmdir(self.path)
+        try:
+            for name in _FILES:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.at(name))
+            with suppress(FileNotFoundError):
+                os.rmdir(self.at("workspace"))
+            os.rmdir(self.path)
+        except OSError as error:
+            raise ContainerError("state", error.errno or 0, self.path) from error
 
 
 class Homes:
@@ -150,7 +156,10 @@ class Homes:
         except OSError as error:
             raise ContainerError("create", error.errno or 0, path) from error
         with _locked(path):
-            os.mkdir(f"{path}/workspace", 0o700)
+            try:
+                os.mkdir(f"{path}/workspace", 0o700)
+            except OSError as error:
+                raise ContainerError("create", error.errno or 0, f"{path}/workspace") from error
             yield Home(path)
 
     @contextmanager
@@ -164,17 +173,24 @@ class Homes:
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Hold the directory's lock; one that was removed while we waited is as good as none."""
+    """Lock the directory itself, so that nothing is ever made in one that another process removes.
+
+    One that was removed (and perhaps made anew) while we waited is as good as none.
+    """
     missing = ContainerError("container", errno.ENOENT, f"{os.path.basename(path)}: container does not exist")
     try:
-        fd = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise missing from error
     except OSError as error:
         raise ContainerError("container", error.errno or 0, path) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        if os.fstat(fd).st_nlink == 0:
+        try:
+            current = os.path.samestat(os.fstat(fd), os.stat(path))
+        except FileNotFoundError:
+            current = False
+        if not current:
             raise missing
         yield
     finally:

@@ -13,7 +13,7 @@ enum { DEPTH_MAX = 64 };
 
 static int copy_file(int from, int to, const char *name, const struct stat *st)
 {
-	int in = openat(from, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	int in = openat(from, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC); /* it may be a FIFO by now */
 	int out = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, st->st_mode & 07777);
 	ssize_t sent = in < 0 || out < 0 ? -1 : 1;
 	while (sent > 0)

@@ -33,16 +33,22 @@ static int make_node(int parent, const char *name, char **args, dev_t device)
 	return fchownat(parent, name, (uid_t)number(args[5]), (gid_t)number(args[6]), AT_SYMLINK_NOFOLLOW);
 }
 
-/* A node on our own tmpfs, bound to a file in the directory, so that the directory's mount can be `nodev`. */
+/*
+ * A node on our own tmpfs, bound to a file in the directory, so that the directory's mount can be `nodev`. It is called
+ * after what it is: no node takes the place of another, or of what masks are made of.
+ */
 static int bind_node(struct launch *launch, int parent, const char *name, char **args, dev_t device)
 {
-	if (make_node(launch->workspace, name, args, device) < 0 ||
+	char own[64];
+	snprintf(own, sizeof own, "%c-%llx-%o-%u-%u", args[1][0], (unsigned long long)device, (mode_t)number(args[4]),
+		 (uid_t)number(args[5]), (gid_t)number(args[6]));
+	if (make_node(launch->workspace, own, args, device) < 0 ||
 	    (mknodat(parent, name, S_IFREG | 0644, 0) < 0 && errno != EEXIST))
 		return -1;
 	int target = open_beneath(parent, name, O_PATH | O_NOFOLLOW, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
 	if (target < 0)
 		return -1;
-	return close_saving(target, bind_over(launch->workspace, name, 0, MOUNT_ATTR_NOEXEC, target));
+	return close_saving(target, bind_over(launch->workspace, own, 0, MOUNT_ATTR_NOEXEC, target));
 }
 
 /* The host's node, where none may be made (user namespaces). It must be what it is called. */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -29,10 +30,13 @@ static int open_user_namespace(const char *uid_map, const char *gid_map)
 {
 	char path[64];
 	int fd = -1;
-	pid_t pid = clone_into(CLONE_NEWUSER, -1);
-	if (pid == 0)
-		for (;;)
+	pid_t parent = getpid(), pid = clone_into(CLONE_NEWUSER, -1);
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		while (getppid() == parent)
 			pause();
+		_exit(1);
+	}
 	snprintf(path, sizeof path, "/proc/%d", pid);
 	int dir = pid < 0 ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dir >= 0 && write_file(dir, "gid_map", gid_map) == 0 && write_file(dir, "uid_map", uid_map) == 0)

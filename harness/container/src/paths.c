@@ -80,6 +80,10 @@ int open_parent(int root, const char *path, bool make, const char **name)
 {
 	char parent[4096];
 	const char *slash = strrchr(path, '/');
+	if (slash && slash - path >= (ssize_t)sizeof parent) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
 	snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
 	*name = slash ? slash + 1 : path;
 	return make ? open_made(root, parent, true, RESOLVE_IN_ROOT)

@@ -77,7 +77,10 @@ int step_oom_score_adj(struct launch *launch, int count, char **args)
 int step_sysctl(struct launch *launch, int count, char **args)
 {
 	char path[512];
-	snprintf(path, sizeof path, "sys/%s", args[0]);
+	if ((size_t)snprintf(path, sizeof path, "sys/%s", args[0]) >= sizeof path) {
+		errno = ENAMETOOLONG;
+		return fail(launch, "%s", args[0]);
+	}
 	return write_proc(launch, path, args[1]) < 0 ? fail(launch, "%s: %s", args[0], args[1]) : 0;
 }
 
@@ -141,7 +144,7 @@ int step_capabilities(struct launch *launch, int count, char **args)
 		return fail(launch, "effective %s, permitted %s, inheritable %s", args[1], args[2], args[3]);
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
 		return fail(launch, "ambient set");
-	for (unsigned long cap = 0; ambient >> cap && cap < 64; cap++)
+	for (unsigned long cap = 0; cap < 64 && ambient >> cap; cap++)
 		if (ambient >> cap & 1 && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
 			return fail(launch, "ambient set: capability %lu", cap);
 	return 0;
@@ -167,7 +170,8 @@ int step_seccomp(struct launch *launch, int count, char **args)
 	struct stat st;
 	int fd = (int)number(args[0]);
 	unsigned flags = (unsigned)number(args[1]);
-	if (fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size % (off_t)sizeof(struct instruction)) {
+	if (fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size % (off_t)sizeof(struct instruction) ||
+	    st.st_size / (off_t)sizeof(struct instruction) > UINT16_MAX) {
 		errno = EINVAL;
 		return fail(launch, "the filter's size");
 	}

@@ -30,6 +30,10 @@ int step_mark(struct launch *launch, int count, char **args)
 	char line[128];
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	int len = snprintf(line, sizeof line, "\x1e%s %lld\n", args[1], now.tv_sec * 1000000000LL + now.tv_nsec);
+	if (len >= (int)sizeof line) {
+		errno = ENAMETOOLONG;
+		return fail(launch, "%s", args[1]);
+	}
 	return write((int)number(args[0]), line, (size_t)len) == len ? 0 : -1;
 }
 
@@ -62,20 +66,25 @@ int step_proc(struct launch *launch, int count, char **args)
 	return st.f_type == PROC_MAGIC ? 0 : fail(launch, "/proc: not a proc file system");
 }
 
-/* The multiplexer of the container's own devpts; in a container that runs, it must still be one. */
+/*
+ * The multiplexer of the container's own devpts. Where we did not mount it (a bind, or a container that runs already) it must
+ * be one before anything in it is opened; the host's is never taken for it.
+ */
 static int open_multiplexer(struct launch *launch)
 {
 	struct statfs st;
 	if (launch->devpts >= 0)
 		return openat(launch->devpts, "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
-	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int fd = open_beneath(root, "dev/pts/ptmx", O_RDWR | O_NOCTTY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
-	close_saving(root, 0);
-	if (fd >= 0 && (fstatfs(fd, &st) < 0 || st.f_type != DEVPTS_MAGIC)) {
+	int root = launch->root >= 0 ? launch->root : open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int dir = open_beneath(root, "dev/pts", O_PATH | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+	int fd = -1;
+	if (dir >= 0 && fstatfs(dir, &st) == 0 && st.f_type == DEVPTS_MAGIC)
+		fd = openat(dir, "ptmx", O_RDWR | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC);
+	else if (dir >= 0)
 		errno = ENODEV;
-		return close_saving(fd, -1);
-	}
-	return fd;
+	if (root != launch->root)
+		close_saving(root, 0);
+	return close_saving(dir, fd);
 }
 
 static int bind_console(struct launch *launch, int slave)
@@ -133,12 +142,12 @@ static void be_hook(int input, char **args)
 	int count = (int)number(args[2]);
 	char *path = args[0], *none[] = {path, NULL}, **env = args + 3 + count;
 	char **copy = calloc((size_t)count + 1, sizeof *copy);
-	for (int i = 0; i < count; i++)
+	for (int i = 0; copy && i < count; i++)
 		copy[i] = args[3 + i];
 	sigset_t all;
 	sigemptyset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
-	if (dup2(input, 0) < 0 || close_from(3, CLOSE_RANGE_CLOEXEC) < 0)
+	if (!copy || dup2(input, 0) < 0 || close_from(3, CLOSE_RANGE_CLOEXEC) < 0)
 		_exit(127);
 	execve(path, count ? copy : none, env);
 	_exit(127);
@@ -261,16 +270,16 @@ static const char *search_path(char **env)
 /* Find the program as execvp(3) does, in the process's own PATH, before the container is called created. */
 int step_find(struct launch *launch, int count, char **args)
 {
-	const char *name = launch->args[0];
+	const char *name = launch->args ? launch->args[0] : "";
 	int found = 0;
 	if (strchr(name, '/')) {
 		snprintf(launch->path, sizeof launch->path, "%s", name);
 		return usable(name) < 0 ? fail(launch, "%s", name) : 0;
 	}
 	for (const char *at = search_path(launch->env); *at; at += strcspn(at, ":"), at += *at == ':') {
-		int len = (int)strcspn(at, ":");
-		snprintf(launch->path, sizeof launch->path, "%.*s/%s", len ? len : 1, len ? at : ".", name);
-		if (*name && usable(launch->path) == 0)
+		int len = (int)strcspn(at, ":"), size = (int)sizeof launch->path;
+		if (snprintf(launch->path, sizeof launch->path, "%.*s/%s", len ? len : 1, len ? at : ".", name) < size && *name &&
+		    usable(launch->path) == 0)
 			return 0;
 		found = errno == EACCES ? EACCES : found;
 	}
