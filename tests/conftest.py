@@ -127,6 +127,9 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "crun": functools.partial(_program, "crun"),
     "kvm": _kvm,
     "conformance": _conformance,
+    "podman": functools.partial(_program, "podman"),
+    "dockerd": functools.partial(_program, "dockerd"),
+    "docker": functools.partial(_program, "docker"),
 }
 
 

@@ -14,6 +14,7 @@ from tests.conformance.run import SUITES, Job, Results, Runtime, Suite, find_run
 from tests.conformance.verdicts import Verdict
 
 OURS = "harness-oci"
+DEFAULT_SUITES = ("runtime-tools", "crun")
 DEFAULT_RUNTIMES = ("runc", "crun", str(Path(__file__).parents[2] / ".venv" / "bin" / OURS))
 
 
@@ -21,13 +22,18 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="conformance", description="Run the public OCI runtime validation suites.")
     which = f"a runtime to run (default: runc, crun, {OURS}); the one called {OURS} is ours"
     parser.add_argument("--runtime", action="append", metavar="PATH", help=which)
-    parser.add_argument("--suite", action="append", choices=list(SUITES), help="default: all of them")
+    parser.add_argument("--suite", action="append", choices=list(SUITES), help="default: runtime-tools and crun")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--no-install", action="store_true", help="install no package")
     parser.add_argument("--build", action="store_true", help="fetch and build the suites, and run nothing")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the whole output of each program there")
     parser.add_argument("--workers", type=int, default=2 * (os.cpu_count() or 1), help="programs at a time")
-    parser.add_argument("program", nargs="*", metavar="PROGRAM", help="a program's name, or a crun file's (test_exec)")
+    parser.add_argument(
+        "program",
+        nargs="*",
+        metavar="PROGRAM",
+        help="a program's name, or a crun file's (test_exec), or a runc file's (exec.bats)",
+    )
     return parser.parse_args()
 
 
@@ -48,7 +54,7 @@ def _jobs(suites: list[Suite], runtimes: list[Runtime], chosen: list[str]) -> li
     for name in chosen:
         if name not in known:
             raise Missing(f"program: {name}: in none of the chosen suites; there are: {' '.join(sorted(known))}")
-    slow = ("delete", "kill", "pidfile", "test_")
+    slow = ("delete", "kill", "pidfile", "test_", "cgroups.bats", "update.bats", "exec.bats")
     return sorted(
         ((suite, program, runtime) for suite in suites for program in suite.programs() for runtime in runtimes
          if not chosen or program in chosen),
@@ -70,7 +76,7 @@ def behind(results: Results) -> list[tuple[str, str]]:
 def _run(arguments: argparse.Namespace) -> tuple[list[Runtime], Results]:
     """Return the runtimes and their results; where ours is behind it gets a second try, alone, which its row tells."""
     built = build(install=not arguments.no_install)
-    suites = [SUITES[name](built) for name in arguments.suite or SUITES]
+    suites = [SUITES[name](built) for name in arguments.suite or DEFAULT_SUITES]
     runtimes = _runtimes(arguments.runtime)
     jobs = _jobs(suites, runtimes, arguments.program)
     results = run_all(jobs, arguments.logs, arguments.workers)

@@ -12,17 +12,18 @@ from pathlib import Path
 HERE = Path(__file__).parent
 RECIPE = (Path(__file__), HERE / "tap.go", HERE / "libmount.py")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-RUNTIME_TOOLS, CRUN = "golang-github-opencontainers-runtime-tools", "crun"
-# Debian 12's own copy of runtime-tools is older, and mirrors no longer serve it whole; crun's tests are those of the
-# crun that Debian 12 installs.
-RELEASES = {RUNTIME_TOOLS: "trixie", CRUN: "bookworm"}
+RUNTIME_TOOLS, CRUN, RUNC = "golang-github-opencontainers-runtime-tools", "crun", "runc"
+# Debian 12's own copy of runtime-tools is older, and mirrors no longer serve it whole; the tests of crun and runc are
+# those of the versions that Debian 12 installs.
+RELEASES = {RUNTIME_TOOLS: "trixie", CRUN: "bookworm", RUNC: "bookworm"}
 PACKAGES = """
-gcc golang-github-blang-semver-dev golang-github-google-uuid-dev golang-github-hashicorp-go-multierror-dev
+bats bc busybox-static gawk gcc golang-github-blang-semver-dev golang-github-containerd-console-dev
+golang-github-cyphar-filepath-securejoin-dev golang-github-google-uuid-dev golang-github-hashicorp-go-multierror-dev
 golang-github-mrunalp-fileutils-dev golang-github-opencontainers-selinux-dev golang-github-opencontainers-specs-dev
 golang-github-sirupsen-logrus-dev golang-github-urfave-cli-dev golang-github-xeipuuv-gojsonschema-dev
-golang-gocapability-dev golang-golang-x-sys-dev golang-go libc6-dev libseccomp-dev util-linux xz-utils
+golang-gocapability-dev golang-golang-x-sys-dev golang-go jq libc6-dev libseccomp-dev util-linux xz-utils
 """.split()
-PROJECT = Path("src/github.com/opencontainers/runtime-tools")
+PROJECTS = Path("src/github.com/opencontainers")
 
 
 class Missing(Exception):
@@ -38,7 +39,7 @@ def cache_dir() -> Path:
 
 
 def is_built() -> bool:
-    """Return whether both suites are in the cache."""
+    """Return whether the suites are in the cache."""
     return (cache_dir() / "built").exists()
 
 
@@ -86,19 +87,29 @@ def _fetch(package: str, place: Path) -> Path:
     return target
 
 
+def _project(source: Path, place: Path, name: str) -> Path:
+    """Return where a Go project lies after it was moved to where its own imports look for it."""
+    project = place / "go" / PROJECTS / name
+    project.parent.mkdir(parents=True, exist_ok=True)
+    return source.rename(project)
+
+
+def _go_build(packages: list[str], project: Path, place: Path, target: Path) -> None:
+    """Build static programs into `target`, with Debian's Go libraries and nothing from a network."""
+    env = os.environ | {"GO111MODULE": "off", "GOFLAGS": "", "CGO_ENABLED": "0", "GOCACHE": str(place / "objects"),
+                        "GOPATH": f"{place / 'go'}:/usr/share/gocode"}  # fmt: skip
+    _run(["go", "build", "-ldflags=-s -w", "-o", f"{target}/", *packages], project, env)
+
+
 def _build_runtime_tools(source: Path, place: Path, target: Path) -> None:
     """Build each validation program and `runtimetest`, and put what they look for in their working directory there."""
-    project = place / "go" / PROJECT
-    project.parent.mkdir(parents=True)
-    source.rename(project)
+    project = _project(source, place, "runtime-tools")
     stand_in = place / "go/src/github.com/mndrix/tap-go"
     stand_in.mkdir(parents=True)
     shutil.copy(HERE / "tap.go", stand_in)
     programs = target / "runtime-tools" / "programs"
     programs.mkdir(parents=True)
-    env = os.environ | {"GO111MODULE": "off", "GOFLAGS": "", "CGO_ENABLED": "0", "GOCACHE": str(place / "objects"),
-                        "GOPATH": f"{place / 'go'}:/usr/share/gocode"}  # fmt: skip
-    _run(["go", "build", "-ldflags=-s -w", "-o", f"{programs}/", "./cmd/runtimetest", "./validation/..."], project, env)
+    _go_build(["./cmd/runtimetest", "./validation/..."], project, place, programs)
     (programs / "runtimetest").rename(target / "runtime-tools" / "runtimetest")
     for archive in project.glob("rootfs-*.tar.gz"):
         shutil.copy(archive, target / "runtime-tools")
@@ -114,6 +125,36 @@ def _build_crun(source: Path, target: Path) -> None:
     (source / "config.h").write_text("#define HAVE_SECCOMP 1\n#define HAVE_ERROR_H 1\n")  # autoconf would write it
     gcc = ["gcc", "-static", "-O2", "-w", f"-I{source}"]
     _run([*gcc, "-o", f"{tests}/tests/init", f"{source}/tests/init.c", "-lseccomp"])
+
+
+def _busybox_root(place: Path) -> None:
+    """Make a root tree of busybox and, for the one test that wants Debian, the static ldconfig of the host."""
+    for folder in "bin dev etc home lib proc root sbin sys tmp usr/bin usr/sbin var".split():
+        (place / folder).mkdir(parents=True)
+    busybox = Path(shutil.which("busybox") or "/bin/busybox")
+    shutil.copy(busybox, place / "bin")
+    for applet in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
+        if applet != "busybox":
+            (place / "bin" / applet).symlink_to("busybox")
+    (place / "usr/bin/env").symlink_to("../../bin/busybox")
+    (place / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n")
+    (place / "etc/group").write_text("root:x:0:\nnobody:x:65534:\n")
+    shutil.copy("/sbin/ldconfig", place / "sbin")
+
+
+def _build_runc(source: Path, place: Path, target: Path) -> None:
+    """Copy the tests for bats, build the program that they receive terminals with, and make the images they unpack."""
+    project = _project(source, place, "runc")
+    tests = target / "runc" / "tests" / "integration"
+    shutil.copytree(project / "tests" / "integration", tests)
+    terminal = target / "runc" / "contrib" / "cmd" / "recvtty"
+    terminal.mkdir(parents=True)
+    _go_build(["./contrib/cmd/recvtty"], project, place, terminal)
+    _busybox_root(place / "root")
+    image = tests / "testdata" / "busybox.tar"
+    _run(["tar", "--create", "--file", str(image), "--directory", str(place / "root"), "."])
+    names = " ".join(f"{name}_IMAGE={image}" for name in ("BUSYBOX", "HELLO", "DEBIAN"))
+    (tests / "get-images.sh").write_text(f"#!/bin/sh\necho {names}\n")
 
 
 def build(*, install: bool) -> Path:
@@ -135,6 +176,7 @@ def build(*, install: bool) -> Path:
     try:
         _build_runtime_tools(_fetch(RUNTIME_TOOLS, work), work, target)
         _build_crun(_fetch(CRUN, work), target)
+        _build_runc(_fetch(RUNC, work), work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     (target / "built").touch()

@@ -22,25 +22,39 @@ enter() { # CGROUP SECONDS COMMAND...
     exec unshare --cgroup --mount --pid --fork --kill-child --mount-proc sh "$0" inside "$@"
 }
 
+attach() { # TYPE MOUNTPOINT OPTIONS: the hierarchy as seen from this cgroup
+    mkdir -p "$2"
+    if [ "$1" = cgroup2 ]; then
+        mount -t cgroup2 cgroup2 "$2"
+        return
+    fi
+    names=
+    for word in $(echo "$3" | tr ',' ' '); do
+        case $word in rw | ro | nosuid | nodev | noexec | relatime) ;; *) names=$names,$word ;; esac
+    done
+    case $names in ,name=*) names=",none$names" ;; esac
+    mount -t cgroup -o "${names#,}" cgroup "$2"
+}
+
 remount() { # the cgroup hierarchies, so that their root is this cgroup
-    hierarchies | while read -r type mountpoint options; do
-        umount "$mountpoint"
-        if [ "$type" = cgroup2 ]; then
-            [ -z "${HIDE_UNIFIED-}" ] || [ "$mountpoint" = /sys/fs/cgroup ] || continue
-            mount -t cgroup2 cgroup2 "$mountpoint"
-            [ "$mountpoint" != /sys/fs/cgroup ] || {
-                # A cgroup with processes cannot give controllers to its children.
-                mkdir "$mountpoint/programs"
-                echo 1 >"$mountpoint/programs/cgroup.procs"
-            }
-        else
-            names=
-            for word in $(echo "$options" | tr ',' ' '); do
-                case $word in rw | ro | nosuid | nodev | noexec | relatime) ;; *) names=$names,$word ;; esac
-            done
-            case $names in ,name=*) names=",none$names" ;; esac
-            mount -t cgroup -o "${names#,}" cgroup "$mountpoint"
-        fi
+    place=/sys/fs/cgroup
+    if [ "$(stat --file-system --format %T $place)" = cgroup2fs ]; then
+        umount $place
+        attach cgroup2 $place
+        mkdir $place/programs # a cgroup with processes cannot give controllers to its children
+        echo 1 >$place/programs/cgroup.procs
+        return
+    fi
+    known=$(hierarchies)
+    links=$(mktemp -d)
+    find $place -maxdepth 1 -type l -exec cp --no-dereference {} "$links" \;
+    echo "$known" | while read -r _ mountpoint _; do umount "$mountpoint"; done
+    mount -t tmpfs -o mode=755 tmpfs $place # engines make directories beside the hierarchies
+    cp --no-dereference --recursive "$links/." $place
+    rm -r "$links"
+    echo "$known" | while read -r type mountpoint options; do
+        [ "$type" = cgroup ] || [ -z "${HIDE_UNIFIED-}" ] || continue
+        attach "$type" "$mountpoint" "$options"
     done
 }
 
