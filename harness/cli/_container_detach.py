@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from harness.errors import HarnessError
 
@@ -43,6 +44,7 @@ def _child(work: Callable[[Begun], object], writer: int) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for fd in range(3):
             os.dup2(null, fd)
+        _close_inherited()
         told = _Message(writer)
         try:
             work(told.begun)
@@ -53,6 +55,14 @@ def _child(work: Callable[[Begun], object], writer: int) -> None:
             told.failed(f"container: {type(error).__name__}: {error}", "this is a bug in harness", 70)
     finally:
         os._exit(code)
+
+
+def _close_inherited() -> None:
+    """Close what our caller left open to us: somebody may wait for its end. What Python opens is not inheritable."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with suppress(OSError):  # the listing's own is closed by now
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                os.close(int(name))
 
 
 class _Message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -159,7 +158,7 @@ def request_of(image: str, command: tuple[str, ...], options: dict[str, Any]) ->
         image,
         command,
         name=name,
-        entrypoint=None if entrypoint is None else tuple(shlex.split(entrypoint)),
+        entrypoint=None if entrypoint is None else tuple(filter(None, (entrypoint,))),
         env=_environment(options),
         workdir=request.check_workdir(options["workdir"] or ""),
         user=options["user"] or "",

@@ -270,5 +270,4 @@ def rm(names: tuple[str, ...], *, force: bool) -> None:
     from harness.engine import life  # noqa: PLC0415
 
     shelf = _shelf()
-    shelf.sweep()
     _each(names, lambda name: life.remove(shelf, shelf.find(name), force=force))

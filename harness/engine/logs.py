@@ -27,10 +27,23 @@ class LogWriter:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._lost_bytes = 0
 
     def write(self, stream: str, data: bytes) -> None:
-        """Append what was read from `stdout` or `stderr`."""
-        head = _stamp() + b" " + stream.encode()
+        """Append what was read from `stdout` or `stderr`.
+
+        A full disk ends no container: what could not be written is counted, and told in the log once there is room.
+        """
+        lost = f"{self._lost_bytes} bytes were lost here: the log could not be written".encode()
+        try:
+            if self._lost_bytes:
+                os.write(self._fd, b"\n" + _stamp() + b" stderr F harness: " + lost + b"\n")
+                self._lost_bytes = 0
+            self._append(_stamp() + b" " + stream.encode(), data)
+        except OSError:
+            self._lost_bytes += len(data)
+
+    def _append(self, head: bytes, data: bytes) -> None:
         *lines, rest = data.split(b"\n")
         entries = [head + b" F " + line + b"\n" for line in lines]
         entries += [head + b" P " + rest + b"\n"] if rest else []

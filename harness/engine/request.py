@@ -235,7 +235,7 @@ def parse_security(words: Sequence[str]) -> Security:
     """Return what all `--security-opt` say together. Raises: UsageError."""
     found: dict[str, str | bool] = {}
     for word in words:
-        key, _, value = word.replace(":", "=", 1).partition("=") if "=" not in word else word.partition("=")
+        key, value = [*re.split("[=:]", word, maxsplit=1), ""][:2]  # Docker takes either
         if key == "no-new-privileges" and value in {"", "true", "false"}:
             found["no_new_privs"] = value != "false"
         elif key == "seccomp" and value:
