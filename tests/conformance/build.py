@@ -170,8 +170,8 @@ def build(*, install: bool) -> Path:
     if is_built():
         return target
     work = target.with_name(target.name + ".work")
-    for leftover in (target, work):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in target.parent.glob("*"):  # of other recipes too
+        shutil.rmtree(leftover)
     target.mkdir(parents=True)
     try:
         _build_runtime_tools(_fetch(RUNTIME_TOOLS, work), work, target)

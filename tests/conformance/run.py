@@ -221,7 +221,8 @@ class RuncTests:
 
     def run(self, program: str, runtime: Runtime) -> tuple[dict[str, Verdict], Ended]:
         """Return the verdict on each test of one file."""
-        argv = ["sh", "-c", 'RUNC=$RUNTIME exec bats --formatter tap "$0"', str(self._place / program)]
+        command = f'RUNC="$RUNTIME" bats --formatter tap {shlex.quote(str(self._place / program))}'
+        argv = ["script", "--quiet", "--return", "--command", command, "/dev/null"]  # it wants a terminal to control it
         ended = run_sandboxed(runtime, argv, self._place, {}, LONG_LIMIT_S)
         found = judge_each(ended.output, ended.code, ended.complaint)
         return {f"{program}: {test}": verdict for test, verdict in found.items()}, ended

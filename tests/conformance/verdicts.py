@@ -65,12 +65,14 @@ def judge(output: str, code: int | None, complaint: str) -> Verdict:
 
 def judge_each(output: str, code: int | None, complaint: str) -> dict[str, Verdict]:
     """Return the verdict on each named test of a program, and on `(ended)` where it did not come to its end."""
-    found = {}
-    for word, text in assertions(output):
+    found: dict[str, Verdict] = {}
+    seen = assertions(output)
+    for number, (word, text) in enumerate(seen, 1):
         name = DIRECTIVE.split(text)[0].strip()
+        name = f"{name} ({number})" if name in found else name
         found[name] = Verdict(word, int(word == "pass"), int(word == "fail"), int(word == "skip"))
     planned = re.search(r"^1\.\.(\d+)$", output, re.MULTILINE)
-    broke_off = planned is None or int(planned[1]) != len(found)  # bats exits with 1 after any failure
+    broke_off = planned is None or int(planned[1]) != len(seen)  # bats exits with 1 after any failure
     if broke_off:
         reason = "time limit" if code is None else (complaint.strip().splitlines() or [f"exit code {code}"])[-1]
         found["(ended)"] = Verdict("fail", failed=1, reason=reason[:200])
