@@ -6,12 +6,14 @@ Source: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst of the kernel.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from harness.container import cgroupfs, mountinfo, syscalls
 from harness.container.errors import ContainerError
-from harness.container.plan import Joins
+
+if TYPE_CHECKING:
+    from harness.container.plan import Joins
 
 Mode = Literal["v1", "v2", "hybrid"]
 
@@ -35,6 +37,10 @@ class Layout:
     """The cgroup trees of this host."""
 
     hierarchies: tuple[Hierarchy, ...]
+    _used: tuple[Hierarchy, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_used", self._find_used())  # once: every group of a library's start asks
 
     @property
     def mode(self) -> Mode | None:
@@ -60,6 +66,9 @@ class Layout:
 
         The freezer only where there is no cgroup2 to kill a group at once.
         """
+        return self._used
+
+    def _find_used(self) -> tuple[Hierarchy, ...]:
         wanted = CONTROLLERS if self.unified else (*CONTROLLERS, "freezer")
         found = [hierarchy for name in wanted if (hierarchy := self.of(name)) is not None]
         found += [self.unified] if self.unified else []
@@ -73,6 +82,8 @@ class Layout:
     @property
     def joins(self) -> Joins:
         """How a process of a plan gets into a group of this layout."""
+        from harness.container.plan import Joins  # late: who makes no plan need not pay for it
+
         return Joins(sum(hierarchy.version == 1 for hierarchy in self.used()), self.unified is not None)
 
 

@@ -31,10 +31,10 @@ from harness.container.cgroup_layout import (
 )
 from harness.container.cgroup_leftovers import kill_all, list_groups, members, remove_group, subgroups
 from harness.container.errors import ContainerError
-from harness.container.plan import Joins
 
 if TYPE_CHECKING:
     from harness.container.cgroup_stats import Stats
+    from harness.container.plan import Joins
     from harness.container.resources import Resources
 
 __all__ = [
@@ -245,13 +245,10 @@ class Group:
         at = self._at("memory")
         if not self._is_v1("memory"):
             cgroupfs.write(f"{at}/memory.max", str(limit_bytes))
-            if os.path.exists(f"{at}/memory.swap.max"):  # absent where the kernel has no swap
-                cgroupfs.write(f"{at}/memory.swap.max", "0")
+            cgroupfs.write_where_present(f"{at}/memory.swap.max", "0")  # absent where the kernel has no swap
             return
         cgroupfs.write(f"{at}/memory.limit_in_bytes", str(limit_bytes))
-        if os.path.exists(f"{at}/memory.memsw.limit_in_bytes"):  # absent with swapaccount=0
-            cgroupfs.write(f"{at}/memory.memsw.limit_in_bytes", str(limit_bytes))
-        else:
+        if not cgroupfs.write_where_present(f"{at}/memory.memsw.limit_in_bytes", str(limit_bytes)):  # swapaccount=0
             cgroupfs.write(f"{at}/memory.swappiness", "0")
 
     def _set_cpu(self, cpus: float) -> None:
@@ -268,6 +265,8 @@ class Group:
         "fast" writes to `tasks` of v1, which waits for no RCU grace period, and is cloned into cgroup2; "procs" writes
         to every `cgroup.procs` instead, as other runtimes do.
         """
+        from harness.container.plan import Joins
+
         if (method or self.join_method) == "procs":
             return Joins(len(self.trees), unified=False)
         return Joins(sum(tree.version == 1 for tree in self.trees), self._layout.unified is not None)
@@ -276,8 +275,8 @@ class Group:
     def join_fds(self, method: JoinMethod | None = None) -> Iterator[tuple[int, ...]]:
         """Yield the fds that a plan with these `joins` needs, in its order."""
         method = method or self.join_method
-        with ExitStack() as stack:
-            fds = []
+        fds: list[int] = []
+        try:
             for hierarchy, directory in zip(self.trees, self.directories, strict=True):
                 if method == "procs":
                     path, flags = f"{directory}/cgroup.procs", os.O_WRONLY
@@ -286,8 +285,10 @@ class Group:
                 else:
                     path, flags = directory, os.O_RDONLY
                 fds.append(cgroupfs.open_fd(path, flags))
-                stack.callback(os.close, fds[-1])
             yield tuple(fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def join_pid(self, pid: int) -> None:
         """Move a process with all its threads in, by `cgroup.procs` of every hierarchy: an RCU grace period each.
@@ -358,6 +359,13 @@ class Group:
     def kill(self, deadline_ns: int) -> None:
         """End every process in it and below, and wait for it. Raises ContainerError (EBUSY) at the deadline."""
         cgroup_freeze.kill(self.switches, self.directories, deadline_ns)
+
+    def try_remove(self) -> bool:
+        """Remove its directories until one is not empty (of processes or groups); return whether all are gone.
+
+        What ends a group can begin with this: most often its last process is gone already, and nothing is to be killed.
+        """
+        return all(cgroupfs.try_remove(directory) for directory in self.directories)
 
     def remove(self, deadline_ns: int, *, parents: bool = False) -> None:
         """Remove its directories and all below; those that are gone do not matter.

@@ -110,6 +110,8 @@ def _kill_and_reap(pid: int) -> None:
 
 
 def _end_group(group: Group) -> None:
+    if group.try_remove():
+        return
     deadline_ns = time.monotonic_ns() + _END_NS
     group.kill(deadline_ns)
     group.remove(deadline_ns)
