@@ -94,7 +94,7 @@ def check_terminal(options: dict[str, Any]) -> None:
     """Raise UsageError for `-it` where our stdin is no terminal, as Docker does: keys could not be passed on."""
     import os  # noqa: PLC0415
 
-    if options["tty"] and options["interactive"] and not os.isatty(0):
+    if options["tty"] and options["interactive"] and not options["detach"] and not os.isatty(0):
         raise UsageError("-t: stdin is no terminal", hint="leave out -t to pipe something in, or -i to show output")
     if options["detach"] and options.get("trace"):
         raise UsageError("--trace: with -d there is nobody to show it to", hint="leave out -d")

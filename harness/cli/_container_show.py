@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli._output import console
-from harness.engine.life import Prepared, Started
+from harness.engine.life import Started
+from harness.engine.prepare import Prepared
 from harness.engine.record import Sight
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from harness.cli._output import note, print_json
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
-    from harness.engine.life import Prepared
+    from harness.engine.prepare import Prepared
     from harness.engine.record import Shelf
 
 _SCHEMA = "harness.container/1"
@@ -75,13 +75,13 @@ def run(image: str, command: tuple[str, ...], **options: Any) -> int:
       harness container run --dry-run busybox true      what would be done, step by step
       harness container run --rm --trace busybox true   what each step takes
     """
-    from harness.engine import life  # noqa: PLC0415
+    from harness.engine import prepare  # noqa: PLC0415
 
     request = request_of(image, command, options)
     shelf = _shelf()
-    prepared = life.prepare(shelf, request)
+    prepared = prepare.prepare(shelf, request)
     if options["dry_run"]:
-        click.echo(life.describe(prepared))
+        click.echo(prepare.describe(prepared))
         return 0
     shelf.sweep()
     return _run_detached(shelf, prepared) if request.detach else _run_attached(shelf, prepared, trace=options["trace"])
@@ -257,8 +257,9 @@ def stop(names: tuple[str, ...], timeout_s: int | None) -> None:
 def kill(names: tuple[str, ...], word: str) -> None:
     """Send a signal to the first process of containers. The kernel keeps from it what it has no handler for."""
     from harness.engine import life  # noqa: PLC0415
+    from harness.engine.prepare import signal_number  # noqa: PLC0415
 
-    shelf, number = _shelf(), life.signal_number(word)
+    shelf, number = _shelf(), signal_number(word)
     _each(names, lambda name: life.kill(shelf, shelf.look(shelf.home(shelf.find(name)).read()), number))
 
 

@@ -19,7 +19,7 @@ from harness.images.oci import Image
 Document = dict[str, Any]
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _QUIET = ["nosuid", "noexec", "nodev"]
-_GROUP = "/harness-containers"
+_GROUP = "/harness-container-"  # without a parent of their own: the last one that ends would have to remove it
 # What Docker sets where the network is the container's own: nothing of the host is in reach of a low port or a ping.
 _NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
@@ -87,7 +87,7 @@ def document(request: Request, image: Image, place: Place) -> Document:
     linux: Document = {
         "namespaces": _namespaces(request, place),
         "resources": _resources(request.limits),
-        "cgroupsPath": f"{_GROUP}/{place.id}",
+        "cgroupsPath": f"{_GROUP}{place.id}",
         "maskedPaths": list(defaults.MASKED_PATHS) if request.security.confined_paths else [],
         "readonlyPaths": list(defaults.READONLY_PATHS) if request.security.confined_paths else [],
         "sysctl": {**(_NETWORK_SYSCTLS if request.network == "none" else {}), **request.sysctls},

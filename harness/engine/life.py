@@ -1,175 +1,32 @@
-"""The life of a container made by hand: prepare, run, exec, stop, remove."""
+"""The life of a container made by hand: make, start, watch, exec, stop, remove."""
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from harness.container import attach, config, plan
+from harness.container import attach
 from harness.container.create import CreateOptions, Streams
 from harness.container.errors import ContainerError
 from harness.container.launcher import Launched
-from harness.container.spec import Overlay, Process, Seccomp
+from harness.container.spec import Process
 from harness.engine import bundle
+from harness.engine.failure import ContainerFailed, failed
 from harness.engine.logs import LogWriter
+from harness.engine.prepare import Prepared, signal_number
 from harness.engine.record import Ending, Home, Record, Shelf, Sight, now
 from harness.engine.relay import Relay, exit_code, passing_signals, standard_streams, window_size
-from harness.engine.request import MountWish, Request
 from harness.engine.users import resolve
 from harness.errors import CapabilityError, HarnessError, UsageError
-from harness.host.paths import data_dir
-from harness.images import oci
-from harness.images.oci import Image
-from harness.images.roots import open_tree
-from harness.images.store import Store
 
-EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 125, 126, 127
 _END_NS = 10 * 10**9
 _LOOK_S = 0.02
 Say = Callable[[str], None]
-
-
-class ContainerFailed(HarnessError):
-    """A container that did not come to execute its program; `exit_code` is 125, 126 or 127, as Docker has them."""
-
-    exit_code = EXIT_FAILED
-
-
-def failed(error: ContainerError, what: str) -> ContainerFailed:
-    """Return what a person is told of an error of the runtime, with the exit code that says whose fault it is."""
-    step = error.step.partition("(")[2].rstrip(")")
-    made = ContainerFailed(f"container: {what}: {error}", hint=_hint(error, step))
-    if step in {"find", "exec"}:
-        made.exit_code = EXIT_NOT_FOUND if error.errno == errno.ENOENT else EXIT_NOT_EXECUTABLE
-    return made
-
-
-def _hint(error: ContainerError, step: str) -> str | None:
-    if step == "find" and error.errno == errno.ENOENT:
-        return "is it in the image, and in a directory of its PATH? harness container run IMAGE ls /bin"
-    if step == "exec" and error.errno == errno.ENOENT:
-        return "the file is there, but not the interpreter that its first line or its ELF header names"
-    if step == "exec" and error.errno == errno.ENOEXEC:
-        return "a program of another architecture, or a script without #!"
-    if step == "overlay":
-        return "the writable layer needs a disk such as ext4, xfs, btrfs or tmpfs below it: set HARNESS_HOME to one"
-    return None
-
-
-# -- prepare ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A container that could be made: nothing of it exists yet. `store` keeps its tree while this object lives."""
-
-    request: Request
-    image: Image
-    store: Store
-    record: Record
-    place: bundle.Place
-    document: bundle.Document
-    times_ns: dict[str, int] = field(default_factory=dict)
-    """What each part of the work took, in the order in which it was done."""
-
-    @property
-    def overlay(self) -> Overlay:
-        at = self.place.directory
-        return Overlay((str(self.place.tree),), str(at / "upper"), str(at / "work"), volatile=False)
-
-
-def prepare(shelf: Shelf, request: Request) -> Prepared:
-    """Find the image and decide everything. Raises: UsageError, ImageError, CapabilityError."""
-    if os.geteuid() != 0:
-        raise CapabilityError("container: root: not root", hint="run as root: the overlay and the cgroup need it")
-    began_ns = time.monotonic_ns()
-    store = Store(data_dir() / "images")
-    image = store.find(request.image)
-    tree = open_tree(store, image, request.image)
-    opened_ns = time.monotonic_ns()
-    container_id = shelf.new_id()
-    wishes = bundle.wishes(request, image)
-    sources, nameless = _sources(shelf, wishes)
-    network = _network_path(shelf, request.network)
-    place = bundle.Place(container_id, shelf.path / container_id, tree.path, sources, network)
-    document = bundle.document(request, image, place)
-    if request.tty and (size := window_size()):
-        document["process"]["consoleSize"] = {"height": size[0], "width": size[1]}
-    record = Record(
-        container_id, request.name, oci.full_name(request.image), image.manifest.digest, str(tree.path),
-        bundle.arguments(request, image), now(), request.labels, request.network, request.tty, request.interactive,
-        request.detach, request.remove, nameless, bundle.stop_signal(request, image), request.stop_timeout_s,
-    )  # fmt: skip
-    signal_number(record.stop_signal)
-    times = {"find and check the image": opened_ns - began_ns, "decide": time.monotonic_ns() - opened_ns}
-    return Prepared(request, image, store, record, place, document, times)
-
-
-def _sources(shelf: Shelf, wishes: tuple[MountWish, ...]) -> tuple[dict[int, Path], tuple[str, ...]]:
-    """Return where each bind and volume is, and the names that volumes without one get. Raises: UsageError."""
-    sources: dict[int, Path] = {}
-    nameless = []
-    for number, wish in enumerate(wishes):
-        if wish.kind == "bind":
-            if not Path(wish.source).exists():
-                hint = f"mkdir -p {wish.source}; or a volume: a name without a slash"
-                raise UsageError(f"-v: {wish.source}: no such file or directory on the host", hint=hint)
-            sources[number] = Path(wish.source)
-        elif wish.kind == "volume":
-            name = wish.source or shelf.new_id() + shelf.new_id()
-            nameless += [] if wish.source else [name]
-            sources[number] = shelf.volumes / name
-    return sources, tuple(nameless)
-
-
-def _network_path(shelf: Shelf, network: str) -> str:
-    kind, _, name = network.partition(":")
-    if kind != "container":
-        return ""
-    sight = shelf.look(shelf.home(shelf.find(name)).read())
-    if not sight.pid:
-        raise UsageError(
-            f"--network: {network}: it is {sight.status}", hint="only one that runs has a network to share"
-        )
-    return f"/proc/{sight.pid}/ns/net"
-
-
-def describe(prepared: Prepared) -> str:
-    """Return what would be done, in order: directories, the cgroup, and the numbered steps of the launcher.
-
-    Raises: ContainerFailed for what could not be made.
-    """
-    from harness.container import cgroup_mounts, cgroups, seccomp  # noqa: PLC0415
-    from harness.container.cgroup_layout import directories_at  # noqa: PLC0415
-
-    place, layout = prepared.place, cgroups.detect()
-    try:
-        read = config.read(prepared.document, str(place.directory), f"{place.directory}/workspace")
-        groups = directories_at(layout.full(), read.cgroups_path or "")
-        process = read.container.process
-        if read.seccomp is not None:
-            process = replace(process, seccomp=Seccomp(b"", seccomp.flags(read.seccomp)))
-        spec = cgroup_mounts.expand(replace(read.container, root=prepared.overlay, process=process), layout, groups)
-        joins = plan.Joins(sum(tree.version == 1 for tree in layout.full()), layout.unified is not None)
-        launch = plan.Launch(joins=joins, waits=True, seccomp=read.seccomp is not None, keyring=f"_ses.{place.id}",
-                             dies_with_parent=not prepared.request.detach)  # fmt: skip
-        steps = plan.container_steps(spec, launch)
-    except ContainerError as error:
-        raise failed(error, prepared.request.image) from error
-    made = [str(place.directory / name) for name in ("upper", "work", "log")]
-    made += [str(path) for path in prepared.place.sources.values() if not path.exists()]
-    lines = [
-        f"image     {prepared.record.image} {prepared.record.digest}", f"tree      {place.tree}",
-        *(f"make      {path}" for path in made), *(f"cgroup    {path}" for path in groups),
-        f"limits    {prepared.document['linux']['resources']}", f"run       {list(prepared.record.command)}", "",
-    ]  # fmt: skip
-    return "\n".join(lines) + plan.describe(steps)
 
 
 # -- make and run ----------------------------------------------------------------------------------------------------
@@ -185,30 +42,42 @@ class Made:
 
 
 def make(shelf: Shelf, prepared: Prepared) -> Made:
-    """Make its directory, under its name all at once, and its volumes. Raises: UsageError for a name that is taken."""
+    """Make its directory, under its name all at once, and its volumes.
+
+    Raises: UsageError for a name that is taken, CapabilityError where nothing can be written.
+    """
     began_ns = time.monotonic_ns()
     place = prepared.place
-    with shelf.changing():
-        prepared.record = replace(prepared.record, name=shelf.free_name(prepared.record.name))
-        home = Home(shelf.path / f".{place.id}")
-        home.path.mkdir(mode=0o700)
-        status = place.tree.stat()
-        for name, mode in (("upper", status.st_mode & 0o7777), ("work", 0o700)):
-            (home.path / name).mkdir()
-            (home.path / name).chmod(mode)
-        os.chown(home.path / "upper", status.st_uid, status.st_gid)
-        for name, text in bundle.file_contents(prepared.request, place.id).items():
-            home.write(name, text)
-            (home.path / name).chmod(0o644)
-        home.write("config.json", prepared.document)
-        home.write("container.json", asdict(prepared.record))
-        for path in place.sources.values():
-            if path.is_relative_to(shelf.volumes):
-                path.mkdir(parents=True, exist_ok=True)
-        lock = home.lock()
-        home.path.rename(place.directory)
+    try:
+        with shelf.changing():
+            prepared.record = replace(prepared.record, name=shelf.free_name(prepared.record.name))
+            home = Home(shelf.path / f".{place.id}")
+            home.path.mkdir(mode=0o700)
+            _write(home, prepared)
+            for path in place.sources.values():
+                if path.is_relative_to(shelf.volumes):
+                    path.mkdir(parents=True, exist_ok=True)
+            lock = home.lock()
+            home.path.rename(place.directory)
+    except OSError as error:
+        hint = "HARNESS_HOME says where containers and images are kept"
+        raise CapabilityError(f"container: {error.filename}: {error.strerror}", hint=hint) from error
     prepared.times_ns["write the bundle"] = time.monotonic_ns() - began_ns
     return Made(prepared, Home(place.directory), lock)
+
+
+def _write(home: Home, prepared: Prepared) -> None:
+    """Write a container's files. The writable layer looks like the image's root: it is what is seen of both."""
+    status = prepared.place.tree.stat()
+    for name, mode in (("upper", status.st_mode & 0o7777), ("work", 0o700)):
+        (home.path / name).mkdir()
+        (home.path / name).chmod(mode)
+    os.chown(home.path / "upper", status.st_uid, status.st_gid)
+    for name, text in bundle.file_contents(prepared.request, prepared.place.id).items():
+        home.write(name, text)
+        (home.path / name).chmod(0o644)
+    home.write("config.json", prepared.document)
+    home.write("container.json", asdict(prepared.record))
 
 
 @dataclass(slots=True)
@@ -225,12 +94,11 @@ class Started:
 def start(shelf: Shelf, made: Made, *, trace: bool = False) -> Started:
     """Start it; return when its program was executed. Raises: ContainerFailed; nothing of it is left then."""
     prepared, request = made.prepared, made.prepared.request
-    options = CreateOptions(
-        prepared.overlay, proxied=True, trace=trace, dies_with_parent=not request.detach
-    )  # fmt: skip
+    options = CreateOptions(prepared.overlay, proxied=True, trace=trace, dies_with_parent=not request.detach)
     container_id = prepared.place.id
     asked_ns = time.monotonic_ns()
     try:
+        log = LogWriter(made.home.log)
         with standard_streams(interactive=request.interactive) as ends:
             launched = shelf.runtime.create(container_id, str(prepared.place.directory), Streams(), options)
             ends.terminal = launched.fds.pop("terminal", -1)
@@ -243,7 +111,6 @@ def start(shelf: Shelf, made: Made, *, trace: bool = False) -> Started:
         if isinstance(error, ContainerError):
             raise failed(error, prepared.record.name) from error
         raise
-    log = LogWriter(made.home.log)
     relay = Relay(ends, attached=not request.detach, log=log.write)
     return Started(launched, relay, asked_ns, created_ns, started_ns)
 
@@ -256,11 +123,13 @@ def watch(shelf: Shelf, made: Made, started: Started, say: Say) -> int:
         started.relay.run(pid)
         code = exit_code(pid)
         kills = _oom_kills(shelf, record.id)
-        if record.remove:
-            shelf.remove(record, record.id)
-        else:
-            made.home.end(Ending(code, now(), kills))
+        made.home.end(Ending(code, now(), kills))
+        try:
             shelf.runtime.delete(record.id, force=True)
+            if record.remove:
+                shelf.remove(record, record.id)
+        except (ContainerError, HarnessError) as error:  # its exit code is known, and `ps -a` still shows it
+            say(f"{record.name}: {error}; try: harness container rm -f {record.name}")
     os.close(made.lock)
     if kills and code == 128 + signal.SIGKILL and not made.prepared.request.detach:
         say(f"{record.name}: the kernel killed it: it used more memory than -m allows")
@@ -324,17 +193,6 @@ def _added(base: Process, request: ExecRequest, pid: int) -> Process:
         own.pop("HOME", None)
     env = bundle.environment(own, request.env, user, tty=request.tty)
     return replace(process, env=tuple(env), cwd=request.workdir or base.cwd)
-
-
-def signal_number(word: str) -> int:
-    """Return the number of `9`, `KILL` or `SIGKILL`. Raises: UsageError."""
-    name = word.upper()
-    if word.isascii() and word.isdigit() and 1 <= int(word) <= 64:
-        return int(word)
-    try:
-        return int(signal.Signals[name if name.startswith("SIG") else f"SIG{name}"])
-    except KeyError:
-        raise UsageError(f"signal: {word}: unknown", hint="such as TERM, SIGINT or 9") from None
 
 
 def stop(shelf: Shelf, sight: Sight, timeout_s: int | None) -> None:

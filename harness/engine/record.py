@@ -184,6 +184,8 @@ class Shelf:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            for half_made in self.path.glob(f".{'?' * 2 * ID_BYTES}"):  # by who was killed, or had no room, meanwhile
+                shutil.rmtree(half_made, ignore_errors=True)
             yield
 
     def records(self) -> list[Record]:
@@ -228,7 +230,7 @@ class Shelf:
             state, status = self.runtime.state(record.id)
         except ContainerError as error:
             if error.errno not in {0, errno.ENOENT}:
-                raise
+                raise CapabilityError(f"container: {record.name}: {error}", hint="are you root?") from error
             status = "created" if self.home(record.id).is_watched() else "exited"
             return Sight(record, status)
         if status in {"running", "paused"}:
@@ -236,12 +238,13 @@ class Shelf:
         return Sight(record, "exited" if status == "stopped" else "created", 0)
 
     def remove(self, record: Record | None, container_id: str) -> None:
-        """Take away everything of a container that does not run. Raises: ContainerError."""
+        """Take away everything of a container that does not run. Raises: CapabilityError for what stays."""
         try:
             self.runtime.delete(container_id, force=True)
         except ContainerError as error:
             if error.errno != errno.ENOENT:
-                raise
+                hint = "a process that hangs in the kernel keeps a cgroup; another try may help"
+                raise CapabilityError(f"container: {container_id}: {error}", hint=hint) from error
         for volume in record.volumes if record is not None else ():
             shutil.rmtree(self.volumes / volume, ignore_errors=True)
         shutil.rmtree(self.home(container_id).path, ignore_errors=True)

@@ -457,6 +457,14 @@ def test_names(harness):
     harness("rm", "-f", "box")
 
 
+def test_nothing_half_made_is_left(harness, home):
+    """A directory gets its name when it is complete; what a killed command began is removed by the next."""
+    (home / "data/containers").mkdir(exist_ok=True)
+    (home / "data/containers/.0123456789ab").mkdir()
+    harness("run", "--rm", "busybox", "true")
+    assert not (home / "data/containers/.0123456789ab").exists()
+
+
 def test_inspect(harness):
     harness("run", "--name", "box", "-l", "a=b", "busybox", "true")
     seen = json.loads(harness.out("inspect", "box"))

@@ -16,7 +16,7 @@ from harness.container.defaults import CAPABILITIES, DOCKER_CAPABILITIES
 from harness.container.errors import ContainerError
 from harness.container.seccomp import Profile
 from harness.container.seccomp_default import default_profile
-from harness.engine import bundle, life, logs, profiles, request, users
+from harness.engine import bundle, failure, logs, profiles, request, users
 from harness.engine.record import Ending, Record, Shelf, Sight
 from harness.engine.request import MountWish
 from harness.errors import UsageError
@@ -138,7 +138,7 @@ def test_a_document_is_one_that_the_runtime_reads(tmp_path):
     assert read.process.capabilities.bounding == ()
     assert not read.process.no_new_privs
     assert read.resources.memory.limit_bytes == read.resources.memory.swap_bytes == 16 << 20
-    assert read.cgroups_path == "/harness-containers/1a2b"
+    assert read.cgroups_path == "/harness-container-1a2b"
     assert read.seccomp == default_profile(())
     assert [mount.destination for mount in read.container.mounts][-1] == "/data"
     assert document["process"]["env"] == [
@@ -302,7 +302,7 @@ def test_status_texts():
      ("step 9 (overlay)", 22, 125), ("config.json", 0, 125)],
 )  # fmt: skip
 def test_exit_codes_say_whose_fault_it_is(step, errno, code):
-    assert life.failed(ContainerError(step, errno, "x"), "c").exit_code == code
+    assert failure.failed(ContainerError(step, errno, "x"), "c").exit_code == code
 
 
 def test_names_and_ids(monkeypatch, tmp_path):
