@@ -23,7 +23,7 @@ def read(path: str) -> str | None:
                 parts.append(os.read(fd, _READ_BYTES))
         finally:
             os.close(fd)
-        return b"".join(parts).decode("ascii")
+        return b"".join(parts).decode("ascii", "surrogateescape")
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP}:
             return None
