@@ -144,7 +144,8 @@ def _own_terminal(terminal: int) -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, mode)
+        with suppress(termios.error):  # it was hung up meanwhile
+            termios.tcsetattr(0, termios.TCSADRAIN, mode)
         signal.signal(signal.SIGWINCH, handler)
 
 
