@@ -158,6 +158,11 @@ def test_environment_workdir_hostname(harness, tmp_path):
     assert done.stdout.splitlines() == ["file option ours /made/here box", "box", "box"]  # fmt: skip
 
 
+def test_groups_and_hosts_can_be_added(harness):
+    done = harness.sh("id -G; grep peer /etc/hosts", "--group-add", "more", "--add-host", "peer:10.0.0.9")
+    assert done.stdout == "0 77\n10.0.0.9\tpeer\n"
+
+
 @pytest.mark.parametrize(
     ("user", "ids"),
     [
@@ -534,6 +539,29 @@ def test_after_a_reboot_it_is_listed_as_ended(harness, tmp_path):
     assert harness.listed()["box"]["status"] == "exited"
     assert "is exited" in harness("exec", "box", "true", code=2).stderr
     harness("rm", "box")
+
+
+def test_an_image_in_use_can_be_removed_without_harm(harness, home, busybox, tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(busybox, tree, symlinks=True)
+    (tree / "own").write_text("own\n")
+    copy_directory(tree, Store(home / "data" / "images"), "own:latest")
+    harness("run", "-d", "--name", "box", "own", "sleep", "600")
+    for _ in range(2):
+        argv = [sys.executable, "-m", "harness", "image", "rm", "own"]
+        subprocess.run(argv, env=harness.env, capture_output=True, check=False)
+    assert harness.out("exec", "box", "cat", "/own") == "own\n"
+    assert "not in the store" in harness("run", "own", "true", code=3).stderr
+    harness("rm", "-f", "box")
+
+
+def test_what_is_written_stays_in_the_containers_own_layer(harness, home):
+    harness("run", "--name", "box", "busybox", "sh", "-c", "echo mine > /bin/text; rm /bin/odd; touch /new")
+    assert harness.sh("ls /new /bin/odd", code=1).stdout == "/bin/odd\n"
+    container_id = harness.listed()["box"]["id"]
+    upper = home / "data/containers" / container_id / "upper"
+    assert (upper / "bin/text").read_text() == "mine\n"
+    assert (home / "data/containers" / container_id).stat().st_mode & 0o777 == 0o700
 
 
 def test_clean_leaves_them_alone(harness):

@@ -336,6 +336,14 @@ def test_without_containers_ps_says_how_to_begin(monkeypatch, tmp_path, capsys):
     assert "error: container: x: no such container" in capsys.readouterr().err
 
 
+def test_who_is_not_root_is_told_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HARNESS_HOME", str(tmp_path))
+    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main.run(["container", "run", "busybox"]) == 3
+    assert "error: container: root: not root" in capsys.readouterr().err
+
+
 def test_help_of_run_loads_nothing_that_only_a_run_needs():
     code = "import sys; from harness.cli.main import run; run(['container', 'run', '--help']);"
     code += "print([n for n in ('harness.container.oci', 'pydantic', 'rich', 'pyroute2') if n in sys.modules])"
