@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pydantic import BaseModel, ConfigDict
 
 from harness.backends import _local, _network
-from harness.container import hostroot, launcher, plan
+from harness.container import hostroot, launcher, plan_control
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
 
 
@@ -43,7 +43,9 @@ class ProcessArm:
             undo.callback(hostroot.unmount_root, directory)
             place = self._places.take()
             undo.callback(place.close)
-            steps = plan.process_steps(plan.ProcessSpec(root, self._tree, place.path), self._kit.launch())
+            steps = plan_control.process_steps(
+                plan_control.ProcessSpec(root, self._tree, place.path), self._kit.launch()
+            )
             memfd = launcher.plan_memfd(steps)
 
             def remove() -> None:

@@ -8,5 +8,5 @@
     mountinfo.py what is mounted here
     syscalls.py  the only place with ctypes
 
-It raises ContainerError (`errors.py`) alone; backends translate it. How a start works and why: docs/container-runtime.md.
+It raises ContainerError (`errors.py`) alone; backends translate it. How a start works: docs/container-runtime.md.
 """

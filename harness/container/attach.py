@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from harness.container import hooks, launcher, plan
-from harness.container.create import Streams, check_terminal, compiled, extra_fds, hand_out
+from harness.container.create import Streams, check_terminal, compiled, extra_fds, granted, hand_out
 from harness.container.errors import ContainerError
 from harness.container.launcher import Launched
 from harness.container.oci import Runtime, group_of, status_of
@@ -66,7 +66,8 @@ def execute(
         loaded = runtime.loaded(home, record)
         if process.capabilities is None:
             process = replace(process, capabilities=loaded.container.process.capabilities)
-        process = compiled(process, loaded, runtime.place.cache_dir)
+        process = granted(process, runtime.warn, all_=runtime.rootless or loaded.container.has("user"))
+        process = compiled(process, loaded, runtime.cache_dir)
         launched = _launch(runtime, record, process, streams, options)
         hand_out(launched, streams, loaded, hooks.state_document(record, status))
     return launched
@@ -92,17 +93,17 @@ def _launch(runtime: Runtime, record: Record, process: Process, streams: Streams
         extra.append(_open_pidfd(record))
         stack.callback(os.close, extra[-1])
         how = plan.Launch(
-            3 + streams.preserve_fds,
+            3 + len(streams.preserved),
             group.joins() if group else plan.Joins(),
             seccomp=process.seccomp is not None,
             trace=options.trace,
-            rootless=runtime.place.rootless,
+            rootless=runtime.rootless,
             keyring=f"_ses.{record.id}",
             dies_with_parent=options.dies_with_parent,
         )
         steps = plan.exec_steps(process, how, namespaces_apart(record.pid))
         memfd = launcher.plan_memfd(steps)
         stack.callback(os.close, memfd)
-        launched = launcher.launch(memfd, range(3 + streams.preserve_fds), extra)
+        launched = launcher.launch(memfd, (0, 1, 2, *streams.preserved), extra)
     launched.steps = steps
     return launched

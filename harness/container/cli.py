@@ -34,24 +34,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(options: SimpleNamespace, message: str) -> int:
-    print(f"harness-oci: {message}", file=sys.stderr)
-    if options.log:
-        _log(options.log, options.log_format, message)
+    report(options, message)
     return EXIT_FAILURE
 
 
-def _log(path: str, log_format: str, message: str) -> None:
+def report(options: SimpleNamespace, message: str, level: str = "error") -> None:
+    """Say what is wrong on stderr, and in the file of `--log`."""
+    print(f"harness-oci: {'warning: ' if level == 'warning' else ''}{message}", file=sys.stderr)
+    if options.log:
+        _log(options, message, level)
+
+
+def _log(options: SimpleNamespace, message: str, level: str) -> None:
     """Append a line in the form in which runc's are read by containerd and conmon."""
     import json
     import time
 
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    if log_format == "json":
-        line = json.dumps({"level": "error", "msg": message, "time": moment})
+    if options.log_format == "json":
+        line = json.dumps({"level": level, "msg": message, "time": moment})
     else:
-        line = f"time={json.dumps(moment)} level=error msg={json.dumps(message)}"
+        line = f"time={json.dumps(moment)} level={level} msg={json.dumps(message)}"
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(options.log, "a", encoding="utf-8") as file:
             file.write(line + "\n")
     except OSError as error:
-        print(f"harness-oci: --log {path}: {error.strerror}", file=sys.stderr)
+        print(f"harness-oci: --log {options.log}: {error.strerror}", file=sys.stderr)

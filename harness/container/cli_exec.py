@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 from harness.container import config
-from harness.container.defaults import CAPABILITIES
 from harness.container.errors import ContainerError
 from harness.container.spec import Capabilities, Process
 
@@ -24,7 +23,7 @@ def process(options: SimpleNamespace, base: Callable[[], Process]) -> Process:
     return replace(
         own,
         args=tuple(options.args),
-        env=(*own.env, *options.env),
+        env=_changed(own.env, options.env),
         cwd=options.cwd or own.cwd,
         uid=uid,
         gid=gid,
@@ -36,6 +35,12 @@ def process(options: SimpleNamespace, base: Callable[[], Process]) -> Process:
         selinux_label=options.process_label or own.selinux_label,
         seccomp=None,
     )
+
+
+def _changed(own: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+    """Return an environment in which later entries take the place of those with the same name."""
+    entries = {entry.partition("=")[0]: entry for entry in (*own, *more)}
+    return tuple(entries.values())
 
 
 def _user(text: str) -> tuple[int, int]:
@@ -51,9 +56,6 @@ def _with(sets: Capabilities | None, names: list[str]) -> Capabilities | None:
     if not names:
         return sets
     more = [name.lower().removeprefix("cap_") for name in names]
-    for name in more:
-        if name not in CAPABILITIES:
-            raise ContainerError("--cap", 0, f"{name}: unknown capability")
     own = sets or Capabilities()
     bounding, effective, permitted = (
         tuple(dict.fromkeys((*old, *more))) for old in (own.bounding, own.effective, own.permitted)

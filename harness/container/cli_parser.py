@@ -32,7 +32,7 @@ def _parser() -> Parser:
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--debug", action="store_true", help="print every step of a plan before it is taken")
     parser.add_argument("--systemd-cgroup", action="store_true", help="refused: cgroups are made without systemd")
-    parser.add_argument("--cgroup-manager", choices=("cgroupfs",), default="cgroupfs", help=argparse.SUPPRESS)
+    parser.add_argument("--cgroup-manager", choices=("cgroupfs",), default="cgroupfs", help="cgroupfs alone is there")
     parser.add_argument("--rootless", default="auto", help=argparse.SUPPRESS)
     parser.add_argument("--criu", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
@@ -62,6 +62,7 @@ def _count(text: str) -> int:
 
 def _create(parser: Parser) -> None:
     parser.add_argument("--bundle", "-b", default=".", metavar="DIR", help="directory with config.json (here)")
+    parser.add_argument("--config", "-f", metavar="FILE", help="another file than config.json of the bundle")
     _streams(parser)
     parser.add_argument("--no-pivot", action="store_true", help="refused: chroot alone is no boundary")
     parser.add_argument("--no-new-keyring", action="store_true", help="leave the caller's session keyring")
@@ -84,6 +85,7 @@ def _kill(parser: Parser) -> None:
 
 def _delete(parser: Parser) -> None:
     parser.add_argument("--force", "-f", action="store_true", help="end it first if it runs")
+    parser.add_argument("--regex", action="store_true", help="ID is a regular expression: every container it fits")
     _id(parser)
 
 

@@ -8,14 +8,19 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from harness.container import cli_parser
 from harness.container.errors import ContainerError
 from harness.container.hooks import state_document
-from harness.container.launcher import Launched
-from harness.container.oci import CreateOptions, Runtime, Streams
+from harness.container.oci import Runtime
+
+if TYPE_CHECKING:
+    from harness.container.create import Streams
+    from harness.container.launcher import Launched
 
 Options = SimpleNamespace
+_MAX_PRESERVED = 1000
 
 
 def run(options: Options) -> int:
@@ -25,21 +30,48 @@ def run(options: Options) -> int:
 
 def runtime_of(options: Options) -> Runtime:
     """Return the runtime of `--root`; compiled filters are kept in it, by a name that no id can have."""
-    return Runtime(options.root, cache_dir=os.path.join(os.path.abspath(options.root), ".seccomp"))
+    from harness.container.cli import report
+
+    cache_dir = os.path.join(os.path.abspath(options.root), ".seccomp")
+    return Runtime(options.root, cache_dir=cache_dir, warn=lambda text: report(options, text, "warning"))
 
 
 # -- the life of a container -----------------------------------------------------------------------------------------
 
 
 def _streams(options: Options) -> Streams:
-    return Streams(options.console_socket, options.preserve_fds, options.pid_file)
+    from harness.container.create import Streams
+
+    return Streams(options.console_socket, preserved(options.preserve_fds), options.pid_file)
+
+
+def preserved(count: int) -> tuple[int | None, ...]:
+    """Return the fds from 3 on that the program shall have, None for holes: those of our own are close-on-exec.
+
+    With $LISTEN_FDS set, as by systemd, as many more (sd_listen_fds(3)).
+    """
+    import fcntl
+
+    listening = os.environ.get("LISTEN_FDS", "")
+    count += int(listening) if listening.isdigit() else 0
+    found: list[int | None] = []
+    for fd in range(3, 3 + min(count, _MAX_PRESERVED)):
+        try:
+            found.append(None if fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC else fd)
+        except OSError:
+            found.append(None)
+    while found and found[-1] is None:
+        found.pop()
+    return tuple(found)
 
 
 def _created(options: Options, *, proxied: bool = False) -> Launched:
     if options.no_pivot:
         raise ContainerError("--no-pivot", 0, "not supported: a process can leave a chroot")
+    from harness.container.create import CreateOptions
+
     runtime = runtime_of(options)
-    how = CreateOptions(keyring=not options.no_new_keyring, proxied=proxied, trace=options.trace)
+    how = CreateOptions(config=options.config, keyring=not options.no_new_keyring, proxied=proxied, trace=options.trace)
     launched = runtime.create(options.id, options.bundle, _streams(options), how)
     if options.trace:
         _print_trace(launched)
@@ -105,12 +137,23 @@ def _kill(options: Options) -> int:
 
 
 def _delete(options: Options) -> int:
-    try:
-        runtime_of(options).delete(options.id, force=options.force)
-    except ContainerError as error:
-        if not (options.force and error.step == "container"):  # it is gone: that is what was asked for
-            raise
+    runtime = runtime_of(options)
+    for container_id in _fitting(runtime, options.id) if options.regex else (options.id,):
+        try:
+            runtime.delete(container_id, force=options.force)
+        except ContainerError as error:
+            if not (options.force and error.step == "container"):  # it is gone: that is what was asked for
+                raise
     return 0
+
+
+def _fitting(runtime: Runtime, pattern: str) -> list[str]:
+    import re
+
+    try:
+        return [container_id for container_id in runtime.homes.ids() if re.search(pattern, container_id)]
+    except re.error as error:
+        raise ContainerError("--regex", 0, f"{pattern}: {error}") from error
 
 
 def _pause(options: Options) -> int:

@@ -230,13 +230,13 @@ def read(document: Mapping[str, object], bundle: str, workspace: str) -> Config:
     )
 
 
-def load(bundle: str, workspace: str) -> Config:
-    """Return what the config.json of a bundle says.
+def load(bundle: str, workspace: str, path: str | None = None) -> Config:
+    """Return what the config.json of a bundle says, or another file in its place.
 
     Raises: ContainerError as `read` does, and if the file cannot be read or is no JSON.
     """
     bundle = os.path.abspath(bundle)
-    document = _fields.load(os.path.join(bundle, FILE), FILE)
+    document = _fields.load(path or os.path.join(bundle, FILE), FILE)
     return read(Fields.of(FILE, "", document).values, bundle, workspace)
 
 

@@ -25,7 +25,6 @@ _IPC_SYSCTLS = frozenset(
     f"kernel/{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced",
                                   "auto_msgmni", "msg_next_id", "sem_next_id", "shm_next_id")
 )  # fmt: skip
-_UTS_SYSCTLS = frozenset(("kernel/hostname", "kernel/domainname"))
 
 
 def _words(*words: str) -> Mapping[str, str]:
@@ -140,7 +139,7 @@ def _sysctl_namespace(path: str) -> NamespaceKind | None:
     """Return the kind of namespace that a sysctl belongs to, or None for those of the whole kernel."""
     if path in _IPC_SYSCTLS or path.startswith("fs/mqueue/"):
         return "ipc"
-    if path in _UTS_SYSCTLS:
+    if path == "kernel/domainname":
         return "uts"
     return "network" if path.startswith("net/") else None
 
@@ -152,6 +151,8 @@ def sysctls_of(linux: Fields, namespaces: Mapping[NamespaceKind, Namespace]) -> 
     """
     found = []
     fields = linux.fields("sysctl")
+    if linux.pairs("sysctl").keys() & {"kernel.hostname", "kernel/hostname"}:
+        fields.fail("kernel.hostname", "is what the field 'hostname' is for")
     for name, value in linux.pairs("sysctl").items():
         path = _sysctl_path(name)
         kind = _sysctl_namespace(path)

@@ -59,13 +59,13 @@ def cpu_list(fields: Fields, key: str) -> tuple[int, ...]:
 
 
 def _capabilities(fields: Fields) -> Capabilities:
-    return Capabilities(
-        bounding=fields.words("bounding", _CAPABILITIES),
-        effective=fields.words("effective", _CAPABILITIES),
-        permitted=fields.words("permitted", _CAPABILITIES),
-        inheritable=fields.words("inheritable", _CAPABILITIES),
-        ambient=fields.words("ambient", _CAPABILITIES),
-    )
+    """Return the sets. Names that nobody knows yet are kept: they must be warned of, not refused (config.md)."""
+    sets = ("bounding", "effective", "permitted", "inheritable", "ambient")
+    return Capabilities(*(_names(fields, key) for key in sets))
+
+
+def _names(fields: Fields, key: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_CAPABILITIES.get(word, word) for word in fields.texts(key)))
 
 
 def _rlimit(fields: Fields) -> Rlimit:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import socket
 import time
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
 
-from harness.container import cgroup_mounts, config, hooks, id_maps, launcher, plan, seccomp
+from harness.container import cgroup_mounts, config, features, hooks, id_maps, launcher, plan, seccomp
 from harness.container.cgroups import Group, detect
 from harness.container.config import Config
+from harness.container.defaults import CAPABILITIES
+from harness.container.endings import end_group, kill_pid
 from harness.container.errors import ContainerError
 from harness.container.launcher import Launched
 from harness.container.resources import ALLOWED_DEVICE_RULES, Resources
-from harness.container.spec import ContainerSpec, Overlay, Process, Seccomp
-from harness.container.state import Home, Homes, Record, boot_id, is_alive, process_status
+from harness.container.spec import Capabilities, ContainerSpec, Hook, HookPoint, Overlay, Process, Seccomp
+from harness.container.state import Home, Homes, Record, boot_id, process_status
 
-_END_NS = 10_000_000_000
 _WORKSPACE_BYTES = 1 << 20
 _TERMINAL_MESSAGE = b"/dev/ptmx"
 
@@ -29,7 +29,8 @@ class Streams:
     """What the process gets besides its standard streams, and where its terminal goes."""
 
     console_socket: str | None = None
-    preserve_fds: int = 0
+    preserved: tuple[int | None, ...] = ()
+    """Those after stdio; None where there shall be none."""
     pid_file: str | None = None
 
 
@@ -39,6 +40,8 @@ class CreateOptions:
     which layers, where its root is not the directory that config.json names."""
 
     root: Overlay | None = None
+    config: str | None = None
+    """Another file than the bundle's config.json."""
     keyring: bool = True
     proxied: bool = False
     trace: bool = False
@@ -53,6 +56,7 @@ class Place:
     homes: Homes
     cache_dir: str | None = None
     rootless: bool = False
+    warn: Callable[[str], None] = lambda _text: None
 
 
 def create(place: Place, container_id: str, bundle: str, streams: Streams, options: CreateOptions) -> Launched:
@@ -65,6 +69,10 @@ def create(place: Place, container_id: str, bundle: str, streams: Streams, optio
     with place.homes.create(container_id) as home, ExitStack() as undo:
         undo.callback(home.remove)
         loaded = _load(place, home, bundle, options)
+        if not loaded.container.has_new("mount"):
+            place.warn(
+                "linux.namespaces: no mount namespace: the host sees the mounts, and a process can leave its root"
+            )
         if not options.proxied:
             check_terminal(loaded.container.process, streams)
         record = _first_record(container_id, loaded)
@@ -74,7 +82,7 @@ def create(place: Place, container_id: str, bundle: str, streams: Streams, optio
             _make_group(place, group, loaded, undo)
             record = replace(record, group_directories=group.directories, group_made=group.made)
         home.save(record)
-        undo.callback(_after_failure, loaded, record)
+        undo.callback(_after_failure, loaded, record, place.warn)
 
         def on_created(launched: Launched) -> None:
             undo.callback(kill_pid, launched.pid)
@@ -89,11 +97,22 @@ def create(place: Place, container_id: str, bundle: str, streams: Streams, optio
 
 def _load(place: Place, home: Home, bundle: str, options: CreateOptions) -> Config:
     """Read the bundle, and keep what was read."""
-    loaded = config.load(bundle, home.at("workspace"))
+    loaded = config.load(bundle, home.at("workspace"), options.config)
     container = replace(loaded.container, workspace_bytes=_WORKSPACE_BYTES, root=options.root or loaded.container.root)
-    container = replace(container, process=compiled(container.process, loaded, place.cache_dir))
+    process = compiled(container.process, loaded, place.cache_dir)
+    process = replace(process, env=(*process.env, *_activation()))
+    container = replace(
+        container,
+        process=granted(process, place.warn, all_=place.rootless or container.has("user")),
+        hooks=with_environment(container.hooks),
+        mount_label=container.mount_label if features.has_selinux() else None,
+    )
     try:
-        shutil.copyfile(os.path.join(loaded.bundle, "config.json"), home.at("config.json"))
+        with (
+            open(options.config or os.path.join(loaded.bundle, config.FILE), "rb") as source,
+            open(home.at(config.FILE), "wb") as kept,
+        ):
+            kept.write(source.read())  # without shutil, whose import takes longer than all of this
     except OSError as error:
         raise ContainerError("create", error.errno or 0, home.at("config.json")) from error
     return replace(loaded, container=container)
@@ -144,7 +163,7 @@ class _Start:
         directories = self.group.directories if self.group else ()
         spec = cgroup_mounts.expand(self.loaded.container, detect(), directories)
         steps = plan.container_steps(spec, self._how(spec, streams, options))
-        kept = range(3 + streams.preserve_fds)
+        kept = (0, 1, 2, *streams.preserved)
         with ExitStack() as stack:
             extra = extra_fds(self.group, spec.process, stack)
             extra.append(stack.enter_context(_listener(self.home)).fileno())
@@ -157,7 +176,7 @@ class _Start:
 
     def _how(self, spec: ContainerSpec, streams: Streams, options: CreateOptions) -> plan.Launch:
         return plan.Launch(
-            3 + streams.preserve_fds,
+            3 + len(streams.preserved),
             self.group.joins() if self.group else plan.Joins(),
             dies_with_parent=options.dies_with_parent,
             waits=True,
@@ -174,8 +193,9 @@ class _Start:
             id_maps.write(pid, self.loaded.container, rootless=self.place.rootless)
             return b"mapped"
         state = hooks.state_document(replace(self.record, pid=pid), "creating")
-        for point in ("prestart", "createRuntime"):
-            hooks.run(self.loaded.container.hooks.get(point, ()), state)
+        points: tuple[tuple[HookPoint, str], ...] = (("prestart", "created"), ("createRuntime", "creating"))
+        for point, status in points:
+            hooks.run(self.loaded.container.hooks.get(point, ()), {**state, "status": status})
         return json.dumps(state).encode()
 
 
@@ -188,9 +208,8 @@ def extra_fds(group: Group | None, process: Process, stack: ExitStack) -> list[i
     return extra
 
 
-def _after_failure(loaded: Config, record: Record) -> None:
-    with suppress(ContainerError):
-        hooks.run(loaded.container.hooks.get("poststop", ()), hooks.state_document(record, "stopped"))
+def _after_failure(loaded: Config, record: Record, warn: Callable[[str], None]) -> None:
+    hooks.run_all(loaded.container.hooks.get("poststop", ()), hooks.state_document(record, "stopped"), warn)
 
 
 def _first_record(container_id: str, loaded: Config) -> Record:
@@ -210,7 +229,7 @@ def _first_record(container_id: str, loaded: Config) -> Record:
 
 def check_terminal(process: Process, streams: Streams) -> None:
     if process.terminal and streams.console_socket is None:
-        raise ContainerError("terminal", 0, "process.terminal is true: --console-socket says where it goes")
+        raise ContainerError("terminal", 0, "process.terminal is true: use --console-socket to say where it goes")
     if streams.console_socket is not None and not process.terminal:
         raise ContainerError("terminal", 0, "--console-socket was given, but process.terminal is not true")
 
@@ -244,6 +263,41 @@ def compiled(process: Process, loaded: Config, cache_dir: str | None) -> Process
     return replace(process, seccomp=filtered)
 
 
+def granted(process: Process, warn: Callable[[str], None], *, all_: bool) -> Process:
+    """Return the process with the capabilities that can be granted; what cannot must be warned of (config.md, "Linux").
+
+    In a user namespace of its own a process can be granted `all_`.
+    """
+    if process.capabilities is None:
+        return process
+    own = (1 << len(CAPABILITIES)) - 1 if all_ else _permitted()
+    grantable = {name for number, name in enumerate(CAPABILITIES) if own >> number & 1}
+    sets = {entry.name: getattr(process.capabilities, entry.name) for entry in fields(Capabilities)}
+    for name in sorted({name for names in sets.values() for name in names} - grantable):
+        shown = f"CAP_{name.upper()}" if name in CAPABILITIES else name
+        warn(f"process.capabilities: {shown} cannot be granted")
+    kept = {key: tuple(name for name in names if name in grantable) for key, names in sets.items()}
+    return replace(process, capabilities=Capabilities(**kept))
+
+
+def _activation() -> tuple[str, ...]:
+    """Return what tells a program of sockets that it was started with (sd_listen_fds(3)); its pid inside is 1."""
+    told = [f"{name}={os.environ[name]}" for name in ("LISTEN_FDS", "LISTEN_FDNAMES") if name in os.environ]
+    return (*told, "LISTEN_PID=1") if told else ()
+
+
+def _permitted() -> int:
+    """Return the mask of our own permitted set (proc(5), CapPrm)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
+
+
+def with_environment(given: Mapping[HookPoint, tuple[Hook, ...]]) -> dict[HookPoint, tuple[Hook, ...]]:
+    """Return hooks of which those without an environment have the runtime's, as runc's and crun's have."""
+    own = tuple(f"{name}={value}" for name, value in os.environ.items())
+    return {point: tuple(replace(hook, env=hook.env or own) for hook in those) for point, those in given.items()}
+
+
 def send_fd(path: str, fd: int, message: bytes) -> None:
     """Send an fd to whoever listens at a socket. Raises ContainerError."""
     try:
@@ -275,40 +329,22 @@ def hand_out(launched: Launched, streams: Streams, loaded: Config, state: dict[s
         finally:
             os.close(terminal)
     if "seccomp" in launched.fds:
-        send_listener(loaded.seccomp.listener_path if loaded.seccomp else None, launched.fds.pop("seccomp"), state)
+        profile, listener = loaded.seccomp, launched.fds.pop("seccomp")
+        path, metadata = (profile.listener_path, profile.listener_metadata) if profile else (None, "")
+        send_listener(path, metadata, listener, state)
     write_pid_file(streams.pid_file, launched.pid)
 
 
-def send_listener(path: str | None, fd: int, state: dict[str, object]) -> None:
+def send_listener(path: str | None, metadata: str, fd: int, state: dict[str, object]) -> None:
     """Send the fd of a seccomp listener with the state (config-linux.md, "Seccomp"). Raises ContainerError."""
     import json
 
+    message = {
+        "ociVersion": state["ociVersion"], "fds": ["seccompFd"], "pid": state.get("pid"), "metadata": metadata,
+        "state": {**state, "status": "creating"},
+    }  # fmt: skip
     try:
         if path is not None:
-            message = {"ociVersion": state["ociVersion"], "fds": ["seccompFd"], "pid": state.get("pid"), "state": state}
             send_fd(path, fd, json.dumps(message).encode())
     finally:
         os.close(fd)
-
-
-# -- how one ends ------------------------------------------------------------------------------------------------------
-
-
-def kill_pid(pid: int, start_ticks: int = 0) -> None:
-    """End a process and wait until it is gone, whoever its parent is."""
-    if not is_alive(pid, start_ticks):
-        return
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    deadline_ns = time.monotonic_ns() + _END_NS
-    while is_alive(pid, start_ticks) and time.monotonic_ns() < deadline_ns:
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-        time.sleep(0.0005)
-
-
-def end_group(group: Group) -> None:
-    deadline_ns = time.monotonic_ns() + _END_NS
-    group.thaw()
-    group.kill(deadline_ns)
-    group.remove(deadline_ns, parents=True)

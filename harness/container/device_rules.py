@@ -24,7 +24,7 @@ Key = tuple[Literal["b", "c"], int | None, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What happens to a device that no exception covers, and the exceptions from that, in the order of their keys."""
+    """What happens to a device that no exception covers, and the exceptions from that, in the order of the rules."""
 
     allow: bool
     exceptions: tuple[tuple[Key, str], ...]
@@ -66,8 +66,8 @@ def policy(rules: Sequence[DeviceRule]) -> Policy:
         else:
             found = {other: _without(other, had, key, rule) for other, had in found.items()}
     _close(found)
-    kept = sorted(found.items(), key=lambda item: tuple(-1 if part is None else part for part in item[0][1:]))
-    return Policy(allow, tuple((key, "".join(c for c in ACCESS if c in access)) for key, access in kept if access))
+    kept = [(key, "".join(c for c in ACCESS if c in access)) for key, access in found.items() if access]
+    return Policy(allow, tuple(kept))
 
 
 def _without(other: Key, had: frozenset[str], key: Key, rule: DeviceRule) -> frozenset[str]:
@@ -82,9 +82,9 @@ def _without(other: Key, had: frozenset[str], key: Key, rule: DeviceRule) -> fro
 
 
 def _close(found: dict[Key, frozenset[str]]) -> None:
-    """Let every exception, and every overlap of two, have all accesses that the wider ones have.
+    """Let every exception, and every overlap of two, read and write what the wider ones let it.
 
-    The kernel grants an access of several kinds (O_RDWR) only where one exception has them all.
+    The kernel grants O_RDWR only where one exception has both. mknod is asked for alone: another may grant it.
     """
     pending = list(found)
     while pending:
@@ -93,7 +93,7 @@ def _close(found: dict[Key, frozenset[str]]) -> None:
         found.update(dict.fromkeys(overlaps, frozenset()))
         pending += overlaps
     wider = {key: [other for other in found if meet(key, other) == key] for key in found}
-    found.update({key: frozenset().union(*(found[other] for other in others)) for key, others in wider.items()})
+    found.update({key: found[key].union(*(found[other] - {"m"} for other in others)) for key, others in wider.items()})
 
 
 def meet(one: Key, two: Key) -> Key | None:

@@ -48,6 +48,7 @@ def _seccomp() -> dict[str, object]:
         "actions": sorted(seccomp.ACTIONS),
         "operators": sorted(seccomp.OPERATORS),
         "archs": sorted(seccomp.ARCHITECTURES),
+        "knownFlags": sorted(seccomp.FLAGS),
         "supportedFlags": sorted(seccomp.FLAGS),
         "libseccomp": version,
     }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from harness.container.errors import ContainerError
-from harness.container.spec import Hook
 from harness.container.state import Record
+
+if TYPE_CHECKING:
+    from harness.container.spec import Hook
 
 
 def state_document(record: Record, status: str) -> dict[str, object]:
@@ -22,6 +25,15 @@ def state_document(record: Record, status: str) -> dict[str, object]:
     if record.pid and status != "stopped":
         document["pid"] = record.pid
     return document
+
+
+def run_all(hooks: Sequence[Hook], state: Mapping[str, object], warn: Callable[[str], None]) -> None:
+    """Run hooks of which a failure is only warned of: those of poststart and poststop (runtime.md, "Lifecycle")."""
+    for hook in hooks:
+        try:
+            run((hook,), state)
+        except ContainerError as error:
+            warn(str(error))
 
 
 def run(hooks: Sequence[Hook], state: Mapping[str, object]) -> None:

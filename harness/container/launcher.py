@@ -105,7 +105,7 @@ def program_fd() -> int:
 
 def launch(
     plan: int,
-    kept: Sequence[int],
+    kept: Sequence[int | None],
     extra: Sequence[int],
     *,
     program: int | None = None,
@@ -130,14 +130,15 @@ def launch(
     return launched
 
 
-def _spawn(sources: Sequence[int], kept: int) -> int:
+def _spawn(sources: Sequence[int | None], kept: int) -> int:
     """Start the launcher with `sources` as its fds 0, 1, 2 and so on; itself is the last."""
-    fds = [*sources, program_fd()]
-    base = max(*fds, len(fds)) + 1  # first out of each other's way
-    actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, fd, base + number) for number, fd in enumerate(fds)]
-    actions += [(os.POSIX_SPAWN_DUP2, base + number, number) for number in range(len(fds))]
-    actions += [(os.POSIX_SPAWN_CLOSE, base + number) for number in range(len(fds))]
-    path, argv = f"/proc/self/fd/{len(fds) - 1}", ["harness-launch", str(kept)]
+    fds = [(number, fd) for number, fd in enumerate((*sources, program_fd())) if fd is not None]
+    last = fds[-1][0]
+    base = max(last, *(fd for _, fd in fds)) + 1  # first out of each other's way
+    actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, fd, base + number) for number, fd in fds]
+    actions += [(os.POSIX_SPAWN_DUP2, base + number, number) for number, _ in fds]
+    actions += [(os.POSIX_SPAWN_CLOSE, base + number) for number, _ in fds]
+    path, argv = f"/proc/self/fd/{last}", ["harness-launch", str(kept)]
     try:
         return os.posix_spawn(path, argv, {}, file_actions=actions, setsigmask=(), setsigdef=_RESET)
     except OSError as error:

@@ -1,7 +1,8 @@
 """The life of an OCI container across processes: create, start, state, kill, delete, pause, resume, update.
 
 A Runtime is a `--root`; what one call leaves behind is in `state.py`'s directory, so that the next finds it. What a
-start costs is in `launcher.py`; nothing here is on the path that the harness times.
+start costs is in `launcher.py`; nothing here is on the path that the harness times. What only `create` needs, it alone
+imports: `state`, `kill` and `delete` spend most of their time in imports.
 """
 
 from __future__ import annotations
@@ -9,24 +10,25 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from harness.container import config, hooks, launcher
+from harness.container import _fields, hooks
 from harness.container.cgroups import Group, detect
-from harness.container.config import Config
-from harness.container.create import CreateOptions, Place, Streams, create, end_group, kill_pid, send_listener
+from harness.container.endings import end_group, kill_pid
 from harness.container.errors import ContainerError
-from harness.container.launcher import Launched
-from harness.container.resources import Resources
-from harness.container.spec import Hook
 from harness.container.state import Home, Homes, Record, boot_id, is_alive
 
-_PLAIN = Streams()
-_USUAL = CreateOptions()
-__all__ = ["CreateOptions", "Runtime", "Streams", "group_of", "status_of"]
+if TYPE_CHECKING:
+    from harness.container.config import Config
+    from harness.container.create import CreateOptions, Streams
+    from harness.container.launcher import Launched
+    from harness.container.resources import Resources
+    from harness.container.spec import Hook, HookPoint
+
+__all__ = ["Runtime", "group_of", "status_of"]
 
 _END_NS = 10_000_000_000
 
@@ -53,17 +55,27 @@ def group_of(record: Record) -> Group | None:
 
 
 class Runtime:
-    """All containers below one root directory. `cache_dir` keeps compiled filters; None: compile every time."""
+    """All containers below one root directory.
 
-    def __init__(self, root: str, *, cache_dir: str | None = None) -> None:
+    `cache_dir` keeps compiled filters; None: compile every time. `warn` hears of what is wrong and no failure.
+    """
+
+    def __init__(
+        self, root: str, *, cache_dir: str | None = None, warn: Callable[[str], None] = lambda _text: None
+    ) -> None:
         self.homes = Homes(root)
-        self.place = Place(self.homes, cache_dir, os.geteuid() != 0)
+        self.cache_dir = cache_dir
+        self.warn = warn
+        self.rootless = os.geteuid() != 0
 
     def create(
-        self, container_id: str, bundle: str, streams: Streams = _PLAIN, options: CreateOptions = _USUAL
+        self, container_id: str, bundle: str, streams: Streams | None = None, options: CreateOptions | None = None
     ) -> Launched:
         """Make a container that waits for `start`: see `create.create`."""
-        return create(self.place, container_id, bundle, streams, options)
+        from harness.container.create import CreateOptions, Place, Streams, create
+
+        place = Place(self.homes, self.cache_dir, self.rootless, self.warn)
+        return create(place, container_id, bundle, streams or Streams(), options or CreateOptions())
 
     # -- start -------------------------------------------------------------------------------------------------------
 
@@ -74,24 +86,24 @@ class Runtime:
             status = status_of(record, home)
             if status != "created":
                 raise ContainerError("start", 0, f"{container_id}: cannot start a container that is {status}")
-            loaded = self.loaded(home, record)
-            if loaded.process is None:
+            document = _document(home)
+            if document.get("process") is None:
                 raise ContainerError("start", 0, f"{container_id}: its config.json has no process")
-            state = hooks.state_document(record, "created")
-            _release(home, state, loaded.seccomp.listener_path if loaded.seccomp else None)
-            try:
-                hooks.run(loaded.container.hooks.get("poststart", ()), hooks.state_document(record, "running"))
-            except ContainerError:
-                kill_pid(record.pid)
-                raise
+            after = self._hooks(document, home, record, "poststart")
+            _release(home, hooks.state_document(record, "created"), (document.get("linux") or {}).get("seccomp") or {})
+            hooks.run_all(after, hooks.state_document(record, "running"), self.warn)
 
     def loaded(self, home: Home, record: Record) -> Config:
         """Return the configuration that the container was created with."""
-        from harness.container import _fields
+        from harness.container import config
 
-        document = _fields.load(home.at("config.json"), "config.json")
-        assert isinstance(document, dict)
-        return config.read(document, record.bundle, home.at("workspace"))
+        return config.read(_document(home), record.bundle, home.at("workspace"))
+
+    def _hooks(self, document: dict[str, Any], home: Home, record: Record, point: HookPoint) -> Sequence[Hook]:
+        """Return the hooks of one kind; mostly there are none, and then nothing else of config.json is looked at."""
+        if not (document.get("hooks") or {}).get(point):
+            return ()
+        return self.loaded(home, record).container.hooks.get(point, ())
 
     # -- what runs ---------------------------------------------------------------------------------------------------
 
@@ -158,7 +170,7 @@ class Runtime:
                 home.remove()
                 return
             status = status_of(record, home)
-            if status != "stopped" and not force:
+            if status not in {"stopped", "created"} and not force:  # a created one never ran: as runc and crun do
                 raise ContainerError("delete", 0, f"{container_id}: cannot delete a container that is {status}")
             if record.pid and status != "stopped":
                 kill_pid(record.pid, record.start_ticks)
@@ -167,18 +179,31 @@ class Runtime:
                 end_group(group)
             after = self._poststop(home, record)
             home.remove()
-        hooks.run(after, hooks.state_document(record, "stopped"))
+        hooks.run_all(after, hooks.state_document(record, "stopped"), self.warn)
 
     def _poststop(self, home: Home, record: Record) -> Sequence[Hook]:
         try:
-            return self.loaded(home, record).container.hooks.get("poststop", ())
+            return self._hooks(_document(home), home, record, "poststop")
         except ContainerError:
             return ()
 
 
-def _release(home: Home, state: dict[str, object], listener_path: str | None) -> None:
-    """Tell the waiting launcher to go on; return when it executed the program, which closes the connection."""
+def _document(home: Home) -> dict[str, Any]:
+    """Return config.json as `create` kept it, which has checked it. Raises ContainerError."""
+    document = _fields.load(home.at("config.json"), "config.json")
+    assert isinstance(document, dict)
+    return document
+
+
+def _release(home: Home, state: dict[str, object], seccomp: dict[str, str]) -> None:
+    """Tell the waiting launcher to go on; return when it executed the program, which closes the connection.
+
+    The fd of a seccomp listener goes to where `linux.seccomp` says.
+    """
     import json
+    import socket
+
+    from harness.container import launcher
 
     directory = os.open(home.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -189,7 +214,9 @@ def _release(home: Home, state: dict[str, object], listener_path: str | None) ->
             while data := launcher.receive(peer):
                 text, fd = data
                 if fd is not None:
-                    send_listener(listener_path, fd, state)
+                    from harness.container.create import send_listener
+
+                    send_listener(seccomp.get("listenerPath"), seccomp.get("listenerMetadata", ""), fd, state)
                 if text.startswith("error "):
                     raise launcher.parse_error(text.partition(" ")[2])
     except OSError as error:

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from harness.container import syscalls
 from harness.container.defaults import CAPABILITIES
 from harness.container.errors import ContainerError
-from harness.container.plan_root import root_steps
+from harness.container.plan_root import propagation_of, root_steps
 from harness.container.spec import CLONE_FLAGS, Capabilities, ContainerSpec, Hook, HookPoint, Process
 from harness.container.step import Step, encode
 
-__all__ = ["Joins", "Launch", "ProcessSpec", "Step", "container_steps", "describe", "encode", "exec_steps"]
+__all__ = ["Joins", "Launch", "Step", "container_steps", "encode", "exec_steps"]
 
 # include/uapi/linux/prctl.h, include/uapi/linux/keyctl.h
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 4, 8, 38
 KEYCTL_JOIN_SESSION_KEYRING = 1
 
 _JOINED_BY_UNSHARE = ("cgroup", "time")
-_MARKS_FD = 4
-_TREE_FD = 6
+MARKS_FD = 4
+TREE_FD = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Joins:
 class Launch:
     """How a plan is started, and by whom.
 
-    The launcher's fds are, in this order: `kept` for the program, three of its own, those of `joins`, then as they are
-    wanted: the seccomp filter, the listening socket on which a created container waits, the process to attach to.
+    The launcher's fds are, in this order: `kept` for the program, three of its own, those of `joins`, then where wanted
+    the seccomp filter, the listening socket on which a created container waits, the process to attach to.
     """
 
     kept: int = 3
@@ -75,16 +75,6 @@ class Launch:
         return self.fd_seccomp + self.seccomp
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
-    """A process of the host in another root: no namespaces, no loss of privileges. `root` is mounted by the caller."""
-
-    root: str
-    attested: str
-    network: str | None = None
-    """Path of a network namespace to join, None for the host's."""
-
-
 def capability_mask(names: Sequence[str]) -> int:
     """Return the bits of capability names. Raises ContainerError for an unknown one."""
     unknown = [name for name in names if name not in CAPABILITIES]
@@ -93,12 +83,12 @@ def capability_mask(names: Sequence[str]) -> int:
     return sum(1 << CAPABILITIES.index(name) for name in set(names))
 
 
-def _call(name: str, *args: int | str) -> Step:
+def call(name: str, *args: int | str) -> Step:
     """One system call of the launcher's table (`src/process.c`)."""
     return Step("call", (name, *map(str, args)))
 
 
-UNDUMPABLE = _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+UNDUMPABLE = call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
 """Until exec: nobody inside can trace us, or open our fds in /proc, while some still are the host's."""
 
 
@@ -130,7 +120,7 @@ def _joined(spec: ContainerSpec) -> list[Step]:
     steps = [Step("namespaces", tuple(word for pair in joined for word in pair))] if joined else []
     if any(space.kind == "user" and space.path for space in spec.namespaces):
         # The root of that namespace, whoever we were.
-        steps += [_call("setresgid", 0, 0, 0), _call("setresuid", 0, 0, 0)]
+        steps += [call("setresgid", 0, 0, 0), call("setresuid", 0, 0, 0)]
     return steps
 
 
@@ -138,7 +128,7 @@ def _before_clone(spec: ContainerSpec, launch: Launch) -> list[Step]:
     """What needs the caller's own privileges, or decides what the clone inherits."""
     steps = [Step("trace")] if launch.trace else []
     if launch.agent:
-        steps.append(Step("mark", (str(_MARKS_FD), "runtime.exec")))
+        steps.append(Step("mark", (str(MARKS_FD), "runtime.exec")))
     steps.append(Step("proc"))
     if any(space.kind == "pid" and space.path for space in spec.namespaces):
         steps.append(UNDUMPABLE)  # processes are there already that could trace us
@@ -153,16 +143,16 @@ def _before_clone(spec: ContainerSpec, launch: Launch) -> list[Step]:
     return steps
 
 
-def _in_cgroup(launch: Launch) -> list[Step]:
+def in_cgroup(launch: Launch) -> list[Step]:
     return [Step("join", (str(launch.fd_cgroup + number),)) for number in range(launch.joins.tasks)]
 
 
 def _born(spec: ContainerSpec, launch: Launch) -> list[Step]:
     """The child, from its first instruction: in its cgroup, in a session of its own, without the caller's groups."""
-    steps = _in_cgroup(launch)
+    steps = in_cgroup(launch)
     if spec.has_new("cgroup"):  # after joining, so that the cgroup's root inside is the container's own group
-        steps.append(_call("unshare", hex(syscalls.CLONE_NEWCGROUP)))
-    steps.append(_call("setsid"))
+        steps.append(call("unshare", hex(syscalls.CLONE_NEWCGROUP)))
+    steps.append(call("setsid"))
     if not denies_setgroups(spec, rootless=launch.rootless):
         steps.append(Step("groups"))
     if launch.dies_with_parent:
@@ -180,9 +170,9 @@ def _rlimits(process: Process) -> list[Step]:
 def _scheduling(process: Process) -> list[Step]:
     steps = []
     if process.nice is not None:
-        steps.append(_call("setpriority", 0, 0, process.nice))
+        steps.append(call("setpriority", 0, 0, process.nice))
     if process.io_priority is not None:
-        steps.append(_call("ioprio_set", 1, 0, process.io_priority[0] << 13 | process.io_priority[1]))
+        steps.append(call("ioprio_set", 1, 0, process.io_priority[0] << 13 | process.io_priority[1]))
     if process.cpu_affinity:
         steps.append(Step("affinity", tuple(map(str, process.cpu_affinity))))
     if process.scheduler is not None:
@@ -206,17 +196,36 @@ def _capability_masks(sets: Capabilities) -> tuple[str, ...]:
     return tuple(hex(capability_mask(names)) for names in ordered)
 
 
+def _filters_early(process: Process, launch: Launch) -> bool:
+    """Without no_new_privs a filter is taken while CAP_SYS_ADMIN is still there."""
+    return launch.seccomp and not process.no_new_privs
+
+
+def _before_start(process: Process, launch: Launch) -> list[Step]:
+    """The program is looked for as the user whom it shall have, unless a filter stands between.
+
+    That has to be taken with all privileges, and as late as can be: it need not allow what waiting and looking take.
+    """
+    if _filters_early(process, launch):
+        return [*_groups(process), *_program(process, launch)]
+    return [*_groups(process), *_privileges(process, launch), *_program(process, launch)]
+
+
+def _after_start(process: Process, launch: Launch) -> list[Step]:
+    return [_filter(process, launch), *_privileges(process, launch)] if _filters_early(process, launch) else []
+
+
+def _groups(process: Process) -> list[Step]:
+    return [Step("groups", tuple(map(str, process.additional_gids)))] if process.additional_gids else []
+
+
 def _privileges(process: Process, launch: Launch) -> list[Step]:
-    """Groups while that is allowed, the filter while CAP_SYS_ADMIN is there to take it, or else at the very end."""
-    steps = [Step("groups", tuple(map(str, process.additional_gids)))] if process.additional_gids else []
-    if launch.seccomp and not process.no_new_privs:
-        steps.append(_filter(process, launch))
-    if process.uid or process.gid or process.capabilities is not None:
-        steps += _user(process.uid, process.gid)
+    named = process.uid or process.gid or process.capabilities is not None
+    steps = _user(process.uid, process.gid) if named else []
     if process.capabilities is not None:
         steps.append(Step("capabilities", _capability_masks(process.capabilities)))
     if process.no_new_privs:
-        steps.append(_call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        steps.append(call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if launch.dies_with_parent:  # again: a change of credentials may clear it (prctl(2))
         steps.append(Step("parent-death"))
     return steps
@@ -224,8 +233,8 @@ def _privileges(process: Process, launch: Launch) -> list[Step]:
 
 def _user(uid: int, gid: int) -> list[Step]:
     """What is permitted stays so until `capabilities` says otherwise."""
-    keep = _call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    return [keep, _call("setresgid", gid, gid, gid), _call("setresuid", uid, uid, uid)]
+    keep = call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    return [keep, call("setresgid", gid, gid, gid), call("setresuid", uid, uid, uid)]
 
 
 def _filter(process: Process, launch: Launch) -> Step:
@@ -234,22 +243,28 @@ def _filter(process: Process, launch: Launch) -> Step:
 
 
 def _program(process: Process, launch: Launch) -> list[Step]:
-    if launch.agent:
+    if launch.agent or not process.args:  # a container without a process can be created, and never started
         return []
     return [
         Step("arguments", process.args),
         Step("environment", process.env),
+        *([] if any(entry.startswith("HOME=") and entry != "HOME=" for entry in process.env) else [_home(process)]),
         Step("directory", (process.cwd,)),
         Step("find"),
     ]
+
+
+def _home(process: Process) -> Step:
+    """What no specification asks for and programs expect: $HOME, from the container's own /etc/passwd."""
+    return Step("home", (str(process.uid),))
 
 
 def _surroundings(process: Process, launch: Launch) -> list[Step]:
     """What the process inherits and no privilege of it could change."""
     return [
         *_scheduling(process),
-        *([_call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, launch.keyring)] if launch.keyring else []),
-        _call("umask", f"0{0o022 if process.umask is None else process.umask:o}"),
+        *([call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, launch.keyring)] if launch.keyring else []),
+        call("umask", f"0{0o022 if process.umask is None else process.umask:o}"),
         *([Step("stdio", (str(process.uid),))] if not launch.agent and not process.terminal else []),
     ]
 
@@ -275,9 +290,9 @@ def hook_step(hook: Hook) -> Step:
 def _identity(spec: ContainerSpec) -> list[Step]:
     steps = [Step("loopback")] if spec.has_new("network") else []
     if spec.hostname is not None:
-        steps.append(_call("sethostname", spec.hostname, len(os.fsencode(spec.hostname))))
+        steps.append(call("sethostname", spec.hostname, len(os.fsencode(spec.hostname))))
     if spec.domainname is not None:
-        steps.append(_call("setdomainname", spec.domainname, len(os.fsencode(spec.domainname))))
+        steps.append(call("setdomainname", spec.domainname, len(os.fsencode(spec.domainname))))
     steps += [Step("sysctl", (name, value)) for name, value in spec.sysctl]
     return steps
 
@@ -299,29 +314,34 @@ def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
     """Return the steps that make a container. Raises ContainerError for what cannot be one."""
     process = spec.process
     sources, root = root_steps(spec, rootless=launch.rootless)
-    attested = [Step("tree", (spec.attested, str(_TREE_FD)))] if spec.attested else []
+    new = spec.has_new("mount")
+    isolated = [Step("propagation", (hex(propagation_of(spec) | syscalls.MS_REC),))] if new else []
+    # The root of a new user namespace may not be able to reach the host's paths: a privileged caller opens them for it.
+    early = spec.has_new("user") and not launch.rootless
+    attested = [Step("tree", (spec.attested, str(TREE_FD)))] if spec.attested else []
     return (
         *_before_clone(spec, launch),
-        *sources,
+        *(sources if early else ()),
         _clone(spec, launch),
         *_born(spec, launch),
-        *root[:1],
+        *isolated,
+        *(() if early else sources),
         *attested,
-        *root[1:],
+        *root,
         *_identity(spec),
         *_console(process, bind=True),
         *_labels(process),
         *_before_pivot(spec),
         UNDUMPABLE,
-        Step("pivot"),
+        Step("pivot") if new else Step("chroot", (f"{spec.workspace}/root",)),
         *([Step("root-readonly")] if spec.root_readonly else []),
-        *([Step("root-propagation", (hex(spec.root_propagation),))] if spec.root_propagation else []),
+        *([Step("root-propagation", (hex(spec.root_propagation),))] if spec.root_propagation and new else []),
         *([] if spec.has_new("user") else _rlimits(process)),
-        *([_call("personality", hex(spec.personality))] if spec.personality is not None else []),
+        *([call("personality", hex(spec.personality))] if spec.personality is not None else []),
         *_surroundings(process, launch),
-        *_privileges(process, launch),
-        *_program(process, launch),
+        *_before_start(process, launch),
         *([Step("created"), Step("await", (str(launch.fd_last),))] if launch.waits else []),
+        *_after_start(process, launch),
         *_hooks(spec, "startContainer"),
         *_end(process, launch),
     )
@@ -335,38 +355,18 @@ def exec_steps(process: Process, launch: Launch, namespaces: int) -> tuple[Step,
         UNDUMPABLE,
         *([Step("oom-score-adj", (str(process.oom_score_adj),))] if process.oom_score_adj is not None else []),
         *_rlimits(process),
-        _call("setns", launch.fd_last, hex(namespaces)),
+        call("setns", launch.fd_last, hex(namespaces)),
         Step("clone", ("0", str(launch.fd_cgroup + launch.joins.tasks) if launch.joins.unified else "-1")),
-        *_in_cgroup(launch),
-        _call("setsid"),
+        *in_cgroup(launch),
+        call("setsid"),
         *([] if launch.rootless else [Step("groups")]),
         *([Step("parent-death")] if launch.dies_with_parent else []),
         *_console(process, bind=False),
         *_labels(process),
         *_surroundings(process, launch),
-        *_privileges(process, launch),
-        *_program(process, launch),
+        *_before_start(process, launch),
+        *_after_start(process, launch),
         *_end(process, launch),
-    )
-
-
-def process_steps(spec: ProcessSpec, launch: Launch) -> tuple[Step, ...]:
-    """Return the steps of the control: the same launcher, cgroup, tree and agent, without a container around them."""
-    joined = (Step("namespaces", (hex(syscalls.CLONE_NEWNET), spec.network)),) if spec.network else ()
-    unified = str(launch.fd_cgroup + launch.joins.tasks) if launch.joins.unified else "-1"
-    return (
-        *([Step("trace")] if launch.trace else []),
-        Step("mark", (str(_MARKS_FD), "runtime.exec")),
-        *joined,
-        Step("clone", ("0", unified)),
-        *_in_cgroup(launch),
-        _call("setsid"),
-        Step("groups"),
-        Step("parent-death"),
-        Step("tree", (spec.attested, str(_TREE_FD))),
-        Step("chroot", (spec.root,)),
-        _call("umask", "022"),
-        Step("exec-fd"),
     )
 
 

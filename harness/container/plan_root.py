@@ -10,6 +10,7 @@ from harness.container.step import Step
 
 _KERNELS = ("/proc", "/sys", "/dev")
 """Where no link may lead: what is written there is meant for the kernel (CVE-2019-19921, CVE-2023-27561)."""
+_MAX_SOURCES = 256  # SOURCES_MAX of src/launch.h
 _BY_OPTIONS = 200
 """So many layers fit into the one page of options that mount(2) takes."""
 _OVERLAY = "index=off,metacopy=off,redirect_dir=off,xino=off"
@@ -30,23 +31,22 @@ def id_map_words(uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap, ...]) -> tu
     return uids, gids
 
 
-# -- what the caller's own privileges must open ----------------------------------------------------------------------
+# -- what is bound ---------------------------------------------------------------------------------------------------
 
 
 class _Sources:
-    """Detached mounts that are made before the clone: those with mapped ids, and all where the container's root may not
-    be able to reach the host's paths (a new user namespace of a privileged caller)."""
+    """Detached clones of what is bound, made before anything is mounted that a bind could show."""
 
-    def __init__(self, spec: ContainerSpec, *, rootless: bool) -> None:
+    def __init__(self) -> None:
         self.steps: list[Step] = []
-        self._all = spec.has_new("user") and not rootless
 
     def name(self, path: str, *, recursive: bool, maps: tuple[str, str] | None = None) -> str:
-        if not self._all and maps is None:
-            return path
+        """Return the name by which later steps take the clone. Raises ContainerError where there are too many."""
+        if len(self.steps) == _MAX_SOURCES:
+            raise ContainerError("plan", 0, f"{path}: more than {_MAX_SOURCES} binds")
         words = (path, "recursive" if recursive else "", *(maps or ()))
         self.steps.append(Step("source", (str(len(self.steps)), *words)))
-        return f"#{len(self.steps) - 1}"
+        return str(len(self.steps) - 1)
 
 
 def _maps_of(mount: Mount, spec: ContainerSpec) -> tuple[str, str] | None:
@@ -62,8 +62,7 @@ def _bind(mount: Mount, spec: ContainerSpec, sources: _Sources) -> Step:
     source = sources.name(mount.source, recursive=mount.recursive, maps=_maps_of(mount, spec))
     attrs = (mount.attrs, mount.clear, mount.recursive_attrs, mount.recursive_clear)
     propagation = mount.propagation[-1] if mount.propagation else 0
-    words = (source, inside(mount.destination), "recursive" if mount.recursive else "")
-    return Step("bind", (*words, *map(hex, attrs), hex(propagation)))
+    return Step("bind", (source, inside(mount.destination), *map(hex, attrs), hex(propagation)))
 
 
 def _file_system(mount: Mount, spec: ContainerSpec) -> Step:
@@ -134,7 +133,7 @@ def _device(device: Device, how: str) -> Step:
 # -- the root --------------------------------------------------------------------------------------------------------
 
 
-def _propagation(spec: ContainerSpec) -> int:
+def propagation_of(spec: ContainerSpec) -> int:
     """Nothing that we mount may reach the host; what the host mounts reaches us only where somebody asks for it."""
     if spec.root_propagation & syscalls.MS_SHARED:
         return syscalls.MS_SHARED
@@ -154,11 +153,11 @@ def _layers(root: Overlay, spec: ContainerSpec, *, rootless: bool) -> tuple[list
 
 
 def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list[Step]]:
-    """Return the steps before the clone, and those after it, of which the first one isolates the mounts."""
-    sources = _Sources(spec, rootless=rootless)
-    propagation = _propagation(spec)
-    shared = ("shared",) if propagation == syscalls.MS_SHARED else ()
-    workspace = Step("workspace", (spec.workspace, str(spec.workspace_bytes), *shared))
+    """Return the steps that open what is bound, and those that make the root of it."""
+    sources = _Sources()
+    propagation = propagation_of(spec)
+    kind = "host" if not spec.has_new("mount") else "shared" if propagation == syscalls.MS_SHARED else ""
+    workspace = Step("workspace", (spec.workspace, str(spec.workspace_bytes), *([kind] if kind else [])))
     if isinstance(spec.root, Directory):
         root = [workspace, Step("rootfs", (sources.name(spec.root.path, recursive=True),))]
     else:
@@ -166,7 +165,6 @@ def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list
         root = [*lowers, workspace, overlay]
     mounts = _mounts(spec, sources)
     steps = [
-        Step("propagation", (hex(propagation | syscalls.MS_REC),)),
         *root,
         *mounts,
         *(Step("link", (content, inside(path))) for content, path in spec.links),

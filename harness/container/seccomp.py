@@ -227,8 +227,8 @@ def _check_program(program: bytes) -> None:
 
 
 def notifies(profile: Profile) -> bool:
-    """Return whether a listener is asked about some calls."""
-    return any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.rules)
+    """Return whether there is a listener: one that is asked about some calls, or one that is only named."""
+    return bool(profile.listener_path) or any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.rules)
 
 
 def flags(profile: Profile) -> int:

@@ -123,10 +123,23 @@ class Home:
                 with suppress(FileNotFoundError):
                     os.unlink(self.at(name))
             with suppress(FileNotFoundError):
-                os.rmdir(self.at("workspace"))
+                _remove_workspace(self.at("workspace"))
             os.rmdir(self.path)
         except OSError as error:
             raise ContainerError("state", error.errno or 0, self.path) from error
+
+
+def _remove_workspace(path: str) -> None:
+    """A container without a mount namespace of its own has all its mounts there, and the host sees them."""
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        from harness.container import syscalls
+
+        syscalls.umount2(path, syscalls.MNT_DETACH)
+        os.rmdir(path)
 
 
 class Homes:

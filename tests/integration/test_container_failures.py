@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.backends import _local, builtin
-from harness.container import cgroups, launcher, mountinfo, plan
+from harness.container import cgroups, launcher, mountinfo, plan, plan_control
 from harness.container.errors import ContainerError
 from harness.container.runtime import Container
 from harness.container.spec import Mount, Overlay
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.needs("root", "overlayfs")
         ({"root": Overlay(("/no/such/layer",))}, "lower"),
         ({"workspace": "/no/such/directory"}, "workspace"),
         ({"attested": "/no/such/tree"}, "tree"),
-        ({"mounts": (Mount("/v", source="/no/such/volume", bind=True),)}, "bind"),
+        ({"mounts": (Mount("/v", source="/no/such/volume", bind=True),)}, "source"),
         ({"hostname": "x" * 100}, "sethostname"),
     ],
 )
@@ -131,7 +131,7 @@ def test_agent_gets_fds_0_to_6_and_nothing_else(backend: str, spy: Path, tree: P
     steps = (
         plan.container_steps(builtin.container_spec(arm, builtin.Options(), str(context.scratch)), kit.launch())
         if backend == "builtin"
-        else plan.process_steps(plan.ProcessSpec(str(tree), str(tree)), kit.launch())
+        else plan_control.process_steps(plan_control.ProcessSpec(str(tree), str(tree)), kit.launch())
     )
     leak = os.open("/", os.O_RDONLY)  # an fd that somebody left inheritable
     os.set_inheritable(leak, True)

@@ -272,7 +272,7 @@ def test_default_devices_of_v1() -> None:
         "devices.deny=a",
         "devices.allow=c *:* m", "devices.allow=b *:* m",
         *(f"devices.allow=c {device} rwm" for device in (
-            "1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2", "10:200", "136:*",
+            "1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2", "136:*", "10:200",
         )),
     ]  # fmt: skip
 

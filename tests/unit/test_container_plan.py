@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.container import defaults, plan, syscalls
+from harness.container import defaults, plan, plan_control, syscalls
 from harness.container.errors import ContainerError
-from harness.container.plan import Joins, Launch, ProcessSpec, Step
+from harness.container.plan import Joins, Launch, Step
+from harness.container.plan_control import ProcessSpec
 from harness.container.spec import (
     Capabilities,
     ContainerSpec,
@@ -92,7 +93,7 @@ def test_launcher_knows_every_step_with_so_many_arguments() -> None:
     arity = {name: (int(least), 4096 if most == "ARGS_MAX" else int(most)) for name, least, most in table}
     assert [name for name, _, _ in table] == sorted(arity)
     attached = plan.exec_steps(PROCESS, Launch(), 0)
-    steps = (*full(), *everything(), *attached, *plan.process_steps(ProcessSpec("/root", "/a", "/n"), AGENT))
+    steps = (*full(), *everything(), *attached, *plan_control.process_steps(ProcessSpec("/root", "/a", "/n"), AGENT))
     for step in steps:
         least, most = arity[step.name]
         assert least <= len(step.args) <= most, step
@@ -167,7 +168,8 @@ def test_destination_that_is_no_plain_path_is_refused(path: str) -> None:
 def test_destination_is_relative_to_the_root() -> None:
     steps = plan.container_steps(spec(mounts=(Mount("//var/./lib/", source="/data", bind=True),)), AGENT)
     bind = next(step for step in steps if step.name == "bind")
-    assert bind.args[:2] == ("/data", "var/lib")
+    assert bind.args[:2] == ("0", "var/lib")
+    assert Step("source", ("0", "/data", "")) in steps
 
 
 def test_container_without_layers_is_refused() -> None:
@@ -205,6 +207,13 @@ def test_sources_are_opened_by_the_caller_where_the_containers_root_is_no_root_o
     order = names(everything())
     assert order.count("source") == 4
     assert max(i for i, name in enumerate(order) if name == "source") < order.index("clone")
+    assert names(full()).index("clone") < names(full()).index("source") < names(full()).index("workspace")
+
+
+def test_container_without_mounts_of_its_own_gets_a_chroot_and_changes_no_mount_of_the_host() -> None:
+    order = names(plan.container_steps(spec(namespaces=()), AGENT))
+    assert "chroot" in order
+    assert not {"pivot", "propagation", "root-propagation"} & set(order)
 
 
 def test_unprivileged_maps_forbid_setgroups() -> None:
@@ -228,6 +237,6 @@ def test_group_of_terminals_is_left_out_where_it_is_not_mapped() -> None:
 
 
 def test_process_keeps_the_hosts_namespaces_and_privileges() -> None:
-    steps = plan.process_steps(ProcessSpec("/root", "/a"), AGENT)
+    steps = plan_control.process_steps(ProcessSpec("/root", "/a"), AGENT)
     assert Step("clone", ("0", "-1")) in steps
     assert not {"unshare", "capabilities", "prctl", "pivot", "mask"} & set(names(steps))

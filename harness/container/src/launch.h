@@ -27,12 +27,12 @@ struct launch {
 	int root;	  /* root of the container's file system */
 	int lowers[LOWERS_MAX];
 	size_t lower_count;
-	int sources[SOURCES_MAX]; /* detached mounts that were made before the clone */
+	int sources[SOURCES_MAX]; /* detached mounts, until they are attached */
 	char *state;		  /* what hooks are told on their stdin */
 	size_t state_size;
 	char **args, **env;
 	char path[4096]; /* of the program, as `find` found it */
-	bool traced;
+	bool traced, filtered;
 	int64_t times_ns[STEPS_MAX]; /* CLOCK_MONOTONIC, after each step */
 	size_t time_count;
 };
@@ -45,7 +45,7 @@ struct launch {
 	X("affinity", 1, ARGS_MAX, affinity) \
 	X("arguments", 1, ARGS_MAX, arguments) \
 	X("await", 1, 1, await) \
-	X("bind", 8, 8, bind) \
+	X("bind", 7, 7, bind) \
 	X("call", 1, 6, call) \
 	X("capabilities", 5, 5, capabilities) \
 	X("chroot", 1, 1, chroot) \
@@ -58,6 +58,7 @@ struct launch {
 	X("exec-fd", 0, 0, exec_fd) \
 	X("find", 0, 0, find) \
 	X("groups", 0, ARGS_MAX, groups) \
+	X("home", 1, 1, home) \
 	X("hook", 3, ARGS_MAX, hook) \
 	X("join", 1, 1, join) \
 	X("label", 2, 2, label) \

@@ -50,8 +50,8 @@ static int open_user_namespace(const char *uid_map, const char *gid_map)
 }
 
 /*
- * ARGS: number, path, `recursive` or "" [, uid map, gid map]. Before the clone, while the host's root is what we are: a
- * detached clone of a mount, its ids mapped where maps are given (mount_setattr(2), Linux 5.12).
+ * ARGS: number, path, `recursive` or "" [, uid map, gid map]. A detached clone of a mount, its ids mapped where maps are given
+ * (mount_setattr(2), Linux 5.12).
  */
 int step_source(struct launch *launch, int count, char **args)
 {
@@ -153,29 +153,27 @@ int step_mount(struct launch *launch, int count, char **args)
 }
 
 /*
- * ARGS: source (a path of the host, or `#N` for one made before), target beneath the root, `recursive` or "", attributes to
- * set, to clear, to set and to clear in the whole tree, propagation of mount(2) or 0.
+ * ARGS: number of a source, target beneath the root, attributes to set, to clear, to set and to clear in the whole tree,
+ * propagation of mount(2) or 0.
  */
 int step_bind(struct launch *launch, int count, char **args)
 {
 	struct stat st;
-	unsigned recursive = args[2][0] ? AT_RECURSIVE : 0;
-	int tree = args[0][0] == '#' ? launch->sources[number(args[0] + 1) % SOURCES_MAX]
-				     : open_tree_fd(AT_FDCWD, args[0], OPEN_TREE_CLONE | recursive);
-	struct mount_change change = {.set = number(args[3]), .clear = number(args[4])};
-	struct mount_change all = {.set = number(args[5]), .clear = number(args[6])};
-	uint64_t propagation = number(args[7]);
+	int tree = launch->sources[number(args[0]) % SOURCES_MAX];
+	struct mount_change change = {.set = number(args[2]), .clear = number(args[3])};
+	struct mount_change all = {.set = number(args[4]), .clear = number(args[5])};
+	uint64_t propagation = number(args[6]);
 	if (tree < 0 || fstat(tree, &st) < 0)
-		return fail(launch, "%s", args[0]);
+		return fail(launch, "/%s: no source %s", args[1], args[0]);
 	if ((change.set || change.clear) && change_mount(tree, change, false) < 0)
-		return fail(launch, "%s: attributes", args[0]);
+		return fail(launch, "/%s: attributes", args[1]);
 	if ((all.set || all.clear) && change_mount(tree, all, true) < 0)
-		return fail(launch, "%s: attributes of the tree", args[0]);
+		return fail(launch, "/%s: attributes of the tree", args[1]);
 	int target = open_made(launch->root, args[1], S_ISDIR(st.st_mode), RESOLVE_IN_ROOT);
 	if (target < 0)
 		return fail(launch, "/%s", args[1]);
 	if (attach(tree, target) < 0)
-		return fail(launch, "%s on /%s", args[0], args[1]);
+		return fail(launch, "/%s", args[1]);
 	close(target);
 	struct mount_change how = {.propagation = propagation & ~(uint64_t)MS_REC};
 	if (how.propagation && change_mount(tree, how, propagation & MS_REC) < 0)

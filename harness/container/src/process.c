@@ -175,6 +175,9 @@ int step_seccomp(struct launch *launch, int count, char **args)
 		errno = EINVAL;
 		return fail(launch, "the filter's size");
 	}
+	if (close_from((unsigned)launch->kept, CLOSE_RANGE_CLOEXEC) < 0) /* now: the filter may not allow it later */
+		return fail(launch, "close_range");
+	launch->filtered = true;
 	struct instruction *filter = malloc((size_t)st.st_size);
 	if (!filter || pread(fd, filter, (size_t)st.st_size, 0) != st.st_size)
 		return fail(launch, "read the filter");

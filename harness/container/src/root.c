@@ -53,14 +53,14 @@ static int make_holder_private(const char *path)
 }
 
 /*
- * ARGS: directory of the host, size in bytes [, `shared` where the host's mounts may still be]. A tmpfs that only this mount
- * namespace sees covers the directory.
+ * ARGS: directory of the host, size in bytes [, `shared` where the host's mounts may still be, `host` where they are the
+ * container's own]. A tmpfs covers the directory, which only this mount namespace sees if it is a new one.
  */
 int step_workspace(struct launch *launch, int count, char **args)
 {
 	char options[64];
 	snprintf(options, sizeof options, "mode=0700,size=%s", args[1]);
-	if (count == 3 && make_holder_private(args[0]) < 0)
+	if (count == 3 && strcmp(args[2], "shared") == 0 && make_holder_private(args[0]) < 0)
 		return fail(launch, "%s: private", args[0]);
 	if (mount("tmpfs", args[0], "tmpfs", MS_NOSUID, options) < 0 || chdir(args[0]) < 0)
 		return fail(launch, "%s", args[0]);
@@ -159,11 +159,10 @@ int step_overlay(struct launch *launch, int count, char **args)
 	return launch->root < 0 ? fail(launch, "root") : 0;
 }
 
-/* ARGS: directory, or `#N` for a source made before. It is mounted below the workspace, with all that is mounted in it. */
+/* ARGS: number of a source. It is mounted below the workspace, with all that is mounted in it. */
 int step_rootfs(struct launch *launch, int count, char **args)
 {
-	int tree = args[0][0] == '#' ? launch->sources[number(args[0] + 1) % SOURCES_MAX]
-				     : open_tree_fd(AT_FDCWD, args[0], OPEN_TREE_CLONE | AT_RECURSIVE);
+	int tree = launch->sources[number(args[0]) % SOURCES_MAX];
 	struct mount_change change = {.propagation = MS_PRIVATE};
 	if (tree < 0)
 		return fail(launch, "%s", args[0]);

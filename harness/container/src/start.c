@@ -141,7 +141,7 @@ static void be_hook(int input, char **args)
 {
 	int count = (int)number(args[2]);
 	char *path = args[0], *none[] = {path, NULL}, **env = args + 3 + count;
-	char **copy = calloc((size_t)count + 1, sizeof *copy);
+	char **copy = calloc((size_t)count + 2, sizeof *copy);
 	for (int i = 0; copy && i < count; i++)
 		copy[i] = args[3 + i];
 	sigset_t all;
@@ -220,7 +220,7 @@ int step_await(struct launch *launch, int count, char **args)
 
 static char **keep(int count, char **args)
 {
-	char **copy = calloc((size_t)count + 1, sizeof *copy);
+	char **copy = calloc((size_t)count + 2, sizeof *copy);
 	for (int i = 0; copy && i < count; i++)
 		copy[i] = args[i];
 	return copy;
@@ -234,6 +234,40 @@ int step_arguments(struct launch *launch, int count, char **args)
 int step_environment(struct launch *launch, int count, char **args)
 {
 	return (launch->env = keep(count, args)) ? 0 : -1;
+}
+
+/* The home of a uid in a passwd file (passwd(5)), "/" where it has none; the text is cut into lines. */
+static const char *find_home(char *text, const char *uid)
+{
+	for (char *line, *rest = text; (line = strtok_r(rest, "\n", &rest));) {
+		char *fields[7] = {line};
+		int count = 1;
+		for (char *at = line; count < 7 && (at = strchr(at, ':')); count++) {
+			*at++ = 0;
+			fields[count] = at;
+		}
+		if (count >= 6 && strcmp(fields[2], uid) == 0 && fields[5][0])
+			return fields[5];
+	}
+	return "/";
+}
+
+/* ARGS: uid. $HOME from the container's /etc/passwd, which may be anything: it is read once, and never waited for. */
+int step_home(struct launch *launch, int count, char **args)
+{
+	static char text[65536], home[4096];
+	struct stat st;
+	size_t size = 0;
+	int fd = open("/etc/passwd", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+		for (ssize_t len = 1; len > 0 && size < sizeof text - 1; size += len > 0 ? (size_t)len : 0)
+			len = read(fd, text + size, sizeof text - 1 - size);
+	close_saving(fd, 0);
+	snprintf(home, sizeof home, "HOME=%s", find_home(text, args[0]));
+	for (count = 0; launch->env[count] && strncmp(launch->env[count], "HOME=", 5) != 0;)
+		count++;
+	launch->env[count] = home; /* `environment` keeps room for it */
+	return 0;
 }
 
 /* ARGS: path. A directory that leads out of the root, through an fd of the host that was still open, is refused. */
@@ -292,20 +326,22 @@ static int before_exec(struct launch *launch)
 {
 	if (launch->traced)
 		tell_times(launch);
-	return close_from((unsigned)launch->kept, CLOSE_RANGE_CLOEXEC) < 0 ? fail(launch, "close_range") : 0;
+	return launch->filtered ? 0 : close_from((unsigned)launch->kept, CLOSE_RANGE_CLOEXEC);
 }
 
 int step_exec(struct launch *launch, int count, char **args)
 {
-	if (before_exec(launch) == 0)
-		execve(launch->path, launch->args, launch->env);
+	if (before_exec(launch) < 0)
+		return fail(launch, "close_range");
+	execve(launch->path, launch->args, launch->env);
 	return fail(launch, "%s", launch->path);
 }
 
 int step_exec_fd(struct launch *launch, int count, char **args)
 {
 	char *argv[] = {"harness-agent", NULL}, *env[] = {NULL};
-	if (before_exec(launch) == 0)
-		syscall(SYS_execveat, launch->program, "", argv, env, AT_EMPTY_PATH);
+	if (before_exec(launch) < 0)
+		return fail(launch, "close_range");
+	syscall(SYS_execveat, launch->program, "", argv, env, AT_EMPTY_PATH);
 	return fail(launch, "the program");
 }

@@ -24,7 +24,7 @@ from typing import Any
 os.environ["HARNESS_RUNTIME"] = "/run/harness"
 
 from harness.backends import _local, _metering
-from harness.container import cgroups, defaults, hostroot, launcher, mountinfo, plan, syscalls
+from harness.container import cgroups, defaults, hostroot, launcher, mountinfo, plan, plan_control, syscalls
 from harness.container.errors import ContainerError
 from harness.container.spec import Capabilities, ContainerSpec, Overlay, Process
 from harness.interfaces import ArmSpec, RunContext
@@ -90,8 +90,8 @@ def running(script: str, *, ready: bool = True, boundary: str = "container") -> 
         )  # fmt: skip
         steps = plan.container_steps(container, kit.launch())
     else:
-        made = plan.ProcessSpec(hostroot.mount_root(root, IMAGE, 16 * MIB), IMAGE)
-        steps = plan.process_steps(made, kit.launch())
+        made = plan_control.ProcessSpec(hostroot.mount_root(root, IMAGE, 16 * MIB), IMAGE)
+        steps = plan_control.process_steps(made, kit.launch())
     memfd = launcher.plan_memfd(steps)
     undo = (lambda: None) if boundary == "container" else (lambda: hostroot.unmount_root(root))
     try:
