@@ -137,14 +137,18 @@ def _kill(options: Options) -> int:
 
 
 def _delete(options: Options) -> int:
-    runtime = runtime_of(options)
+    runtime, failed = runtime_of(options), 0
     for container_id in _fitting(runtime, options.id) if options.regex else (options.id,):
         try:
             runtime.delete(container_id, force=options.force)
         except ContainerError as error:
-            if not (options.force and error.step == "container"):  # it is gone: that is what was asked for
+            if options.force and error.step == "container":  # it is gone: that is what was asked for
+                continue
+            if not options.regex:
                 raise
-    return 0
+            failed = 1  # one that resists does not keep the others
+            runtime.warn(f"{container_id}: {error}")
+    return failed
 
 
 def _fitting(runtime: Runtime, pattern: str) -> list[str]:

@@ -316,16 +316,13 @@ def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
     sources, root = root_steps(spec, rootless=launch.rootless)
     new = spec.has_new("mount")
     isolated = [Step("propagation", (hex(propagation_of(spec) | syscalls.MS_REC),))] if new else []
-    # The root of a new user namespace may not be able to reach the host's paths: a privileged caller opens them for it.
-    early = spec.has_new("user") and not launch.rootless
     attested = [Step("tree", (spec.attested, str(TREE_FD)))] if spec.attested else []
     return (
         *_before_clone(spec, launch),
-        *(sources if early else ()),
+        *sources,
         _clone(spec, launch),
         *_born(spec, launch),
         *isolated,
-        *(() if early else sources),
         *attested,
         *root,
         *_identity(spec),

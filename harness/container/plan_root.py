@@ -31,22 +31,26 @@ def id_map_words(uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap, ...]) -> tu
     return uids, gids
 
 
-# -- what is bound ---------------------------------------------------------------------------------------------------
+# -- what the caller's own privileges must open ----------------------------------------------------------------------
 
 
 class _Sources:
-    """Detached clones of what is bound, made before anything is mounted that a bind could show."""
+    """Detached clones that are made before the clone: those with mapped ids, and all where the root of a new user
+    namespace, whose maker has privileges, may not be able to reach the host's paths."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: ContainerSpec, *, rootless: bool) -> None:
         self.steps: list[Step] = []
+        self._all = spec.has_new("user") and not rootless
 
     def name(self, path: str, *, recursive: bool, maps: tuple[str, str] | None = None) -> str:
-        """Return the name by which later steps take the clone. Raises ContainerError where there are too many."""
+        """Return what later steps take for the path: itself, or `#N`. Raises ContainerError for too many."""
+        if not self._all and maps is None:
+            return path
         if len(self.steps) == _MAX_SOURCES:
             raise ContainerError("plan", 0, f"{path}: more than {_MAX_SOURCES} binds")
         words = (path, "recursive" if recursive else "", *(maps or ()))
         self.steps.append(Step("source", (str(len(self.steps)), *words)))
-        return str(len(self.steps) - 1)
+        return f"#{len(self.steps) - 1}"
 
 
 def _maps_of(mount: Mount, spec: ContainerSpec) -> tuple[str, str] | None:
@@ -62,7 +66,8 @@ def _bind(mount: Mount, spec: ContainerSpec, sources: _Sources) -> Step:
     source = sources.name(mount.source, recursive=mount.recursive, maps=_maps_of(mount, spec))
     attrs = (mount.attrs, mount.clear, mount.recursive_attrs, mount.recursive_clear)
     propagation = mount.propagation[-1] if mount.propagation else 0
-    return Step("bind", (source, inside(mount.destination), *map(hex, attrs), hex(propagation)))
+    words = (source, inside(mount.destination), "recursive" if mount.recursive else "")
+    return Step("bind", (*words, *map(hex, attrs), hex(propagation)))
 
 
 def _file_system(mount: Mount, spec: ContainerSpec) -> Step:
@@ -153,8 +158,8 @@ def _layers(root: Overlay, spec: ContainerSpec, *, rootless: bool) -> tuple[list
 
 
 def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list[Step]]:
-    """Return the steps that open what is bound, and those that make the root of it."""
-    sources = _Sources()
+    """Return the steps before the clone, and those that make the root after it."""
+    sources = _Sources(spec, rootless=rootless)
     propagation = propagation_of(spec)
     kind = "host" if not spec.has_new("mount") else "shared" if propagation == syscalls.MS_SHARED else ""
     workspace = Step("workspace", (spec.workspace, str(spec.workspace_bytes), *([kind] if kind else [])))

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.needs("root", "overlayfs")
         ({"root": Overlay(("/no/such/layer",))}, "lower"),
         ({"workspace": "/no/such/directory"}, "workspace"),
         ({"attested": "/no/such/tree"}, "tree"),
-        ({"mounts": (Mount("/v", source="/no/such/volume", bind=True),)}, "source"),
+        ({"mounts": (Mount("/v", source="/no/such/volume", bind=True),)}, "bind"),
         ({"hostname": "x" * 100}, "sethostname"),
     ],
 )

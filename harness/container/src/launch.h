@@ -45,7 +45,7 @@ struct launch {
 	X("affinity", 1, ARGS_MAX, affinity) \
 	X("arguments", 1, ARGS_MAX, arguments) \
 	X("await", 1, 1, await) \
-	X("bind", 7, 7, bind) \
+	X("bind", 8, 8, bind) \
 	X("call", 1, 6, call) \
 	X("capabilities", 5, 5, capabilities) \
 	X("chroot", 1, 1, chroot) \
@@ -138,6 +138,7 @@ int close_from(unsigned first, unsigned flags);
 int open_pidfd(pid_t pid);
 
 /* mounts.c */
+int open_source(struct launch *launch, const char *name, unsigned recursive);
 int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int target);
 
 #define RESOLVE_NO_MAGICLINKS 0x02

@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { OPTION_MAX = 255 }; /* the longest that fsconfig(2) takes */
+
 /* Put a clone of the mount at `path` of `dirfd` over `target`, with more attributes. */
 int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int target)
 {
@@ -25,10 +27,30 @@ int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int t
 	return close_saving(tree, done == 0 ? attach(tree, target) : done);
 }
 
-/* An fd of a user namespace with these maps; its only process is gone when we return. */
-static int open_user_namespace(const char *uid_map, const char *gid_map)
+/*
+ * The directory of a child in the host's /proc, where it has another number than here once we are in a pid namespace of our
+ * own: that of `Pid:` in the fdinfo of a pidfd, which counts as the /proc does (pidfd_open(2)).
+ */
+static int open_process(struct launch *launch, pid_t pid)
 {
-	char path[64];
+	char text[512] = "\n";
+	int pidfd = open_pidfd(pid), dir = -1;
+	snprintf(text + 1, sizeof text - 1, "self/fdinfo/%d", pidfd);
+	int info = pidfd < 0 ? -1 : openat(launch->proc, text + 1, O_RDONLY | O_CLOEXEC);
+	ssize_t len = info < 0 ? -1 : read(info, text + 1, sizeof text - 2);
+	text[len > 0 ? len + 1 : 1] = 0;
+	char *word = strstr(text, "\nPid:\t");
+	if (word) {
+		word += strlen("\nPid:\t");
+		word[strspn(word, "0123456789")] = 0;
+		dir = openat(launch->proc, word, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	}
+	return close_saving(pidfd, close_saving(info, dir));
+}
+
+/* An fd of a user namespace with these maps; its only process is gone when we return. */
+static int open_user_namespace(struct launch *launch, const char *uid_map, const char *gid_map)
+{
 	int fd = -1;
 	pid_t parent = getpid(), pid = clone_into(CLONE_NEWUSER, -1);
 	if (pid == 0) {
@@ -37,8 +59,7 @@ static int open_user_namespace(const char *uid_map, const char *gid_map)
 			pause();
 		_exit(1);
 	}
-	snprintf(path, sizeof path, "/proc/%d", pid);
-	int dir = pid < 0 ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int dir = pid < 0 ? -1 : open_process(launch, pid);
 	if (dir >= 0 && write_file(dir, "gid_map", gid_map) == 0 && write_file(dir, "uid_map", uid_map) == 0)
 		fd = openat(dir, "ns/user", O_RDONLY | O_CLOEXEC);
 	close_saving(dir, 0);
@@ -50,7 +71,7 @@ static int open_user_namespace(const char *uid_map, const char *gid_map)
 }
 
 /*
- * ARGS: number, path, `recursive` or "" [, uid map, gid map]. A detached clone of a mount, its ids mapped where maps are given
+ * ARGS: number, path, `recursive` or "" [, uid map, gid map]. A detached clone of a mount, its ids mapped where maps are
  * (mount_setattr(2), Linux 5.12).
  */
 int step_source(struct launch *launch, int count, char **args)
@@ -63,7 +84,7 @@ int step_source(struct launch *launch, int count, char **args)
 	launch->sources[slot] = tree;
 	if (count < 5)
 		return 0;
-	int users = open_user_namespace(args[3], args[4]);
+	int users = open_user_namespace(launch, args[3], args[4]);
 	struct mount_change change = {.set = MOUNT_ATTR_IDMAP, .userns = (uint64_t)users};
 	if (users < 0 || close_saving(users, change_mount(tree, change, recursive)) < 0)
 		return fail(launch, "%s: map its ids", args[1]);
@@ -82,7 +103,7 @@ static int explain(struct launch *launch, int fs, const char *type, const char *
 	return fail(launch, "%s on /%s%s%s", type, path, len > 2 ? ": " : "", len > 2 ? text + 2 : "");
 }
 
-/* mount(2), for an option that is longer than the 255 bytes that fsconfig(2) takes. */
+/* mount(2), for an option that is too long for fsconfig(2). */
 static int mount_by_options(char **args, int target)
 {
 	char path[64], options[4096] = "";
@@ -100,18 +121,61 @@ static int mount_by_options(char **args, int target)
 	return mount(args[3], path, args[0], flags, options);
 }
 
+/* One layer at a time (`lowerdir+`, Linux 6.8), as mount(2) would read them: `:` between them, `\` before one that is none. */
+static int configure_layers(int fs, const char *layers)
+{
+	char path[4096];
+	size_t len = 0;
+	for (const char *at = layers;; at++) {
+		if (*at == '\\' && at[1])
+			at++;
+		else if (*at == ':' || !*at) {
+			path[len] = 0;
+			if (fs_config(fs, SET_STRING, "lowerdir+", path, 0) < 0)
+				return -1;
+			len = 0;
+			if (!*at)
+				return 0;
+			continue;
+		}
+		path[len++] = *at;
+		if (len == sizeof path) {
+			errno = ENAMETOOLONG;
+			return -1;
+		}
+	}
+}
+
 static int configure(int fs, char *option)
 {
 	char *value = strchr(option, '=');
+	if (strlen(option) > OPTION_MAX && strncmp(option, "lowerdir=", 9) == 0)
+		return configure_layers(fs, value + 1);
 	if (value)
 		*value++ = 0;
 	return fs_config(fs, value ? SET_STRING : SET_FLAG, option, value, 0);
 }
 
-static int mount_new(struct launch *launch, char **args, int target)
+/* A tmpfs has the mode of the directory that it covers, unless it is told another (as runc and crun have it). */
+static int configure_mode(int fs, char **args, int covered)
+{
+	struct stat st;
+	char mode[16];
+	for (char **option = args + 6; *option; option++)
+		if (strncmp(*option, "mode=", 5) == 0)
+			return 0;
+	if (fstat(covered, &st) < 0)
+		return -1;
+	snprintf(mode, sizeof mode, "%o", st.st_mode & 07777);
+	return fs_config(fs, SET_STRING, "mode", mode, 0);
+}
+
+static int mount_new(struct launch *launch, char **args, int target, bool made)
 {
 	int fs = fs_open(args[0]);
 	int done = fs < 0 || !args[3][0] ? fs : fs_config(fs, SET_STRING, "source", args[3], 0);
+	if (done >= 0 && !made && strcmp(args[0], "tmpfs") == 0)
+		done = configure_mode(fs, args, target);
 	for (char **option = args + 6; done >= 0 && *option; option++)
 		done = configure(fs, *option);
 	if (done >= 0)
@@ -139,32 +203,52 @@ static int mount_new(struct launch *launch, char **args, int target)
  */
 int step_mount(struct launch *launch, int count, char **args)
 {
-	bool is_long = false;
-	int target = open_made(launch->root, args[1], true,
-			       strcmp(args[4], "own") == 0 ? RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS : RESOLVE_IN_ROOT);
+	bool is_long = false, own = strcmp(args[4], "own") == 0;
+	uint64_t resolve = own ? RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS : RESOLVE_IN_ROOT;
+	int target = open_beneath(launch->root, args[1], O_PATH, resolve);
+	bool made = target < 0;
+	if (made)
+		target = open_made(launch->root, args[1], true, resolve);
 	if (target < 0)
-		return fail(launch, "/%s: not a directory%s", args[1], strcmp(args[4], "own") == 0 ? " of its own" : "");
+		return fail(launch, "/%s: not a directory%s", args[1], own ? " of its own" : "");
 	for (int i = 6; i < count; i++)
-		is_long = is_long || strlen(args[i]) > 255;
-	int done = is_long ? mount_by_options(args, target) : mount_new(launch, args, target);
-	if (done < 0 && is_long)
+		is_long = is_long || strlen(args[i]) > OPTION_MAX;
+	int done = is_long ? mount_by_options(args, target) : -1;
+	if (!is_long || (done < 0 && errno == E2BIG && strcmp(args[0], "overlay") == 0))
+		done = mount_new(launch, args, target, made);
+	else if (done < 0)
 		fail(launch, "%s on /%s", args[0], args[1]);
 	return close_saving(target, done);
 }
 
+/* A detached clone of a source. Our own workspace is left out of it, where the host's path leads to that as well. */
+int open_source(struct launch *launch, const char *name, unsigned recursive)
+{
+	if (name[0] == '#')
+		return launch->sources[number(name + 1) % SOURCES_MAX];
+	if (recursive)
+		change_mount(launch->workspace, (struct mount_change){.propagation = MS_UNBINDABLE}, false);
+	int tree = open_tree_fd(AT_FDCWD, name, OPEN_TREE_CLONE | recursive);
+	int saved = errno;
+	if (recursive)
+		change_mount(launch->workspace, (struct mount_change){.propagation = MS_PRIVATE}, false);
+	errno = saved;
+	return tree;
+}
+
 /*
- * ARGS: number of a source, target beneath the root, attributes to set, to clear, to set and to clear in the whole tree,
- * propagation of mount(2) or 0.
+ * ARGS: source (a path of the host, or `#N` for one made before), target beneath the root, `recursive` or "", attributes to
+ * set, to clear, to set and to clear in the whole tree, propagation of mount(2) or 0.
  */
 int step_bind(struct launch *launch, int count, char **args)
 {
 	struct stat st;
-	int tree = launch->sources[number(args[0]) % SOURCES_MAX];
-	struct mount_change change = {.set = number(args[2]), .clear = number(args[3])};
-	struct mount_change all = {.set = number(args[4]), .clear = number(args[5])};
-	uint64_t propagation = number(args[6]);
+	int tree = open_source(launch, args[0], args[2][0] ? AT_RECURSIVE : 0);
+	struct mount_change change = {.set = number(args[3]), .clear = number(args[4])};
+	struct mount_change all = {.set = number(args[5]), .clear = number(args[6])};
+	uint64_t propagation = number(args[7]);
 	if (tree < 0 || fstat(tree, &st) < 0)
-		return fail(launch, "/%s: no source %s", args[1], args[0]);
+		return fail(launch, "%s", args[0]);
 	if ((change.set || change.clear) && change_mount(tree, change, false) < 0)
 		return fail(launch, "/%s: attributes", args[1]);
 	if ((all.set || all.clear) && change_mount(tree, all, true) < 0)

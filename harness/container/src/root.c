@@ -159,10 +159,10 @@ int step_overlay(struct launch *launch, int count, char **args)
 	return launch->root < 0 ? fail(launch, "root") : 0;
 }
 
-/* ARGS: number of a source. It is mounted below the workspace, with all that is mounted in it. */
+/* ARGS: source, as of `bind`. It is mounted below the workspace, with all that is mounted in it. */
 int step_rootfs(struct launch *launch, int count, char **args)
 {
-	int tree = launch->sources[number(args[0]) % SOURCES_MAX];
+	int tree = open_source(launch, args[0], AT_RECURSIVE);
 	struct mount_change change = {.propagation = MS_PRIVATE};
 	if (tree < 0)
 		return fail(launch, "%s", args[0]);
