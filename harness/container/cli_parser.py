@@ -25,7 +25,12 @@ def parse(argv: Sequence[str]) -> SimpleNamespace:
 
 
 def _parser() -> Parser:
-    parser = Parser("harness-oci", description="Run containers by the OCI runtime specification.", allow_abbrev=False)
+    parser = Parser(
+        "harness-oci",
+        description="Run containers by the OCI runtime specification.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # --version has two lines
+    )
     parser.add_argument("--version", "-v", action="version", version=f"harness-oci version {VERSION}\nspec: 1.2.0")
     parser.add_argument("--root", default=default_root(), metavar="DIR", help="where states lie (%(default)s)")
     parser.add_argument("--log", metavar="FILE", help="append errors to a file as well")

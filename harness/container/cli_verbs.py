@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Options = SimpleNamespace
 _MAX_PRESERVED = 1000
+_REAL_TIME = {"RTMIN": "+", "RTMAX": "-"}
 
 
 def run(options: Options) -> int:
@@ -121,12 +122,17 @@ def _state(options: Options) -> int:
 
 
 def signal_number(word: str) -> int:
-    """Return the number of `9`, `KILL` or `SIGKILL`. Raises ContainerError for what is no signal."""
+    """Return the number of `9`, `KILL`, `SIGKILL` or `RTMIN+1`. Raises ContainerError for what is no signal."""
     if word.isascii() and word.isdigit() and 0 <= int(word) <= 64:
         return int(word)
-    name = word.upper()
+    name = word.upper().removeprefix("SIG")
+    base, count = name[:5], name[6:]
+    if base in _REAL_TIME and name[5:6] == _REAL_TIME[base] and count.isascii() and count.isdigit():
+        number = signal.Signals[f"SIG{base}"] + int(name[5:])
+        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+            return number
     try:
-        return int(signal.Signals[name if name.startswith("SIG") else f"SIG{name}"])
+        return int(signal.Signals[f"SIG{name}"])
     except KeyError:
         raise ContainerError("kill", 0, f"{word}: unknown signal") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,12 @@ def run_all(hooks: Sequence[Hook], state: Mapping[str, object], warn: Callable[[
             warn(str(error))
 
 
+def _directory(state: Mapping[str, object]) -> str | None:
+    """Return the bundle, where engines expect hooks to run; it may be gone when poststop's do."""
+    bundle = str(state["bundle"])
+    return bundle if os.path.isdir(bundle) else None
+
+
 def run(hooks: Sequence[Hook], state: Mapping[str, object]) -> None:
     """Run hooks one after another; each reads the state from its stdin. Raises ContainerError for the first to fail."""
     if not hooks:
@@ -49,7 +56,7 @@ def run(hooks: Sequence[Hook], state: Mapping[str, object]) -> None:
         try:
             done = subprocess.run(
                 argv, executable=hook.path, env=env, input=text, timeout=hook.timeout_s, check=False,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=_directory(state),
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise ContainerError("hook", 0, f"{hook.path}: still ran after {hook.timeout_s} s") from error
