@@ -54,6 +54,7 @@ class Kit:
         self.memory_bytes = spec.limits.memory_bytes
         self.limits = cgroups.Limits(spec.limits.memory_bytes, spec.limits.cpus, spec.limits.pids)
         self.layout = cgroups.detect()
+        self.cgroup_join: cgroups.JoinMethod = "fast"
         self.parent = f"harness-{context.token}"
         self.workload = encode_spec(spec.workload)
         self.seccomp = "unconfined"
@@ -76,21 +77,33 @@ class Kit:
         self._undo.callback(os.close, fd)
         self.extra = (fd,)
 
+    def group(self, trial_id: str) -> Group:
+        """Return the group of one start."""
+        group = Group(self.layout, f"{self.parent}/{trial_id}")
+        group.join_method = self.cgroup_join
+        return group
+
     def launch(self, *, seccomp: bool = False, keyring: str = "") -> plan.Launch:
         """How a plan of this arm is started. The agent's seventh fd is the tree that it attests."""
         kept = launcher.AGENT_FDS + 1
-        return plan.Launch(kept, self.layout.joins, agent=True, dies_with_parent=True, seccomp=seccomp, keyring=keyring)
+        joins = self.group("any").joins()
+        return plan.Launch(kept, joins, agent=True, dies_with_parent=True, seccomp=seccomp, keyring=keyring)
 
     def facts(self) -> dict[str, Json]:
         return {
             "boundary": self.boundary,
             "cgroup_mode": self.layout.mode,
-            "cgroup_join": [name for name, used in (
-                ("tasks", self.layout.joins.tasks), ("CLONE_INTO_CGROUP", self.layout.joins.unified)) if used],
+            "cgroup_join": self._joined_by(),
             "launcher_sha256": _sha256(Path(launcher.PROGRAM)),
             "agent_sha256": _sha256(AGENT_PATH),
             "seccomp": self.seccomp,
         }  # fmt: skip
+
+    def _joined_by(self) -> list[Json]:
+        if self.cgroup_join == "procs":
+            return ["cgroup.procs"]
+        joins = self.layout.joins
+        return [name for name, used in (("tasks", joins.tasks), ("CLONE_INTO_CGROUP", joins.unified)) if used]
 
     def close(self) -> None:
         """Let go of it; the group of the run goes with the last arm that has nothing in it."""
@@ -124,7 +137,7 @@ def start(kit: Kit, steps: int, trial_id: str, requested_ns: int, on_deleted: Ca
         undo.callback(session.close)
         fds = _channels(kit, session, theirs)
         session.start()
-        group = Group(kit.layout, f"{kit.parent}/{trial_id}")
+        group = kit.group(trial_id)
         with translated(kit.runtime):
             container = Container.start(steps, [*fds, steps], group, kit.limits, program=kit.agent, extra=kit.extra)
         undo.pop_all()

@@ -31,6 +31,7 @@ class Options(BaseModel):
     capabilities: tuple[str, ...] = defaults.DOCKER_CAPABILITIES
     no_new_privs: bool = True
     seccomp: Literal["default", "unconfined"] = "default"
+    cgroup_join: Literal["fast", "procs"] = "fast"
 
 
 def namespaces(network: NetworkKind, path: str) -> tuple[Namespace, ...]:
@@ -134,6 +135,7 @@ class BuiltinBackend:
         with ExitStack() as undo:
             kit = _local.Kit(spec, "container", context)
             undo.callback(kit.close)
+            kit.cgroup_join = options.cgroup_join
             try:
                 container = _container(spec, options, kit)
                 steps = _steps(container, kit)

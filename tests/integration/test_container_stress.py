@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from benchmarks._rows import Launched
 from benchmarks._same import Place, place
 from benchmarks.container_stress import at_once, growth, in_a_row, slope, snapshot
+from harness import plugins
+from harness.images.tree import root_digest
+from harness.interfaces import ArmSpec, RunContext
+from harness.model.spec import RootTree
+from tests.container_kit import LIMITS, SLEEPER, deadline
 
 pytestmark = pytest.mark.needs("root", "overlayfs")
 
@@ -57,6 +63,23 @@ def test_what_fails_at_once_is_counted(where: Place) -> None:
 def test_starts_in_a_row_let_nothing_grow(row: Launched, where: Place) -> None:
     seen = in_a_row(row, where, 200, looks=4)
     assert growth(seen, OURS) == {}
+
+
+@pytest.mark.parametrize("method", ["fast", "procs"])
+def test_way_into_the_cgroup_can_be_chosen_and_is_recorded(method: str, tree: Path, context: RunContext) -> None:
+    plugin = plugins.load("backends", "builtin")
+    spec = ArmSpec("arm", RootTree(tree, root_digest(tree), 0), SLEEPER, LIMITS)
+    arm = plugin.prepare(spec, plugin.options.model_validate({"cgroup_join": method}), context)
+    try:
+        instance = arm.launch("t0")
+        try:
+            instance.wait("ready", deadline())
+            assert instance.pids()
+            assert (arm.facts["cgroup_join"] == ["cgroup.procs"]) == (method == "procs")
+        finally:
+            instance.stop(deadline())
+    finally:
+        arm.close()
 
 
 def test_what_grows_is_found() -> None:
