@@ -96,10 +96,10 @@ class Home:
         try:
             with open(self.at("state.json"), encoding="utf-8") as file:
                 document = json.load(file)
-        except (OSError, ValueError) as error:
+            known = {entry.name for entry in fields(Record)}
+            return Record(**{key: _frozen(value) for key, value in document.items() if key in known})
+        except (OSError, ValueError, TypeError, AttributeError) as error:  # no file, no JSON, no object, fields missing
             raise ContainerError("state", 0, f"{self.path}: {error}") from error
-        known = {entry.name for entry in fields(Record)}
-        return Record(**{key: _frozen(value) for key, value in document.items() if key in known})
 
     def save(self, record: Record) -> None:
         """Replace state.json: nobody ever reads half of it."""
