@@ -125,6 +125,7 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "apt": functools.partial(_program, "apt-get"),
     "libvirtd": functools.partial(_program, "libvirtd"),
     "crun": functools.partial(_program, "crun"),
+    "clang": functools.partial(_program, "clang"),
     "kvm": _kvm,
     "conformance": _conformance,
     "podman": functools.partial(_program, "podman"),
@@ -193,7 +194,11 @@ def _cgroups() -> set[str]:
     roots = [
         line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup" in line
     ]
-    return {str(path) for root in roots for path in Path(root).glob("**/harness*") if path.is_dir()}
+    found = set()
+    for root in roots:
+        for path, names, _ in os.walk(root):  # groups of others come and go meanwhile: os.walk passes over them
+            found |= {f"{path}/{name}" for name in names if name.startswith("harness")}
+    return found
 
 
 def _guests() -> set[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from harness.container import config
+from harness.container._fields import MAX_ID
 from harness.container.errors import ContainerError
 from harness.container.spec import Capabilities, Process
 
@@ -44,10 +45,13 @@ def _changed(own: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
 
 
 def _user(text: str) -> tuple[int, int]:
-    """Numbers alone: a name would have to be looked up in files of the container, which may be hostile."""
+    """Numbers alone: a name would have to be looked up in files of the container, which may be hostile.
+
+    All ones are no id: setresuid(2) leaves the user as it is then, which is root.
+    """
     uid, colon, gid = text.partition(":")
     parts = (uid, gid if colon else "0")
-    if not all(part.isascii() and part.isdigit() and int(part) < 1 << 32 for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) <= 10 and int(part) <= MAX_ID for part in parts):
         raise ContainerError("--user", 0, f"{text}: UID or UID:GID, as numbers")
     return int(parts[0]), int(parts[1])
 

@@ -81,7 +81,9 @@ static void take_steps(struct launch *launch, struct reader *reader)
 /* The one argument is the number of fds that the process keeps. */
 int main(int argc, char **argv)
 {
-	static struct launch launch = {.proc = -1, .devpts = -1, .workspace = -1, .root = -1};
+	static char *args[] = {"", NULL}, *env[] = {NULL, NULL}; /* for a plan that gives none */
+	static struct launch launch = {
+		.proc = -1, .devpts = -1, .workspace = -1, .root = -1, .args = args, .env = env};
 	struct reader reader;
 	if (argc != 2)
 		return 2;
