@@ -176,18 +176,22 @@ int step_rootfs(struct launch *launch, int count, char **args)
 	return 0;
 }
 
-/* pivot_root(2), "pivot_root(".", ".")": the old root lies under the new one until it is detached. */
+/*
+ * pivot_root(2), "pivot_root(".", ".")": the old root lies over the new one until it is detached. It is made a slave before
+ * that, so that nothing is unmounted on a host with which it is shared: through an fd, since `.` is the new root now.
+ */
 int step_pivot(struct launch *launch, int count, char **args)
 {
-	if (fchdir(launch->root) < 0)
+	int old = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (old < 0 || fchdir(launch->root) < 0)
 		return fail(launch, "fchdir");
 	if (syscall(SYS_pivot_root, ".", ".") < 0)
 		return fail(launch, "pivot_root");
-	/* Slave, so that the unmount of the old root stays here even where it was shared. */
-	if (mount("none", ".", NULL, MS_SLAVE | MS_REC, NULL) < 0)
+	if (fchdir(old) < 0 || mount("none", ".", NULL, MS_SLAVE | MS_REC, NULL) < 0)
 		return fail(launch, "slave");
 	if (umount2(".", MNT_DETACH) < 0)
 		return fail(launch, "umount");
+	close(old);
 	return chdir("/");
 }
 
