@@ -99,7 +99,11 @@ def program_fd() -> int:
                 content = file.read()
         except OSError as error:
             raise ContainerError("launcher", error.errno or 0, PROGRAM) from error
-        _program.append(sealed_memfd("harness-launch", content, executable=True))
+        made = sealed_memfd("harness-launch", content, executable=True)
+        _program.append(made)
+        if _program[0] != made:  # another thread was first
+            _program.remove(made)
+            os.close(made)
     return _program[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks._rows import Launched
 from benchmarks._same import Place, place
 from benchmarks.container_stress import at_once, growth, in_a_row, slope, snapshot
 from harness import plugins
+from harness.container import launcher
 from harness.images.tree import root_digest
 from harness.interfaces import ArmSpec, RunContext
 from harness.model.spec import RootTree
@@ -48,6 +50,21 @@ def test_64_starts_at_once_all_work_and_leave_nothing(where: Place) -> None:
         row.close()
     assert failed == []
     assert {name: after[name] for name in OURS[1:]} == {name: before[name] for name in OURS[1:]}
+
+
+def test_threads_that_start_first_share_one_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(launcher, "_program", made)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    try:
+        with ThreadPoolExecutor(32) as pool:
+            _, failed = at_once(lambda _: launcher.program_fd(), 32, pool)
+        assert failed == []
+        assert len(made) == 1
+        assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    finally:
+        for fd in made:
+            os.close(fd)
 
 
 def test_what_fails_at_once_is_counted(where: Place) -> None:
