@@ -108,7 +108,7 @@ class Box:
 
     def leftovers(self) -> list[str]:
         """Return what is left of all its containers: states, groups, mounts and processes."""
-        found = [str(path) for path in self.state.glob("*")]
+        found = [str(path) for path in self.state.glob("[!.]*")]
         for tree in detect().hierarchies:
             found += [str(path) for path in Path(tree.path).glob(f"{self.parent}*")]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
