@@ -274,7 +274,7 @@ def granted(process: Process, warn: Callable[[str], None], *, all_: bool) -> Pro
     grantable = {name for number, name in enumerate(CAPABILITIES) if own >> number & 1}
     sets = {entry.name: getattr(process.capabilities, entry.name) for entry in fields(Capabilities)}
     for name in sorted({name for names in sets.values() for name in names} - grantable):
-        shown = f"CAP_{name.upper()}" if name in CAPABILITIES else name
+        shown = f"CAP_{name.upper()}" if name in CAPABILITIES else ascii(name[:80])[1:-1]
         warn(f"process.capabilities: {shown} cannot be granted")
     kept = {key: tuple(name for name in names if name in grantable) for key, names in sets.items()}
     return replace(process, capabilities=Capabilities(**kept))
