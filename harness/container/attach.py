@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from harness.container import hooks, launcher, plan
-from harness.container.create import Streams, check_terminal, compiled, extra_fds, granted, hand_out
+from harness.container.create import Streams, check_terminal, compiled, extra_fds, granted, hand_out, tell_plan
 from harness.container.errors import ContainerError
 from harness.container.launcher import Launched
 from harness.container.oci import Runtime, group_of, status_of
@@ -102,6 +102,7 @@ def _launch(runtime: Runtime, record: Record, process: Process, streams: Streams
             dies_with_parent=options.dies_with_parent,
         )
         steps = plan.exec_steps(process, how, namespaces_apart(record.pid))
+        tell_plan(runtime.debug, steps)
         memfd = launcher.plan_memfd(steps)
         stack.callback(os.close, memfd)
         launched = launcher.launch(memfd, (0, 1, 2, *streams.preserved), extra)

@@ -40,7 +40,7 @@ def _fail(options: SimpleNamespace, message: str) -> int:
 
 def report(options: SimpleNamespace, message: str, level: str = "error") -> None:
     """Say what is wrong on stderr, and in the file of `--log`."""
-    print(f"harness-oci: {'warning: ' if level == 'warning' else ''}{message}", file=sys.stderr)
+    print(f"harness-oci: {'' if level == 'error' else f'{level}: '}{message}", file=sys.stderr)
     if options.log:
         _log(options, message, level)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Options = SimpleNamespace
 _MAX_PRESERVED = 1000
+_EVENT_PAUSE_S = 0.1
 _REAL_TIME = {"RTMIN": "+", "RTMAX": "-"}
 
 
@@ -34,7 +36,10 @@ def runtime_of(options: Options) -> Runtime:
     from harness.container.cli import report
 
     cache_dir = os.path.join(os.path.abspath(options.root), ".seccomp")
-    return Runtime(options.root, cache_dir=cache_dir, warn=lambda text: report(options, text, "warning"))
+    runtime = Runtime(options.root, cache_dir=cache_dir, warn=lambda text: report(options, text, "warning"))
+    if options.debug:
+        runtime.debug = lambda text: report(options, text, "debug")
+    return runtime
 
 
 # -- the life of a container -----------------------------------------------------------------------------------------
@@ -99,6 +104,10 @@ def _run(options: Options) -> int:
     """As `create` and `start`; in the foreground, stay until it ends, then delete it."""
     runtime = runtime_of(options)
     launched = _created(options, proxied=not options.detach and options.console_socket is None)
+    if "terminal" in launched.fds:
+        from harness.container import foreground
+
+        foreground.give_size(launched.fds["terminal"])  # before the program can ask for it
     try:
         runtime.start(options.id)
     except ContainerError:
@@ -180,11 +189,24 @@ def _resume(options: Options) -> int:
 
 
 def _exec(options: Options) -> int:
+    """What fails before the program runs is 255, as runc's: 1 is the program's own."""
+    try:
+        return _executed(options)
+    except ContainerError as error:
+        from harness.container.cli import report
+
+        report(options, str(error))
+        return 255
+
+
+def _executed(options: Options) -> int:
     from harness.container import attach, cli_exec, foreground
 
     runtime = runtime_of(options)
     process = cli_exec.process(options, lambda: attach.base_process(runtime, options.id))
     attached = not options.detach and options.console_socket is None
+    if attached and process.terminal and process.console_size is None:
+        process = replace(process, console_size=foreground.own_size())
     how = attach.ExecOptions(options.ignore_paused, options.trace, proxied=attached)
     launched = attach.execute(runtime, options.id, process, _streams(options), how)
     if options.trace:
@@ -214,7 +236,7 @@ def _list(options: Options) -> int:
         return 0
     entries = _entries(options)
     if options.format == "json":
-        print(json.dumps(entries))
+        print(json.dumps(entries, separators=(",", ":")))
         return 0
     columns = ("id", "pid", "status", "bundle", "created", "owner")
     rows = [tuple(column.upper() for column in columns), *(tuple(str(row[key]) for key in columns) for row in entries)]
@@ -246,22 +268,36 @@ def _ps(options: Options) -> int:
 
 
 def _events(options: Options) -> int:
+    """Print what it uses, once an interval, and each OOM kill soon after it happened; until it is gone."""
     import time
 
     from harness.container import cli_stats
 
-    runtime = runtime_of(options)
+    runtime, due_s, killed = runtime_of(options), 0.0, 0
     while True:
-        record, status = runtime.state(options.id)
-        if status == "stopped":
-            if options.stats:
-                raise ContainerError("events", 0, f"{options.id}: container is stopped")
+        try:
+            record, status = runtime.state(options.id)
+        except ContainerError as error:
+            if due_s and error.step == "container":  # deleted since we looked first
+                return 0
+            raise
+        if status == "stopped" and options.stats:
+            raise ContainerError("events", 0, f"{options.id}: container is stopped")
+        stats = runtime.group(record, "events").stats()
+        for _ in range((stats.memory.oom_kills_count or 0) - killed):
+            _event("oom", options.id)
+        killed = stats.memory.oom_kills_count or 0
+        if time.monotonic() >= due_s and status != "stopped":
+            _event("stats", options.id, cli_stats.document(stats))
+            due_s = time.monotonic() + cli_stats.duration_s(options.interval)
+        if options.stats or status == "stopped":
             return 0
-        stats = cli_stats.document(runtime.group(record, "events").stats())
-        print(json.dumps({"type": "stats", "id": options.id, "data": stats}), flush=True)
-        if options.stats:
-            return 0
-        time.sleep(cli_stats.duration_s(options.interval))
+        time.sleep(min(_EVENT_PAUSE_S, cli_stats.duration_s(options.interval)))
+
+
+def _event(kind: str, container_id: str, data: object = None) -> None:
+    more = {} if data is None else {"data": data}
+    print(json.dumps({"type": kind, "id": container_id, **more}, separators=(",", ":")), flush=True)
 
 
 def _update(options: Options) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 
@@ -19,6 +19,7 @@ from harness.container.launcher import Launched
 from harness.container.resources import ALLOWED_DEVICE_RULES, Resources
 from harness.container.spec import Capabilities, ContainerSpec, Hook, HookPoint, Overlay, Process, Seccomp
 from harness.container.state import Home, Homes, Record, boot_id, process_status
+from harness.container.step import Step
 
 _WORKSPACE_BYTES = 1 << 20
 _TERMINAL_MESSAGE = b"/dev/ptmx"
@@ -57,6 +58,7 @@ class Place:
     cache_dir: str | None = None
     rootless: bool = False
     warn: Callable[[str], None] = lambda _text: None
+    debug: Callable[[str], None] | None = None
 
 
 def create(place: Place, container_id: str, bundle: str, streams: Streams, options: CreateOptions) -> Launched:
@@ -163,6 +165,7 @@ class _Start:
         directories = self.group.directories if self.group else ()
         spec = cgroup_mounts.expand(self.loaded.container, detect(), directories)
         steps = plan.container_steps(spec, self._how(spec, streams, options))
+        tell_plan(self.place.debug, steps)
         kept = (0, 1, 2, *streams.preserved)
         with ExitStack() as stack:
             extra = extra_fds(self.group, spec.process, stack)
@@ -197,6 +200,13 @@ class _Start:
         for point, status in points:
             hooks.run(self.loaded.container.hooks.get(point, ()), {**state, "status": status})
         return json.dumps(state).encode()
+
+
+def tell_plan(debug: Callable[[str], None] | None, steps: Sequence[Step]) -> None:
+    """Tell somebody who wants to hear it what the launcher will do."""
+    if debug is not None:
+        for line in plan.describe(steps).splitlines():
+            debug(line)
 
 
 def extra_fds(group: Group | None, process: Process, stack: ExitStack) -> list[int]:

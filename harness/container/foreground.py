@@ -65,12 +65,25 @@ def _raw(fd: int) -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
+def give_size(terminal: int) -> None:
+    """Give a terminal the size of our own, if we have one."""
+    with suppress(OSError):
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
+
+
+def own_size() -> tuple[int, int] | None:
+    """Return rows and columns of our own terminal, None where there is none."""
+    try:
+        rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        return None
+    return rows, columns
+
+
 @contextmanager
 def _resizing(terminal: int) -> Iterator[None]:
     def resize(_number: int, _frame: object) -> None:
-        with suppress(OSError):
-            size = fcntl.ioctl(0, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
-            fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
+        give_size(terminal)
 
     if os.isatty(0):
         resize(0, None)

@@ -100,6 +100,11 @@ def _declare(library: ctypes.CDLL) -> None:
         function.restype, function.argtypes = result, arguments
 
 
+def native_number(path: str, name: str) -> int:
+    """Return the number of a system call on this machine; negative where it has none, or nobody knows the name."""
+    return int(load(path).seccomp_syscall_resolve_name(name.encode()))
+
+
 class Context:
     """A filter in the making (`scmp_filter_ctx`); a `with` block frees it. The host's architecture is part of it."""
 

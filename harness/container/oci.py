@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.container import _fields, hooks
@@ -66,6 +67,8 @@ class Runtime:
         self.homes = Homes(root)
         self.cache_dir = cache_dir
         self.warn = warn
+        self.debug: Callable[[str], None] | None = None
+        """Hears each step of a plan before it is taken."""
         self.rootless = os.geteuid() != 0
 
     def create(
@@ -74,7 +77,7 @@ class Runtime:
         """Make a container that waits for `start`: see `create.create`."""
         from harness.container.create import CreateOptions, Place, Streams, create
 
-        place = Place(self.homes, self.cache_dir, self.rootless, self.warn)
+        place = Place(self.homes, self.cache_dir, self.rootless, self.warn, self.debug)
         return create(place, container_id, bundle, streams or Streams(), options or CreateOptions())
 
     # -- start -------------------------------------------------------------------------------------------------------
@@ -142,7 +145,12 @@ class Runtime:
 
     def update(self, container_id: str, resources: Resources) -> None:
         """Change the limits of a container. Raises ContainerError."""
-        self._with_group(container_id, {"running", "created", "paused"}, "update").update(resources)
+        group = self._with_group(container_id, {"running", "created", "paused"}, "update")
+        memory = resources.memory
+        if memory.swap_bytes and memory.swap_bytes > 0 and not memory.limit_bytes:  # it is both together
+            memory = replace(memory, limit_bytes=group.stats().memory.limit_bytes)
+            resources = replace(resources, memory=memory)
+        group.update(resources)
 
     def _with_group(self, container_id: str, allowed: set[str], verb: str) -> Group:
         record, status = self.state(container_id)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from harness.container import syscalls
 from harness.container.defaults import CAPABILITIES
 from harness.container.errors import ContainerError
-from harness.container.plan_root import propagation_of, root_steps
+from harness.container.plan_root import late_steps, propagation_of, root_steps
 from harness.container.spec import CLONE_FLAGS, Capabilities, ContainerSpec, Hook, HookPoint, Process
 from harness.container.step import Step, encode
 
@@ -117,14 +117,17 @@ def id_ranges(spec: ContainerSpec) -> bool:
 
 def _joined(spec: ContainerSpec) -> list[Step]:
     joined = [(hex(CLONE_FLAGS[space.kind]), space.path) for space in spec.namespaces if space.path is not None]
-    steps = [Step("namespaces", tuple(word for pair in joined for word in pair))] if joined else []
-    if any(space.kind == "user" and space.path for space in spec.namespaces):
-        # The root of that namespace, whoever we were.
-        steps += [call("setresgid", 0, 0, 0), call("setresuid", 0, 0, 0)]
-    return steps
+    return [Step("namespaces", tuple(word for pair in joined for word in pair))] if joined else []
 
 
-def _before_clone(spec: ContainerSpec, launch: Launch) -> list[Step]:
+def _root_of_joined(spec: ContainerSpec) -> list[Step]:
+    """The root of a user namespace that was joined, whoever we were; once we are in the cgroup, which is not its."""
+    if not any(space.kind == "user" and space.path for space in spec.namespaces):
+        return []
+    return [call("setresgid", 0, 0, 0), call("setresuid", 0, 0, 0)]
+
+
+def _before_clone(spec: ContainerSpec, launch: Launch, sources: list[Step]) -> list[Step]:
     """What needs the caller's own privileges, or decides what the clone inherits."""
     steps = [Step("trace")] if launch.trace else []
     if launch.agent:
@@ -136,7 +139,7 @@ def _before_clone(spec: ContainerSpec, launch: Launch) -> list[Step]:
         steps.append(Step("oom-score-adj", (str(spec.process.oom_score_adj),)))
     if spec.has_new("user"):
         steps += _rlimits(spec.process)  # its root may raise none
-    steps += _joined(spec)
+    steps += [*sources, *_joined(spec)]
     if spec.has_new("time"):
         offsets = [(clock, str(seconds), str(ns)) for clock, seconds, ns in spec.time_offsets]
         steps.append(Step("time", tuple(word for offset in offsets for word in offset)))
@@ -152,7 +155,7 @@ def _born(spec: ContainerSpec, launch: Launch) -> list[Step]:
     steps = in_cgroup(launch)
     if spec.has_new("cgroup"):  # after joining, so that the cgroup's root inside is the container's own group
         steps.append(call("unshare", hex(syscalls.CLONE_NEWCGROUP)))
-    steps.append(call("setsid"))
+    steps += [*_root_of_joined(spec), call("setsid")]
     if not denies_setgroups(spec, rootless=launch.rootless):
         steps.append(Step("groups"))
     if launch.dies_with_parent:
@@ -269,10 +272,10 @@ def _surroundings(process: Process, launch: Launch) -> list[Step]:
     ]
 
 
-def _end(process: Process, launch: Launch) -> list[Step]:
-    """The filter last, so that it need allow no more than execve (and what `start` and hooks need is behind us)."""
+def _end(process: Process, launch: Launch, hooks: list[Step]) -> list[Step]:
+    """The filter late, so that it need allow little. Hooks inside run programs of the image: they have it too."""
     late = [_filter(process, launch)] if launch.seccomp and process.no_new_privs else []
-    return [*late, Step("exec-fd" if launch.agent else "exec")]
+    return [*late, *hooks, Step("exec-fd" if launch.agent else "exec")]
 
 
 def _hooks(spec: ContainerSpec, point: HookPoint) -> list[Step]:
@@ -318,8 +321,7 @@ def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
     isolated = [Step("propagation", (hex(propagation_of(spec) | syscalls.MS_REC),))] if new else []
     attested = [Step("tree", (spec.attested, str(TREE_FD)))] if spec.attested else []
     return (
-        *_before_clone(spec, launch),
-        *sources,
+        *_before_clone(spec, launch, sources),
         _clone(spec, launch),
         *_born(spec, launch),
         *isolated,
@@ -327,6 +329,7 @@ def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
         *root,
         *_identity(spec),
         *_console(process, bind=True),
+        *late_steps(spec),
         *_labels(process),
         *_before_pivot(spec),
         UNDUMPABLE,
@@ -339,8 +342,7 @@ def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
         *_before_start(process, launch),
         *([Step("created"), Step("await", (str(launch.fd_last),))] if launch.waits else []),
         *_after_start(process, launch),
-        *_hooks(spec, "startContainer"),
-        *_end(process, launch),
+        *_end(process, launch, _hooks(spec, "startContainer")),
     )
 
 
@@ -363,7 +365,7 @@ def exec_steps(process: Process, launch: Launch, namespaces: int) -> tuple[Step,
         *_surroundings(process, launch),
         *_before_start(process, launch),
         *_after_start(process, launch),
-        *_end(process, launch),
+        *_end(process, launch, []),
     )
 
 

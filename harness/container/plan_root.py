@@ -35,20 +35,23 @@ def id_map_words(uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap, ...]) -> tu
 
 
 class _Sources:
-    """Detached clones that are made before the clone: those with mapped ids, and all where the root of a new user
+    """Detached clones that are made before the clone: those with mapped ids, and all where the root of a user
     namespace, whose maker has privileges, may not be able to reach the host's paths."""
 
     def __init__(self, spec: ContainerSpec, *, rootless: bool) -> None:
         self.steps: list[Step] = []
-        self._all = spec.has_new("user") and not rootless
+        self._all = spec.has("user") and not rootless
 
-    def name(self, path: str, *, recursive: bool, maps: tuple[str, str] | None = None) -> str:
-        """Return what later steps take for the path: itself, or `#N`. Raises ContainerError for too many."""
+    def name(self, path: str, *, recursive: str, maps: tuple[str, str] | None = None) -> str:
+        """Return what later steps take for the path: itself, or `#N`. Raises ContainerError for too many.
+
+        `recursive` is the word of `source`: `recursive`, `top` where the ids of the topmost mount alone are mapped.
+        """
         if not self._all and maps is None:
             return path
         if len(self.steps) == _MAX_SOURCES:
             raise ContainerError("plan", 0, f"{path}: more than {_MAX_SOURCES} binds")
-        words = (path, "recursive" if recursive else "", *(maps or ()))
+        words = (path, recursive, *(maps or ()))
         self.steps.append(Step("source", (str(len(self.steps)), *words)))
         return f"#{len(self.steps) - 1}"
 
@@ -63,7 +66,8 @@ def _maps_of(mount: Mount, spec: ContainerSpec) -> tuple[str, str] | None:
 
 
 def _bind(mount: Mount, spec: ContainerSpec, sources: _Sources) -> Step:
-    source = sources.name(mount.source, recursive=mount.recursive, maps=_maps_of(mount, spec))
+    depth = "" if not mount.recursive else "top" if mount.idmap == "idmap" else "recursive"
+    source = sources.name(mount.source, recursive=depth, maps=_maps_of(mount, spec))
     attrs = (mount.attrs, mount.clear, mount.recursive_attrs, mount.recursive_clear)
     propagation = mount.propagation[-1] if mount.propagation else 0
     words = (source, inside(mount.destination), "recursive" if mount.recursive else "")
@@ -81,8 +85,20 @@ def _file_system(mount: Mount, spec: ContainerSpec) -> Step:
         data += (f"context={spec.mount_label}",)
     propagation = mount.propagation[-1] if mount.propagation else 0
     attrs = mount.attrs | mount.recursive_attrs
+    if _is_late(mount):
+        attrs &= ~syscalls.MOUNT_ATTR_RDONLY
     source = mount.source if mount.source and mount.source != "none" else mount.type
     return Step("mount", (mount.type, inside(mount.destination), hex(attrs), source, own, hex(propagation), *data))
+
+
+def _is_late(mount: Mount) -> bool:
+    """A /dev that shall be read-only becomes so when its nodes and mount points are there."""
+    return mount.destination == "/dev" and not mount.bind and bool(mount.attrs & syscalls.MOUNT_ATTR_RDONLY)
+
+
+def late_steps(spec: ContainerSpec) -> list[Step]:
+    """Return what can be done only when everything in /dev is there, the console too."""
+    return [Step("readonly", ("dev", "alone")) for mount in spec.mounts if _is_late(mount)]
 
 
 def _is_mapped(option: str, spec: ContainerSpec) -> bool:
@@ -164,7 +180,7 @@ def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list
     kind = "host" if not spec.has_new("mount") else "shared" if propagation == syscalls.MS_SHARED else ""
     workspace = Step("workspace", (spec.workspace, str(spec.workspace_bytes), *([kind] if kind else [])))
     if isinstance(spec.root, Directory):
-        root = [workspace, Step("rootfs", (sources.name(spec.root.path, recursive=True),))]
+        root = [workspace, Step("rootfs", (sources.name(spec.root.path, recursive="recursive"),))]
     else:
         lowers, overlay = _layers(spec.root, spec, rootless=rootless)
         root = [*lowers, workspace, overlay]

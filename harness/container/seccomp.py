@@ -19,8 +19,14 @@ from harness.container.errors import ContainerError
 INSTRUCTION_BYTES = 8  # struct sock_filter
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS, include/uapi/linux/bpf_common.h
 
+# include/uapi/linux/audit.h
+_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_X32 = 0x40000000  # __X32_SYSCALL_BIT: numbers of another ABI begin there
+# include/uapi/linux/bpf_common.h: BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K and so on
+_LOAD, _JUMP_EQUAL, _JUMP_GREATER, _JUMP_GREATER_EQUAL, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
+
 _MAX_ERRNO = 4095  # include/linux/err.h; a filter's greater value becomes this one (seccomp(2))
-_RECIPE = 2
+_RECIPE = 3
 """Part of a cached filter's key: raise it when the same profile is to become another program."""
 
 # SECCOMP_RET_*, include/uapi/linux/seccomp.h. SCMP_ACT_KILL is the thread alone (seccomp_init(3)).
@@ -171,7 +177,34 @@ def compile_filter(profile: Profile) -> Filter:
     from harness.container.seccomp_tree import shorten
 
     made = _made_by_libseccomp(profile)
-    return made._replace(program=shorten(made.program))
+    return made._replace(program=_newer_calls(profile) + shorten(made.program))
+
+
+def _newer_calls(profile: Profile) -> bytes:
+    """Return what is put before a filter so that calls newer than all that its profile names say ENOSYS, not EPERM.
+
+    Programs (the C library first of all) try a new call and go on without it where the kernel has none; "not permitted"
+    they take for the last word. Only where the rest is refused by an errno, and only for the native numbers.
+    """
+    import struct
+
+    if profile.default_action != "SCMP_ACT_ERRNO" or profile.default_errno == errno.ENOSYS:
+        return b""
+    architecture = _AUDIT_ARCH.get(os.uname().machine)
+    path = libseccomp.find()[0]
+    newest = max((libseccomp.native_number(path, name) for rule in profile.rules for name in rule.names), default=-1)
+    if newest < 0 or architecture is None:
+        return b""
+    refuse = ACTIONS["SCMP_ACT_ERRNO"] | errno.ENOSYS
+    lines = (
+        (_LOAD, 0, 0, 4),  # the architecture
+        (_JUMP_EQUAL, 0, 4, architecture),
+        (_LOAD, 0, 0, 0),  # the number of the call
+        (_JUMP_GREATER_EQUAL, 2, 0, _X32),
+        (_JUMP_GREATER, 0, 1, newest),
+        (_RETURN, 0, 0, refuse),
+    )
+    return b"".join(struct.pack("=HBBI", *line) for line in lines)
 
 
 def _made_by_libseccomp(profile: Profile, optimisation: int = libseccomp.BINARY_TREE) -> Filter:

@@ -525,3 +525,11 @@ def test_a_hit_loads_no_library(kept: Path) -> None:
     assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split() == ["False"] * 3
     kept.unlink()
     assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()[0] == "True"
+
+
+@needs_library
+@x86_64_only
+def test_calls_newer_than_the_profile_do_not_exist_and_older_ones_are_not_permitted(docker: bytes) -> None:
+    assert run(docker, 1000) == ENOSYS
+    assert run(docker, MOUNT) == EPERM
+    assert run(docker, X32_BIT + 5000) == EPERM, "another ABI has numbers of its own"

@@ -65,7 +65,10 @@ def test_the_default_profile_is_shortened_and_stays_the_same(capabilities: list[
 @needs_library
 def test_a_compiled_filter_is_a_shortened_one() -> None:
     profile = default_profile(DOCKER_CAPABILITIES)
-    assert seccomp.compile_filter(profile).program == shorten(seccomp._made_by_libseccomp(profile).program)
+    made = seccomp.compile_filter(profile).program
+    shortened = shorten(seccomp._made_by_libseccomp(profile).program)
+    assert made.endswith(shortened)
+    assert len(made) - len(shortened) == 6 * seccomp.INSTRUCTION_BYTES  # for calls that nobody knows yet
 
 
 @needs_library

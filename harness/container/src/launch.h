@@ -76,7 +76,7 @@ struct launch {
 	X("pivot", 0, 0, pivot) \
 	X("proc", 0, 0, proc) \
 	X("propagation", 1, 1, propagation) \
-	X("readonly", 1, 1, readonly) \
+	X("readonly", 1, 2, readonly) \
 	X("rlimit", 3, 3, rlimit) \
 	X("root-propagation", 1, 1, root_propagation) \
 	X("root-readonly", 0, 0, root_readonly) \

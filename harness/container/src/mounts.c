@@ -71,8 +71,8 @@ static int open_user_namespace(struct launch *launch, const char *uid_map, const
 }
 
 /*
- * ARGS: number, path, `recursive` or "" [, uid map, gid map]. A detached clone of a mount, its ids mapped where maps are
- * (mount_setattr(2), Linux 5.12).
+ * ARGS: number, path, `recursive`, `top` or "" [, uid map, gid map]. A detached clone of a mount, its ids mapped where maps
+ * are (mount_setattr(2), Linux 5.12); with `top` those of what is mounted below it are not.
  */
 int step_source(struct launch *launch, int count, char **args)
 {
@@ -86,7 +86,7 @@ int step_source(struct launch *launch, int count, char **args)
 		return 0;
 	int users = open_user_namespace(launch, args[3], args[4]);
 	struct mount_change change = {.set = MOUNT_ATTR_IDMAP, .userns = (uint64_t)users};
-	if (users < 0 || close_saving(users, change_mount(tree, change, recursive)) < 0)
+	if (users < 0 || close_saving(users, change_mount(tree, change, strcmp(args[2], "recursive") == 0)) < 0)
 		return fail(launch, "%s: map its ids", args[1]);
 	return 0;
 }
@@ -305,13 +305,13 @@ int step_mask(struct launch *launch, int count, char **args)
 	return close_saving(target, done < 0 ? fail(launch, "/%s", args[0]) : 0);
 }
 
-/* ARGS: path beneath the root; one that is not there needs no protection. */
+/* ARGS: path beneath the root [, `alone`: not what is mounted below]; one that is not there needs no protection. */
 int step_readonly(struct launch *launch, int count, char **args)
 {
 	int target = open_beneath(launch->root, args[0], O_PATH, RESOLVE_IN_ROOT);
 	if (target < 0)
 		return errno == ENOENT || errno == ENOTDIR ? 0 : fail(launch, "/%s", args[0]);
-	int done = change_mount(target, (struct mount_change){.set = MOUNT_ATTR_RDONLY}, true);
+	int done = change_mount(target, (struct mount_change){.set = MOUNT_ATTR_RDONLY}, count < 2);
 	if (done < 0 && errno == EINVAL) /* not the root of a mount (mount_setattr(2)) */
 		done = bind_over(target, "", AT_RECURSIVE, MOUNT_ATTR_RDONLY, target);
 	return close_saving(target, done < 0 ? fail(launch, "/%s", args[0]) : 0);

@@ -137,7 +137,7 @@ int step_sync(struct launch *launch, int count, char **args)
 	return tell(launch, "sync %s", args[0]) < 0 ? -1 : read_state(launch);
 }
 
-static void be_hook(int input, char **args)
+static void be_hook(struct launch *launch, int input, char **args)
 {
 	int count = (int)number(args[2]);
 	char *path = args[0], *none[] = {path, NULL}, **env = args + 3 + count;
@@ -147,7 +147,7 @@ static void be_hook(int input, char **args)
 	sigset_t all;
 	sigemptyset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
-	if (!copy || dup2(input, 0) < 0 || close_from(3, CLOSE_RANGE_CLOEXEC) < 0)
+	if (!copy || fchdir(launch->root) < 0 || dup2(input, 0) < 0 || close_from(3, CLOSE_RANGE_CLOEXEC) < 0)
 		_exit(127);
 	execve(path, count ? copy : none, env);
 	_exit(127);
@@ -183,7 +183,7 @@ int step_hook(struct launch *launch, int count, char **args)
 		return fail(launch, "socketpair");
 	pid_t pid = fork();
 	if (pid == 0)
-		be_hook(ends[1], args);
+		be_hook(launch, ends[1], args);
 	close(ends[1]);
 	if (pid > 0) /* a hook need not read it */
 		send(ends[0], launch->state, launch->state_size, MSG_NOSIGNAL | MSG_DONTWAIT);
