@@ -194,12 +194,18 @@ class _Conversation:
 
     def _answer(self, kind: str, name: str, pid: int) -> None:
         assert self._listeners is not None
+        answer = b"go"
         if kind == "sync":
-            self._status.send(self._listeners.on_sync(name, pid))
-            return
-        self.created = True
-        self._listeners.on_created(self.launched())
-        self._status.send(b"go")
+            answer = self._listeners.on_sync(name, pid)
+        else:
+            self.created = True
+            self._listeners.on_created(self.launched())
+        try:
+            self._status.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it ended meanwhile: what it said before is still to be read
+        except OSError as error:
+            raise ContainerError(f"sync {name}", error.errno or 0, f"a state of {len(answer)} bytes") from error
 
     def launched(self) -> Launched:
         assert self.pid is not None

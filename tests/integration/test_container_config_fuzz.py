@@ -197,3 +197,14 @@ def test_file_that_cannot_be_read_is_named(what: str, bundle: Box, capsys: pytes
     assert "config.json" in said
     assert list(bundle.state.glob("[!.]*")) == []
     path.rmdir() if what == "directory" else path.unlink(missing_ok=True)
+
+
+def test_state_that_is_too_long_for_a_hook_is_an_error(bundle: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    document = bundle.document()
+    document["annotations"] = {"long": "x" * 300_000}
+    document["hooks"] = {"createContainer": [{"path": "/bin/true"}]}
+    bundle.write(document)
+    code, said = _create(bundle, capsys)
+    assert code == 1
+    assert re.match(r"harness-oci: sync hooks: a state of 300\d+ bytes: Message too long\n$", said), said
+    assert list(bundle.state.glob("[!.]*")) == []
