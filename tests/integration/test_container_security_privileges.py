@@ -110,28 +110,35 @@ WATCH = r"""
 #include <sys/wait.h>
 #include <unistd.h>
 static const char *of_the_host = "no pid";
-static void look(int pid)
+/* Said after the deed: before it, the name might be that of a program which execve replaced meanwhile. */
+static void tell(int pid, const char *what)
 {
 	char path[64], name[32] = "";
 	snprintf(path, sizeof path, "/proc/%d/cmdline", pid);
 	int fd = open(path, O_RDONLY);
-	if (fd < 0 || read(fd, name, 31) <= 0 || strcmp(name, "/watch") == 0)
-		return (void)close(fd);
+	if (fd >= 0 && read(fd, name, 31) > 0 && strcmp(name, "/watch") != 0)
+		dprintf(1, "%s %s\n", what, name);
 	close(fd);
+}
+static void look(int pid)
+{
+	char path[64];
 	for (int i = 3; i < 24; i++) {
 		snprintf(path, sizeof path, "/proc/%d/fd/%d/%s/comm", pid, i, of_the_host);
-		if ((fd = open(path, O_RDONLY)) >= 0)
-			dprintf(1, "reached the host through %s\n", name);
+		int fd = open(path, O_RDONLY);
+		if (fd >= 0)
+			tell(pid, "reached the host through");
 		close(fd);
 	}
-	int pidfd = syscall(SYS_pidfd_open, pid, 0);
-	if (syscall(SYS_pidfd_getfd, pidfd, 0, 0) >= 0)
-		dprintf(1, "took an fd of %s\n", name);
+	int pidfd = syscall(SYS_pidfd_open, pid, 0), taken = syscall(SYS_pidfd_getfd, pidfd, 0, 0);
+	if (taken >= 0)
+		tell(pid, "took an fd of");
+	close(taken);
 	close(pidfd);
 	if (ptrace(PTRACE_SEIZE, pid, 0, 0) == 0) {
-		dprintf(1, "attached to %s\n", name);
 		ptrace(PTRACE_INTERRUPT, pid, 0, 0);
 		waitpid(pid, NULL, __WALL);
+		tell(pid, "attached to");
 		ptrace(PTRACE_DETACH, pid, 0, 0);
 	}
 }
@@ -270,7 +277,7 @@ def test_exec_as_a_user_that_is_no_number_is_refused(bundle: Box) -> None:
     with bundle.running():
         for user in JUNK:
             done = bundle.oci("exec", f"--user={user}", "c", "/bin/id")
-            assert done.returncode == 1, done
+            assert done.returncode == 255, done
             assert "--user" in done.stderr
             assert "uid=" not in done.stdout
         assert bundle.oci("exec", "--user=4294967294:3", "c", "/bin/id").stdout.startswith("uid=4294967294 gid=3")
@@ -289,7 +296,7 @@ def test_state_of_another_boot_or_process_is_not_believed(where: str, bundle: Bo
         path.write_text(json.dumps(document))
         for words in (("exec", "c", "/bin/true"), ("kill", "c", "KILL")):
             done = bundle.oci(*words)
-            assert done.returncode == 1
+            assert done.returncode == (255 if words[0] == "exec" else 1)
             assert "stopped" in done.stderr or "not running" in done.stderr
         path.write_text(good)
         assert bundle.status() == "running"
