@@ -35,7 +35,7 @@ def shown(value: object) -> str:
 
 def suggestion(word: str, known: Collection[str]) -> str:
     """Return "; did you mean ...?" for the nearest known word, or nothing."""
-    import difflib  # noqa: PLC0415 (10 ms that only a mistake costs)
+    import difflib
 
     names = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word[:80].lower(), names, n=1, cutoff=0.5)
@@ -242,7 +242,7 @@ def load(path: str, source: str) -> object:
 
 def parse(content: bytes, source: str) -> object:
     """Return a document that was read already. Raises ContainerError as `load` does."""
-    import json  # noqa: PLC0415 (not needed by those who import this for its readers)
+    import json
 
     def refuse(word: str) -> NoReturn:
         raise ContainerError(source, 0, f"{word} is no number of JSON")

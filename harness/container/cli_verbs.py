@@ -102,22 +102,21 @@ def _start(options: Options) -> int:
 
 def _run(options: Options) -> int:
     """As `create` and `start`; in the foreground, stay until it ends, then delete it."""
+    from harness.container import foreground
+
     runtime = runtime_of(options)
     launched = _created(options, proxied=not options.detach and options.console_socket is None)
     if "terminal" in launched.fds:
-        from harness.container import foreground
-
         foreground.give_size(launched.fds["terminal"])  # before the program can ask for it
-    try:
-        runtime.start(options.id)
-    except ContainerError:
-        runtime.delete(options.id, force=True)
-        raise
-    if options.detach:
-        return 0
-    from harness.container import foreground
-
-    code = foreground.wait(launched.pid, launched.fds.get("terminal"))
+    with foreground.passing_signals(launched.pid):
+        try:
+            runtime.start(options.id)
+        except ContainerError:
+            runtime.delete(options.id, force=True)
+            raise
+        if options.detach:
+            return 0
+        code = foreground.wait(launched.pid, launched.fds.get("terminal"))
     if not options.keep:
         runtime.delete(options.id, force=True)
     return code

@@ -22,7 +22,7 @@ def wait(pid: int, terminal: int | None = None) -> int:
 
     With the other end of its `terminal`, which is closed at the end, our own terminal is in raw mode for the while.
     """
-    with _passing_signals(pid):
+    with passing_signals(pid):
         if terminal is not None:
             try:
                 with _raw(0), _resizing(terminal):
@@ -35,7 +35,9 @@ def wait(pid: int, terminal: int | None = None) -> int:
 
 
 @contextmanager
-def _passing_signals(pid: int) -> Iterator[None]:
+def passing_signals(pid: int) -> Iterator[None]:
+    """Within it, signals that we get are those of a process; else they would end us and leave it."""
+
     def pass_on(number: int, _frame: object) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, number)

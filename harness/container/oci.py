@@ -111,8 +111,15 @@ class Runtime:
     # -- what runs ---------------------------------------------------------------------------------------------------
 
     def state(self, container_id: str) -> tuple[Record, str]:
-        """Return what is known of a container and its status. Raises ContainerError."""
-        with self.homes.open(container_id) as home:
+        """Return what is known of a container and its status. Raises ContainerError.
+
+        Without the lock, which `create` holds while hooks run that may ask for it: what is read is replaced as a whole.
+        """
+        home = self.homes.peek(container_id)
+        with suppress(ContainerError):
+            record = home.load()
+            return record, status_of(record, home)
+        with self.homes.open(container_id) as home:  # it is not written down yet, or it is going away
             record = home.load()
             return record, status_of(record, home)
 

@@ -11,6 +11,7 @@ from harness.container.step import Step
 _KERNELS = ("/proc", "/sys", "/dev")
 """Where no link may lead: what is written there is meant for the kernel (CVE-2019-19921, CVE-2023-27561)."""
 _MAX_SOURCES = 256  # SOURCES_MAX of src/launch.h
+_PAGE_BYTES = 3900  # of options that mount(2) takes, with room for what we add
 _BY_OPTIONS = 200
 """So many layers fit into the one page of options that mount(2) takes."""
 _OVERLAY = "index=off,metacopy=off,redirect_dir=off,xino=off"
@@ -80,7 +81,7 @@ def _file_system(mount: Mount, spec: ContainerSpec) -> Step:
         own = "own"
     if mount.copy_up:
         own = "copy"
-    data = tuple(option for option in mount.data if _is_mapped(option, spec))
+    data = tuple(option for option in _split_layers(mount) if _is_mapped(option, spec))
     if spec.mount_label and mount.type in {"tmpfs", "devpts", "mqueue"}:
         data += (f"context={spec.mount_label}",)
     propagation = mount.propagation[-1] if mount.propagation else 0
@@ -89,6 +90,29 @@ def _file_system(mount: Mount, spec: ContainerSpec) -> Step:
         attrs &= ~syscalls.MOUNT_ATTR_RDONLY
     source = mount.source if mount.source and mount.source != "none" else mount.type
     return Step("mount", (mount.type, inside(mount.destination), hex(attrs), source, own, hex(propagation), *data))
+
+
+def _split_layers(mount: Mount) -> tuple[str, ...]:
+    """Return the options; an overlay's layers one by one (`lowerdir+`, Linux 6.8) where one page cannot hold them."""
+    if mount.type != "overlay" or sum(map(len, mount.data)) < _PAGE_BYTES:
+        return mount.data
+    options: list[str] = []
+    for option in mount.data:
+        name, _, layers = option.partition("=")
+        options += [f"lowerdir+={path}" for path in _split(layers)] if name == "lowerdir" else [option]
+    return tuple(options)
+
+
+def _split(layers: str) -> list[str]:
+    """Split at `:`, where no `\\` stands before it: as overlay reads `lowerdir`."""
+    found, escaped = [""], False
+    for character in layers:
+        if escaped or character not in ":\\":
+            found[-1] += character
+        elif character == ":":
+            found.append("")
+        escaped = character == "\\" and not escaped
+    return found
 
 
 def _is_late(mount: Mount) -> bool:
@@ -178,7 +202,9 @@ def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list
     sources = _Sources(spec, rootless=rootless)
     propagation = propagation_of(spec)
     kind = "host" if not spec.has_new("mount") else "shared" if propagation == syscalls.MS_SHARED else ""
-    workspace = Step("workspace", (spec.workspace, str(spec.workspace_bytes), *([kind] if kind else [])))
+    # All sources are open by then where the mapped root may not be able to reach the directory: any other does.
+    place = "/tmp" if spec.has_new("user") and not rootless else spec.workspace
+    workspace = Step("workspace", (place, str(spec.workspace_bytes), *([kind] if kind else [])))
     if isinstance(spec.root, Directory):
         root = [workspace, Step("rootfs", (sources.name(spec.root.path, recursive="recursive"),))]
     else:

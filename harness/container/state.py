@@ -175,6 +175,11 @@ class Homes:
                 raise ContainerError("create", error.errno or 0, f"{path}/workspace") from error
             yield Home(path)
 
+    def peek(self, container_id: str) -> Home:
+        """Return the directory of a container, there or not, without its lock. Raises ContainerError for a bad id."""
+        check_id(container_id)
+        return Home(f"{self.root}/{container_id}")
+
     @contextmanager
     def open(self, container_id: str) -> Iterator[Home]:
         """Lock the directory of a container. Raises ContainerError (ENOENT) if there is none."""

@@ -27,30 +27,10 @@ int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int t
 	return close_saving(tree, done == 0 ? attach(tree, target) : done);
 }
 
-/*
- * The directory of a child in the host's /proc, where it has another number than here once we are in a pid namespace of our
- * own: that of `Pid:` in the fdinfo of a pidfd, which counts as the /proc does (pidfd_open(2)).
- */
-static int open_process(struct launch *launch, pid_t pid)
-{
-	char text[512] = "\n";
-	int pidfd = open_pidfd(pid), dir = -1;
-	snprintf(text + 1, sizeof text - 1, "self/fdinfo/%d", pidfd);
-	int info = pidfd < 0 ? -1 : openat(launch->proc, text + 1, O_RDONLY | O_CLOEXEC);
-	ssize_t len = info < 0 ? -1 : read(info, text + 1, sizeof text - 2);
-	text[len > 0 ? len + 1 : 1] = 0;
-	char *word = strstr(text, "\nPid:\t");
-	if (word) {
-		word += strlen("\nPid:\t");
-		word[strspn(word, "0123456789")] = 0;
-		dir = openat(launch->proc, word, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	}
-	return close_saving(pidfd, close_saving(info, dir));
-}
-
 /* An fd of a user namespace with these maps; its only process is gone when we return. */
-static int open_user_namespace(struct launch *launch, const char *uid_map, const char *gid_map)
+static int open_user_namespace(const char *uid_map, const char *gid_map)
 {
+	char path[64];
 	int fd = -1;
 	pid_t parent = getpid(), pid = clone_into(CLONE_NEWUSER, -1);
 	if (pid == 0) {
@@ -59,7 +39,8 @@ static int open_user_namespace(struct launch *launch, const char *uid_map, const
 			pause();
 		_exit(1);
 	}
-	int dir = pid < 0 ? -1 : open_process(launch, pid);
+	snprintf(path, sizeof path, "/proc/%d", pid);
+	int dir = pid < 0 ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dir >= 0 && write_file(dir, "gid_map", gid_map) == 0 && write_file(dir, "uid_map", uid_map) == 0)
 		fd = openat(dir, "ns/user", O_RDONLY | O_CLOEXEC);
 	close_saving(dir, 0);
@@ -84,7 +65,7 @@ int step_source(struct launch *launch, int count, char **args)
 	launch->sources[slot] = tree;
 	if (count < 5)
 		return 0;
-	int users = open_user_namespace(launch, args[3], args[4]);
+	int users = open_user_namespace(args[3], args[4]);
 	struct mount_change change = {.set = MOUNT_ATTR_IDMAP, .userns = (uint64_t)users};
 	if (users < 0 || close_saving(users, change_mount(tree, change, strcmp(args[2], "recursive") == 0)) < 0)
 		return fail(launch, "%s: map its ids", args[1]);
@@ -121,36 +102,9 @@ static int mount_by_options(char **args, int target)
 	return mount(args[3], path, args[0], flags, options);
 }
 
-/* One layer at a time (`lowerdir+`, Linux 6.8), as mount(2) would read them: `:` between them, `\` before one that is none. */
-static int configure_layers(int fs, const char *layers)
-{
-	char path[4096];
-	size_t len = 0;
-	for (const char *at = layers;; at++) {
-		if (*at == '\\' && at[1])
-			at++;
-		else if (*at == ':' || !*at) {
-			path[len] = 0;
-			if (fs_config(fs, SET_STRING, "lowerdir+", path, 0) < 0)
-				return -1;
-			len = 0;
-			if (!*at)
-				return 0;
-			continue;
-		}
-		path[len++] = *at;
-		if (len == sizeof path) {
-			errno = ENAMETOOLONG;
-			return -1;
-		}
-	}
-}
-
 static int configure(int fs, char *option)
 {
 	char *value = strchr(option, '=');
-	if (strlen(option) > OPTION_MAX && strncmp(option, "lowerdir=", 9) == 0)
-		return configure_layers(fs, value + 1);
 	if (value)
 		*value++ = 0;
 	return fs_config(fs, value ? SET_STRING : SET_FLAG, option, value, 0);
@@ -213,10 +167,8 @@ int step_mount(struct launch *launch, int count, char **args)
 		return fail(launch, "/%s: not a directory%s", args[1], own ? " of its own" : "");
 	for (int i = 6; i < count; i++)
 		is_long = is_long || strlen(args[i]) > OPTION_MAX;
-	int done = is_long ? mount_by_options(args, target) : -1;
-	if (!is_long || (done < 0 && errno == E2BIG && strcmp(args[0], "overlay") == 0))
-		done = mount_new(launch, args, target, made);
-	else if (done < 0)
+	int done = is_long ? mount_by_options(args, target) : mount_new(launch, args, target, made);
+	if (done < 0 && is_long)
 		fail(launch, "%s on /%s", args[0], args[1]);
 	return close_saving(target, done);
 }
