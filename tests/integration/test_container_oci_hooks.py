@@ -15,6 +15,7 @@ Each gets the state on its stdin, its own arguments and environment, and may tak
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,3 +237,12 @@ def test_annotations_are_in_the_state(oci: Oci, tree: Path, log: Path) -> None:
         pass
     for point in POINTS:
         assert json.loads((log / f"{point}.state").read_text())["annotations"] == {"org.example.key": "välue"}, point
+
+
+def test_a_hook_may_ask_for_the_state_while_the_container_is_created(oci: Oci, tree: Path, log: Path) -> None:
+    container_id = new_id()
+    asking = shlex.join(oci.argv("state", container_id))
+    hook = {**_shell(f"{asking} >{log}/asked"), "timeout": 20}
+    oci.ok("create", "--bundle", _with_hooks(tree, log, createRuntime=hook), container_id)
+    oci.ok("delete", "--force", container_id)
+    assert json.loads((log / "asked").read_text())["status"] == "creating"
