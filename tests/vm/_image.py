@@ -8,34 +8,48 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.metadata
 import os
+import re
 import shutil
+import site
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from harness.host.process import run
 
 PACKAGES = ("python3", "busybox-static")
-_RECIPE = "1"  # to be counted up when what is made of the packages changes
+# What the tests of the container runtime use beyond that: a compiler of static programs, the library that makes
+# filters, and programs of which busybox's applets know too few options.
+TEST_PACKAGES = ("musl-tools", "libseccomp2", "uidmap", "util-linux", "mount", "procps")
+_RECIPE = "2"  # to be counted up when what is made of the packages changes
 _TIMEOUT_NS = 150 * 10**9
 _MERGED = ("bin", "sbin", "lib", "lib64")
-_UNUSED = ("usr/share", "var", "usr/lib/python3*/test", "usr/lib/python3*/idlelib", "usr/lib/python3*/lib2to3")
+_UNUSED = (
+    "usr/share", "var", "usr/lib/python3*/test", "usr/lib/python3*/idlelib", "usr/lib/python3*/lib2to3",
+    "usr/lib/gcc/*/*/lto1", "usr/bin/*lto-dump*", "usr/bin/*-ld.gold", "usr/bin/*-dwp", "usr/lib/*/gconv",
+    "usr/lib/gcc/*/*/lib*san*", "usr/lib/*/lib*san.so*", "usr/lib/*/libgprofng*",
+)  # fmt: skip
 _SOURCES = Path(__file__).parents[2] / "harness"
 
 
-def base_tree(cache: Path) -> Path:
+def base_tree(cache: Path, more: tuple[str, ...] = ()) -> Path:
     """Return a directory with the unpacked packages, made once for each distribution; nobody may change it.
 
-    Raises: CommandError when apt cannot bring the packages.
+    `more` are packages beyond PACKAGES. Raises: CommandError when apt cannot bring them.
     """
-    key = hashlib.sha256("\n".join([_RECIPE, *PACKAGES, _distribution()]).encode()).hexdigest()[:16]
+    packages = (*PACKAGES, *more)
+    key = hashlib.sha256("\n".join([_RECIPE, *packages, _distribution()]).encode()).hexdigest()[:16]
     home = cache / "test-images"
     home.mkdir(parents=True, exist_ok=True)
     with (home / f"{key}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / key).exists():
             with tempfile.TemporaryDirectory(dir=home) as scratch:
-                _unpack(_download(Path(scratch)), Path(scratch) / "tree")
+                _unpack(_download(Path(scratch), packages), Path(scratch) / "tree")
                 (Path(scratch) / "tree").rename(home / key)
     return home / key
 
@@ -45,13 +59,13 @@ def _distribution() -> str:
     return " ".join(lines.get(name, "") for name in ("ID", "VERSION_ID", "VERSION_CODENAME"))
 
 
-def _download(scratch: Path) -> list[Path]:
+def _download(scratch: Path, packages: Iterable[str]) -> list[Path]:
     archives = scratch / "archives"
     (archives / "partial").mkdir(parents=True)
     (scratch / "status").touch()
     argv = ["apt-get", "--quiet=2", "--yes", "--download-only", "--no-install-recommends",
             "-o", f"Dir::State::status={scratch}/status", "-o", f"Dir::Cache::archives={archives}",
-            "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", "install", *PACKAGES]  # fmt: skip
+            "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", "install", *packages]  # fmt: skip
     run(argv, timeout_ns=_TIMEOUT_NS)
     return sorted(archives.glob("*.deb"))
 
@@ -61,7 +75,7 @@ def _unpack(packages: list[Path], tree: Path) -> None:
         run(["dpkg-deb", "-x", str(package), str(tree)], timeout_ns=_TIMEOUT_NS)
     for pattern in _UNUSED:
         for path in tree.glob(pattern):
-            shutil.rmtree(path)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for name in _MERGED:  # newer distributions ship files below /usr alone, and base-files has the links
         if not (tree / name).exists():
             (tree / name).symlink_to(f"usr/{name}")
@@ -90,6 +104,14 @@ def add_busybox_image(tree: Path) -> None:
             (image / "bin" / applet).symlink_to("busybox")
 
 
+def add_applets(tree: Path) -> None:
+    """Link the programs that busybox has and the packages did not bring into the tree's own /bin."""
+    present = {path.name for name in ("bin", "sbin", "usr/bin", "usr/sbin") for path in (tree / name).glob("*")}
+    for applet in run([str(tree / "bin" / "busybox"), "--list"]).stdout.decode().split():
+        if applet not in present:
+            (tree / "bin" / applet).symlink_to("busybox")
+
+
 def add_harness(tree: Path, *scripts: Path) -> None:
     """Put this checkout's harness and the given scripts below /opt."""
     hidden = shutil.ignore_patterns("__pycache__")
@@ -97,3 +119,47 @@ def add_harness(tree: Path, *scripts: Path) -> None:
     for script in scripts:
         shutil.copy2(script, tree / "opt" / script.name)
     compile_python(tree, "opt")
+
+
+def add_harness_command(tree: Path, name: str, target: str) -> None:
+    """Put a console script of the project into /usr/bin; `target` is MODULE:FUNCTION, as in pyproject.toml."""
+    module, function = target.split(":")
+    path = tree / "usr" / "bin" / name
+    path.write_text(f"#!/usr/bin/python3\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    path.chmod(0o755)
+
+
+def python_version(tree: Path) -> tuple[int, int]:
+    """Return the version of the tree's interpreter: what is compiled for another one does not load there."""
+    (directory,) = tree.glob("usr/lib/python3.*")
+    major, minor = directory.name.removeprefix("python").split(".")
+    return int(major), int(minor)
+
+
+def add_distributions(tree: Path, names: Iterable[str]) -> None:
+    """Put what this environment has installed under these names, and what they need, below /opt/site.
+
+    Raises: PackageNotFoundError for a name that is not installed.
+    """
+    home = Path(site.getsitepackages()[0])
+    for distribution in _closure(names):
+        for file in distribution.files or ():
+            source = Path(str(distribution.locate_file(file)))
+            if "__pycache__" in file.parts or ".." in file.parts or not source.is_relative_to(home):
+                continue
+            target = tree / "opt" / "site" / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+
+
+def _closure(names: Iterable[str]) -> list[importlib.metadata.Distribution]:
+    found: dict[str, importlib.metadata.Distribution] = {}
+    pending = list(names)
+    while pending:
+        name = re.sub(r"[-_.]+", "-", pending.pop()).lower()  # PEP 503
+        if name in found:
+            continue
+        found[name] = importlib.metadata.distribution(name)
+        requirements = map(Requirement, found[name].requires or ())
+        pending += [one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return list(found.values())
