@@ -21,7 +21,17 @@ PROGRAMS = {
     "harness/agent/harness-agent": "harness/agent/src",
     "harness/container/harness-launch": "harness/container/src",
 }
-FLAGS = ["-std=gnu17", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-static", "-s", "-fno-strict-aliasing"]
+FLAGS = [
+    "-std=gnu17",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Werror",
+    "-static",
+    "-s",
+    "-fno-strict-aliasing",
+]
 
 
 def compiler() -> str:
