@@ -13,6 +13,7 @@ from harness.container.cgroup_write import Current, Write
 from harness.container.errors import ContainerError
 from harness.container.resources import Resources
 
+_ATTEMPTS = 20
 # What is counted even where nothing is limited.
 _COUNTED = frozenset({"memory", "cpu", "cpuset", "io", "pids"})
 _V1_NO_LIMIT_FROM = (1 << 63) - (1 << 16)
@@ -43,17 +44,33 @@ def make(
     """
     made = []
     for tree, directory in places:
-        for path in _missing_parents(tree, directory) if parents else ():
-            made += _make_one(path, undo, exist_ok=True)
-        if parents and tree.version == 2:
-            _ready_parents(tree, directory, controllers)
-        new = _make_one(directory, undo, exist_ok=exist_ok)
+        new = _make_with_parents(tree, directory, controllers, undo, exist_ok=exist_ok) if parents else None
+        if new is None:
+            new = _make_one(directory, undo, exist_ok=exist_ok)
         made += new
-        if not new and cgroupfs.is_occupied(directory):
+        if directory not in new and cgroupfs.is_occupied(directory):
             raise ContainerError("cgroup", errno.EBUSY, f"{directory}: there already, with processes in it")
         if "cpuset" in tree.controllers and tree.version == 1:
             _copy_cpuset(tree, directory)
     return made
+
+
+def _make_with_parents(
+    tree: Hierarchy, directory: str, controllers: frozenset[str], undo: ExitStack, *, exist_ok: bool
+) -> list[str]:
+    """Make a directory and those above it; again where another's end takes one of these away meanwhile (ENOENT)."""
+    made: list[str] = []
+    for attempt in range(_ATTEMPTS):
+        try:
+            for path in _missing_parents(tree, directory):
+                made += _make_one(path, undo, exist_ok=True)
+            if tree.version == 2:
+                _ready_parents(tree, directory, controllers)
+            return made + _make_one(directory, undo, exist_ok=exist_ok)
+        except ContainerError as error:
+            if error.errno != errno.ENOENT or attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def planned(places: Iterable[tuple[Hierarchy, str]]) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ from harness.container import cgroup_mounts, config, features, hooks, id_maps, l
 from harness.container.cgroups import Group, detect
 from harness.container.config import Config
 from harness.container.defaults import CAPABILITIES
-from harness.container.endings import end_group, kill_pid
+from harness.container.endings import DEFAULT_PARENT, end_group, kill_pid
 from harness.container.errors import ContainerError
 from harness.container.launcher import Launched
 from harness.container.resources import ALLOWED_DEVICE_RULES, Resources
@@ -122,7 +122,7 @@ def _load(place: Place, home: Home, bundle: str, options: CreateOptions) -> Conf
 
 def _group(place: Place, container_id: str, loaded: Config) -> Group | None:
     """Return the cgroup to make; without privileges go on without one, unless a limit was asked for."""
-    group = Group.at(detect(), loaded.cgroups_path or f"/harness-oci/{container_id}")
+    group = Group.at(detect(), loaded.cgroups_path or f"/{DEFAULT_PARENT}/{container_id}")
     obstacle = group.obstacle() if place.rootless else None
     if obstacle is None:
         return group

@@ -7,9 +7,11 @@ import signal
 import time
 from contextlib import suppress
 
+from harness.container import cgroupfs
 from harness.container.cgroups import Group
 from harness.container.state import is_alive
 
+DEFAULT_PARENT = "harness-oci"
 _END_NS = 10_000_000_000
 
 
@@ -33,3 +35,6 @@ def end_group(group: Group) -> None:
         group.thaw()
         group.kill(deadline_ns)
     group.remove(deadline_ns, parents=True)
+    for directory in group.directories:  # of containers that name no cgroup: whoever is the last takes it away
+        if os.path.basename(parent := os.path.dirname(directory)) == DEFAULT_PARENT:
+            cgroupfs.try_remove(parent)

@@ -53,8 +53,6 @@ SLOW = {
 }
 # Tests that fail there for a reason that is known, not always.
 KNOWN = {
-    "test_container_security_crash.py::test_many_containers_at_once_do_not_meet":
-        "the group that containers share stays where the one that made it ends before the others",
     "test_container_stress.py::test_starts_in_a_row_let_nothing_grow":
         "it looks at this session's own memory, which other tests have just used; alone, 600 starts let nothing grow",
 }  # fmt: skip
