@@ -23,7 +23,7 @@ from tests.integration.attack_kit import OCI, Box, Document, box, until
 
 pytestmark = pytest.mark.needs("root", "overlayfs")
 
-ROUNDS = 50
+ROUNDS = 25
 LONGEST_S = 0.035
 
 

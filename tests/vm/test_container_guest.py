@@ -27,7 +27,7 @@ CASES = [pytest.param(mode, name, id=f"{mode}-{name[5:-3]}") for mode, names in 
 
 ALL = os.environ.get("HARNESS_GUEST_TESTS") == "all"
 SECONDS = 5000 if ALL else 840
-MOST = None if ALL else 4
+MOST = None if ALL else 2
 WHOLE = ["test_container_resources.py"]
 # By the beginning of their names, tests that make no sense there.
 SENSELESS = {
