@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.container import _fields, hooks
 from harness.container.cgroups import Group, detect
-from harness.container.endings import end_group, kill_pid
+from harness.container.endings import end_group, kill_pid, reap
 from harness.container.errors import ContainerError
 from harness.container.state import Home, Homes, Record, boot_id, is_alive
 
@@ -189,6 +189,8 @@ class Runtime:
                 raise ContainerError("delete", 0, f"{container_id}: cannot delete a container that is {status}")
             if record.pid and status != "stopped":
                 kill_pid(record.pid, record.start_ticks)
+            elif record.pid:
+                reap(record.pid, record.start_ticks)
             group = group_of(record)
             if group is not None:
                 end_group(group)
