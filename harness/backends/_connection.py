@@ -165,6 +165,10 @@ def qemu_owner(connection: Any) -> str | None:
     return f"+{os.geteuid()}:+{os.getegid()}" if "dac" in {model.text for model in models} else None
 
 
+_embedded: dict[Path, Any] = {}
+"""The one connection to the driver in this process: libvirt 9 registers it anew with each, and has room for twenty."""
+
+
 def connect(uri: str | None, cache: Path) -> Any:
     """Return an open virConnect; `uri` None is the embedded driver. Raises CapabilityError."""
     if uri is not None:
@@ -174,6 +178,8 @@ def connect(uri: str | None, cache: Path) -> Any:
         hint = "is the daemon running, and may this user talk to it?"
         return _answered(lambda: _open(libvirt, uri, hint), f"libvirt: {uri}")
     root = embed_root(cache)
+    if root in _embedded and _embedded[root].isAlive():
+        return _embedded[root]
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc" / "qemu.conf").write_text(QEMU_CONF)
     libvirt = import_libvirt()
@@ -181,8 +187,16 @@ def connect(uri: str | None, cache: Path) -> Any:
     embedded = f"qemu:///embed?root={root}"
     hint = "the embedded driver needs the package libvirt-daemon-driver-qemu"
     if os.geteuid() == 0 and _passwd.is_missing():
-        return _passwd.call_with_user(root / "etc", lambda: _open(libvirt, embedded, hint))
-    return _open(libvirt, embedded, hint)
+        _embedded[root] = _passwd.call_with_user(root / "etc", lambda: _open(libvirt, embedded, hint))
+    else:
+        _embedded[root] = _open(libvirt, embedded, hint)
+    return _embedded[root]
+
+
+def release(connection: Any) -> None:
+    """Close a connection of `connect`, unless it is the embedded driver's, which lasts as long as this process."""
+    if not any(connection is kept for kept in _embedded.values()):
+        connection.close()
 
 
 def _open(libvirt: Any, uri: str, hint: str) -> Any:

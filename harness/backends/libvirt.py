@@ -165,7 +165,7 @@ class LibvirtArm:
         return guest
 
     def close(self) -> None:
-        self._connection.close()
+        _connection.release(self._connection)
         if self._plug is not None:
             self._plug.close()
         _metering.release(self._context.token)

@@ -27,6 +27,7 @@ from tests.container_kit import (
     LIMITS,
     SECOND_NS,
     SLEEPER,
+    children,
     deadline,
     is_alive,
     open_fds,
@@ -628,12 +629,12 @@ def test_fifty_launches_leave_no_fd_no_thread_and_no_child(backend: str, tree: P
     arm = plugin.prepare(ArmSpec("arm", RootTree(tree, "", 0), workload, LIMITS), plugin.options(), context)
     try:
         _launch_and_end(arm.launch("first"), 0)
-        fds, threads = open_fds(), threading.active_count()
+        fds, threads, before = open_fds(), threading.active_count(), children()
         for number in range(50):
             _launch_and_end(arm.launch(f"t{number}"), number)
         assert open_fds() == fds
         assert threading.active_count() == threads
-        assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == ""
+        assert children() == before
     finally:
         arm.close()
 
