@@ -44,8 +44,9 @@ def make(
     """
     made = []
     for tree, directory in places:
-        new = _make_with_parents(tree, directory, controllers, undo, exist_ok=exist_ok) if parents else None
-        if new is None:
+        if parents:
+            new = _make_with_parents(tree, directory, controllers, undo, exist_ok=exist_ok)
+        else:
             new = _make_one(directory, undo, exist_ok=exist_ok)
         made += new
         if directory not in new and cgroupfs.is_occupied(directory):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from harness.container import cgroup_mounts, config, features, hooks, id_maps, launcher, plan, seccomp
 from harness.container.cgroups import Group, detect
@@ -18,8 +19,11 @@ from harness.container.errors import ContainerError
 from harness.container.launcher import Launched
 from harness.container.resources import ALLOWED_DEVICE_RULES, Resources
 from harness.container.spec import Capabilities, ContainerSpec, Hook, HookPoint, Overlay, Process, Seccomp
-from harness.container.state import Home, Homes, Record, boot_id, process_status
+from harness.container.state import Home, Record, boot_id, process_status
 from harness.container.step import Step
+
+if TYPE_CHECKING:
+    from harness.container.oci import Runtime
 
 _WORKSPACE_BYTES = 1 << 20
 _TERMINAL_MESSAGE = b"/dev/ptmx"
@@ -50,41 +54,30 @@ class CreateOptions:
     """With the thread that creates it: see `launcher.launch`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where containers live, and by whose rights: their directories, the cache of compiled filters (None: no cache)."""
-
-    homes: Homes
-    cache_dir: str | None = None
-    rootless: bool = False
-    warn: Callable[[str], None] = lambda _text: None
-    debug: Callable[[str], None] | None = None
-
-
-def create(place: Place, container_id: str, bundle: str, streams: Streams, options: CreateOptions) -> Launched:
+def create(runtime: Runtime, container_id: str, bundle: str, streams: Streams, options: CreateOptions) -> Launched:
     """Make a container that waits for `start`. What it hands out (`terminal`) is the caller's if it was not sent away.
 
     The launcher waits for us to write its pid down, and ends if we do not live to do it.
 
     Raises: ContainerError; nothing of it is left then.
     """
-    with place.homes.create(container_id) as home, ExitStack() as undo:
+    with runtime.homes.create(container_id) as home, ExitStack() as undo:
         undo.callback(home.remove)
-        loaded = _load(place, home, bundle, options)
+        loaded = _load(runtime, home, bundle, options)
         if not loaded.container.has_new("mount"):
-            place.warn(
+            runtime.warn(
                 "linux.namespaces: no mount namespace: the host sees the mounts, and a process can leave its root"
             )
         if not options.proxied:
             check_terminal(loaded.container.process, streams)
         record = _first_record(container_id, loaded)
-        group = _group(place, container_id, loaded)
+        group = _group(runtime, container_id, loaded)
         if group is not None:
             _announce(home, record, group)
-            _make_group(place, group, loaded, undo)
+            _make_group(runtime, group, loaded, undo)
             record = replace(record, group_directories=group.directories, group_made=group.made)
         home.save(record)
-        undo.callback(_after_failure, loaded, record, place.warn)
+        undo.callback(_after_failure, loaded, record, runtime.warn)
 
         def on_created(launched: Launched) -> None:
             undo.callback(kill_pid, launched.pid)
@@ -92,20 +85,20 @@ def create(place: Place, container_id: str, bundle: str, streams: Streams, optio
             home.save(replace(record, pid=launched.pid, start_ticks=seen[1] if seen else -1))
             hand_out(launched, streams, loaded, hooks.state_document(replace(record, pid=launched.pid), "creating"))
 
-        launched = _Start(place, home, loaded, record, group).launch(streams, options, on_created)
+        launched = _Start(runtime, home, loaded, record, group).launch(streams, options, on_created)
         undo.pop_all()
     return launched
 
 
-def _load(place: Place, home: Home, bundle: str, options: CreateOptions) -> Config:
+def _load(runtime: Runtime, home: Home, bundle: str, options: CreateOptions) -> Config:
     """Read the bundle, and keep what was read."""
     loaded = config.load(bundle, home.at("workspace"), options.config)
     container = replace(loaded.container, workspace_bytes=_WORKSPACE_BYTES, root=options.root or loaded.container.root)
-    process = compiled(container.process, loaded, place.cache_dir)
+    process = compiled(container.process, loaded, runtime.cache_dir)
     process = replace(process, env=(*process.env, *_activation()))
     container = replace(
         container,
-        process=granted(process, place.warn, all_=place.rootless or container.has("user")),
+        process=granted(process, runtime.warn, all_=runtime.rootless or container.has("user")),
         hooks=with_environment(container.hooks),
         mount_label=container.mount_label if features.has_selinux() else None,
     )
@@ -120,20 +113,20 @@ def _load(place: Place, home: Home, bundle: str, options: CreateOptions) -> Conf
     return replace(loaded, container=container)
 
 
-def _group(place: Place, container_id: str, loaded: Config) -> Group | None:
+def _group(runtime: Runtime, container_id: str, loaded: Config) -> Group | None:
     """Return the cgroup to make; without privileges go on without one, unless a limit was asked for."""
     group = Group.at(detect(), loaded.cgroups_path or f"/{DEFAULT_PARENT}/{container_id}")
-    obstacle = group.obstacle() if place.rootless else None
+    obstacle = group.obstacle() if runtime.rootless else None
     if obstacle is None:
         return group
-    if _resources(place, loaded) != Resources():
+    if _resources(runtime, loaded) != Resources():
         raise ContainerError("linux.resources", obstacle.errno, f"no cgroup can be made: {obstacle.detail}")
     return None
 
 
-def _resources(place: Place, loaded: Config) -> Resources:
+def _resources(runtime: Runtime, loaded: Config) -> Resources:
     resources = loaded.resources
-    if place.rootless:
+    if runtime.rootless:
         return replace(resources, devices=())
     return replace(resources, devices=(*resources.devices, *ALLOWED_DEVICE_RULES)) if resources.devices else resources
 
@@ -146,8 +139,8 @@ def _announce(home: Home, record: Record, group: Group) -> None:
     home.save(replace(record, group_directories=tuple(missing), group_made=tuple(made)))
 
 
-def _make_group(place: Place, group: Group, loaded: Config, undo: ExitStack) -> None:
-    group.create(_resources(place, loaded), parents=True, exist_ok=True)
+def _make_group(runtime: Runtime, group: Group, loaded: Config, undo: ExitStack) -> None:
+    group.create(_resources(runtime, loaded), parents=True, exist_ok=True)
     undo.callback(end_group, group)
 
 
@@ -155,7 +148,7 @@ def _make_group(place: Place, group: Group, loaded: Config, undo: ExitStack) -> 
 class _Start:
     """Everything that the launcher is started with."""
 
-    place: Place
+    runtime: Runtime
     home: Home
     loaded: Config
     record: Record
@@ -165,7 +158,7 @@ class _Start:
         directories = self.group.directories if self.group else ()
         spec = cgroup_mounts.expand(self.loaded.container, detect(), directories)
         steps = plan.container_steps(spec, self._how(spec, streams, options))
-        tell_plan(self.place.debug, steps)
+        tell_plan(self.runtime.debug, steps)
         kept = (0, 1, 2, *streams.preserved)
         with ExitStack() as stack:
             extra = extra_fds(self.group, spec.process, stack)
@@ -185,7 +178,7 @@ class _Start:
             waits=True,
             seccomp=spec.process.seccomp is not None,
             trace=options.trace,
-            rootless=self.place.rootless,
+            rootless=self.runtime.rootless,
             keyring=f"_ses.{self.record.id}" if options.keyring else "",
         )
 
@@ -193,7 +186,7 @@ class _Start:
         import json
 
         if name == "maps":
-            id_maps.write(pid, self.loaded.container, rootless=self.place.rootless)
+            id_maps.write(pid, self.loaded.container, rootless=self.runtime.rootless)
             return b"mapped"
         state = hooks.state_document(replace(self.record, pid=pid), "creating")
         points: tuple[tuple[HookPoint, str], ...] = (("prestart", "created"), ("createRuntime", "creating"))
@@ -232,7 +225,6 @@ def _first_record(container_id: str, loaded: Config) -> Record:
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         owner=str(os.getpid()),
         rootfs=getattr(root, "path", ""),
-        own_pid_namespace=loaded.container.has_new("pid"),
         annotations=loaded.container.annotations,
     )
 

@@ -103,7 +103,7 @@ def _relay(terminal: int) -> None:
     poll.register(0, select.POLLIN)
     while True:
         for fd, _events in poll.poll():
-            data = _read(fd)
+            data = read_block(fd)
             if fd == terminal and not data:
                 return
             if fd == 0 and not data:
@@ -113,7 +113,8 @@ def _relay(terminal: int) -> None:
                 _write(1 if fd == terminal else terminal, data)
 
 
-def _read(fd: int) -> bytes:
+def read_block(fd: int) -> bytes:
+    """Return a block, empty at the end; of a terminal nobody has any more that is EIO (pty(7))."""
     try:
         return os.read(fd, _BLOCK_BYTES)
     except OSError as error:

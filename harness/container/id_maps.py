@@ -7,12 +7,8 @@ from collections.abc import Sequence
 
 from harness.container.errors import ContainerError
 from harness.container.plan import denies_setgroups, id_ranges
+from harness.container.plan_root import map_text
 from harness.container.spec import ContainerSpec, IdMap
-
-
-def text(maps: Sequence[IdMap]) -> str:
-    """Return the lines of uid_map and gid_map."""
-    return "".join(f"{entry.inside} {entry.outside} {entry.size}\n" for entry in maps)
 
 
 def write(pid: int, spec: ContainerSpec, *, rootless: bool) -> None:
@@ -26,8 +22,8 @@ def write(pid: int, spec: ContainerSpec, *, rootless: bool) -> None:
         return
     if denies_setgroups(spec, rootless=rootless):
         _write(pid, "setgroups", "deny")
-    _write(pid, "gid_map", text(spec.gid_maps))
-    _write(pid, "uid_map", text(spec.uid_maps))
+    _write(pid, "gid_map", map_text(spec.gid_maps))
+    _write(pid, "uid_map", map_text(spec.uid_maps))
 
 
 def _write(pid: int, name: str, content: str) -> None:
@@ -44,7 +40,7 @@ def _write(pid: int, name: str, content: str) -> None:
 def _run(name: str, pid: int, maps: Sequence[IdMap]) -> None:
     import subprocess
 
-    argv = [name, str(pid), *text(maps).split()]
+    argv = [name, str(pid), *map_text(maps).split()]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

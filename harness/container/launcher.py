@@ -225,13 +225,13 @@ def _await(spawned: int, status: socket.socket, listeners: Listeners | None) -> 
         told.run()
     except BaseException:  # a hook that failed, Ctrl-C: the launcher and what it cloned shall end, and be reaped
         _kill(spawned)
-        _end(told.pid)
+        end_child(told.pid)
         _close(told.fds)
         raise
     _, wait_status = os.waitpid(spawned, 0)
     if told.pid is not None and told.error is None and wait_status == 0:
         return told.launched()
-    _end(told.pid)
+    end_child(told.pid)
     _close(told.fds)
     how = f"ended with status {wait_status} and said nothing"
     raise told.error or ContainerError("launcher", 0, how)
@@ -242,7 +242,8 @@ def _kill(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def _end(pid: int | None) -> None:
+def end_child(pid: int | None) -> None:
+    """Kill a child of ours and reap it; None, or one that is gone, needs nothing."""
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

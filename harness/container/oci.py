@@ -75,10 +75,9 @@ class Runtime:
         self, container_id: str, bundle: str, streams: Streams | None = None, options: CreateOptions | None = None
     ) -> Launched:
         """Make a container that waits for `start`: see `create.create`."""
-        from harness.container.create import CreateOptions, Place, Streams, create
+        from harness.container.create import CreateOptions, Streams, create
 
-        place = Place(self.homes, self.cache_dir, self.rootless, self.warn, self.debug)
-        return create(place, container_id, bundle, streams or Streams(), options or CreateOptions())
+        return create(self, container_id, bundle, streams or Streams(), options or CreateOptions())
 
     # -- start -------------------------------------------------------------------------------------------------------
 

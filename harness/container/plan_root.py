@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.container import syscalls
 from harness.container.defaults import DEVICE_LINKS, DEVICE_NODES
 from harness.container.errors import ContainerError
@@ -26,10 +28,9 @@ def inside(path: str) -> str:
     return "/".join(parts)
 
 
-def id_map_words(uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap, ...]) -> tuple[str, str]:
-    """Return both maps as the kernel reads them."""
-    uids, gids = ("".join(f"{e.inside} {e.outside} {e.size}\n" for e in maps) for maps in (uid_maps, gid_maps))
-    return uids, gids
+def map_text(maps: Sequence[IdMap]) -> str:
+    """Return the lines of uid_map or gid_map, as the kernel reads them (user_namespaces(7))."""
+    return "".join(f"{entry.inside} {entry.outside} {entry.size}\n" for entry in maps)
 
 
 # -- what the caller's own privileges must open ----------------------------------------------------------------------
@@ -59,8 +60,8 @@ class _Sources:
 
 def _maps_of(mount: Mount, spec: ContainerSpec) -> tuple[str, str] | None:
     if mount.uid_maps:
-        return id_map_words(mount.uid_maps, mount.gid_maps)
-    return id_map_words(spec.uid_maps, spec.gid_maps) if mount.idmap else None
+        return map_text(mount.uid_maps), map_text(mount.gid_maps)
+    return (map_text(spec.uid_maps), map_text(spec.gid_maps)) if mount.idmap else None
 
 
 # -- mounts ----------------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ import select
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from harness.container.cgroups import Group, Limits, MemoryUse
 from harness.container.errors import ContainerError
-from harness.container.launcher import Launched, launch
+from harness.container.launcher import Launched, end_child, launch
 
 _END_NS = 5_000_000_000
 
@@ -62,7 +62,7 @@ class Container:
             undo.callback(_end_group, group)
             with group.join_fds() as cgroup_fds:
                 launched = launch(plan, kept, (*cgroup_fds, *extra), program=program)
-            undo.callback(_kill_and_reap, launched.pid)
+            undo.callback(end_child, launched.pid)
             pidfd = os.pidfd_open(launched.pid)
             undo.pop_all()
         return cls(launched, pidfd, group)
@@ -101,12 +101,6 @@ class Container:
         _end_group(self.group)
         os.close(self._pidfd)
         self._deleted = True
-
-
-def _kill_and_reap(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
 
 
 def _end_group(group: Group) -> None:

@@ -45,7 +45,6 @@ class Record:
     created: str = ""
     owner: str = ""
     rootfs: str = ""
-    own_pid_namespace: bool = True
     group_directories: tuple[str, ...] = ()
     group_made: tuple[str, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)

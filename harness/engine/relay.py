@@ -6,7 +6,6 @@ and the host's /dev/null could be changed through one. What comes out is written
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import select
@@ -17,6 +16,8 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+
+from harness.container.foreground import read_block
 
 _BLOCK_BYTES = 1 << 16
 _END_OF_FILE = b"\x04"  # as a terminal says it (termios(3), VEOF)
@@ -217,7 +218,7 @@ class Relay:
         """Take one block of an output; return whether there may be more."""
         stream, target = self._outputs[fd]
         try:
-            data = _read(fd)
+            data = read_block(fd)
         except BlockingIOError:
             return False
         if not data:
@@ -243,7 +244,7 @@ class Relay:
 
     def _take_input(self) -> None:
         """Read a block of our stdin; no more is read before it was given on."""
-        data = _read(0)
+        data = read_block(0)
         self._poll.unregister(0)
         if not data and self.ends.terminal < 0:
             os.close(self.ends.stdin)
@@ -272,16 +273,6 @@ class Relay:
             self._poll.unregister(self._input)
         if not was_end:
             self._poll.register(0, select.POLLIN)
-
-
-def _read(fd: int) -> bytes:
-    """Return a block, empty at the end; of a terminal nobody has any more that is EIO (pty(7))."""
-    try:
-        return os.read(fd, _BLOCK_BYTES)
-    except OSError as error:
-        if error.errno in {errno.EIO, errno.EBADF}:
-            return b""
-        raise
 
 
 def _write(fd: int, data: bytes) -> bool:

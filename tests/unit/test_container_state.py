@@ -18,7 +18,7 @@ from harness.container.errors import ContainerError
 from harness.container.state import Homes, Record, boot_id, check_id, is_alive, process_status
 
 RECORD = Record(
-    "a", "/bundle", "1.2.0", 123, 456, "boot", "2026-01-31T12:00:00Z", "1", "/root", False, ("/g",), ("/g",), {"k": "v"}
+    "a", "/bundle", "1.2.0", 123, 456, "boot", "2026-01-31T12:00:00Z", "1", "/root", ("/g",), ("/g",), {"k": "v"}
 )  # fmt: skip
 
 
