@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
+from harness.cli import _image_transfer as transfer
+from harness.cli._image import JSON, image_facts, open_store, print_json
 from harness.errors import ImageError, UsageError
-from harness.host.paths import cache_dir, data_dir
 from harness.images import oci
-from harness.images.bootstrap import bootstrap_busybox
 from harness.images.build import build_image
 from harness.images.disk import disk_image
-from harness.images.interchange import export_image, import_image
-from harness.images.oci import Image
 from harness.images.resolve import find_containerfile
 from harness.images.roots import open_tree
-from harness.images.store import Store
 from harness.model.units import format_bytes
-
-_SCHEMA = "harness.image/1"
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-
-
-def _store() -> Store:
-    return Store(data_dir() / "images")
-
-
-def _print_json(**content: Any) -> None:
-    click.echo(json.dumps({"schema": _SCHEMA, **content}, indent=2))
-
-
-def _facts(name: str, image: Image) -> dict[str, Any]:
-    return {
-        "name": name,
-        "digest": image.manifest.digest,
-        "size_bytes": sum(layer.blob.size_bytes for layer in image.layers),
-        "layers": len(image.layers),
-    }
 
 
 @click.group()
@@ -63,7 +39,7 @@ def image() -> None:
 @click.option("-f", "--file", "containerfile", type=click.Path(dir_okay=False, path_type=Path),
               help="The Containerfile; CONTEXT/Containerfile or CONTEXT/Dockerfile where it is left out.")  # fmt: skip
 @click.option("--build-arg", "pairs", multiple=True, metavar="NAME=VALUE", help="A value for ARG NAME. Repeat it.")
-@_JSON
+@JSON
 def build(
     context: Path, name: str | None, containerfile: Path | None, pairs: tuple[str, ...], *, as_json: bool
 ) -> None:
@@ -81,10 +57,10 @@ def build(
     arguments = dict(_pair(text) for text in pairs)
     chosen = oci.full_name(name or directory.resolve().name.lower())
     built = build_image(
-        file, directory, _store(), name=chosen, arguments=arguments, log=lambda s: click.echo(s, err=True)
+        file, directory, open_store(), name=chosen, arguments=arguments, log=lambda s: click.echo(s, err=True)
     )
     if as_json:
-        _print_json(image=_facts(chosen, built))
+        print_json(image=image_facts(chosen, built))
     else:
         click.echo(f"{chosen} {built.manifest.digest}")
 
@@ -97,13 +73,13 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 @image.command()
-@_JSON
+@JSON
 def ls(*, as_json: bool) -> None:
     """List the images of the store by name, with their digests and the size of their layers."""
-    store = _store()
-    found = [_facts(name, store.read_image(manifest)) for name, manifest in store.names().items()]
+    store = open_store()
+    found = [image_facts(name, store.read_image(manifest)) for name, manifest in store.names().items()]
     if as_json:
-        _print_json(store=str(store.path), images=found)
+        print_json(store=str(store.path), images=found)
         return
     if not found:
         click.echo(f"no images in {store.path}; make one: harness image bootstrap busybox", err=True)
@@ -117,16 +93,16 @@ def ls(*, as_json: bool) -> None:
 
 @image.command()
 @click.argument("name")
-@_JSON
+@JSON
 def inspect(name: str, *, as_json: bool) -> None:
     """Show one image: how it is run, its layers, and how each of them came to be."""
-    store = _store()
+    store = open_store()
     found = store.find(name)
     layers = [{"digest": layer.blob.digest, "diff_id": layer.diff_id, "size_bytes": layer.blob.size_bytes}
               for layer in found.layers]  # fmt: skip
     if as_json:
-        facts = {**_facts(oci.full_name(name), found), "layers": layers, "configuration": found.document}
-        _print_json(image=facts)
+        facts = {**image_facts(oci.full_name(name), found), "layers": layers, "configuration": found.document}
+        print_json(image=facts)
         return
     config = found.config
     rows = [
@@ -145,61 +121,6 @@ def inspect(name: str, *, as_json: bool) -> None:
         click.echo(f"{key:8} {value}")
 
 
-@image.command(name="import")
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--name", help="NAME[:TAG] for a source that holds one image; its own name where it is left out.")
-@_JSON
-def import_(source: Path, name: str | None, *, as_json: bool) -> None:
-    """Take images from SOURCE into the store.
-
-    SOURCE is an OCI layout directory, an OCI archive, or the tar of `docker save` or `podman save`; it may be
-    compressed with gzip or zstd. Every byte is checked against its digest.
-
-    \b
-    Example:
-      docker save nginx:1.27 | gzip > nginx.tar.gz
-      harness image import nginx.tar.gz
-    """
-    found = import_image(source, _store(), name=name)
-    if as_json:
-        _print_json(images=[_facts(text, one) for text, one in found.items()])
-        return
-    for text, one in found.items():
-        click.echo(f"{text} {one.manifest.digest}")
-
-
-@image.command()
-@click.argument("name")
-@click.argument("target", type=click.Path(path_type=Path))
-@click.option("--format", "fmt", type=click.Choice(["oci-archive", "oci-dir"]),
-              help="Archive or directory; an archive where TARGET ends with .tar and this is left out.")  # fmt: skip
-def export(name: str, target: Path, fmt: str | None) -> None:
-    """Write the image NAME to TARGET, as an OCI layout directory or as one tar.
-
-    The tar is an OCI archive that `docker load` takes as well. TARGET must not exist.
-    """
-    archive = fmt == "oci-archive" or (fmt is None and target.suffix == ".tar")
-    export_image(_store(), name, target, "oci-archive" if archive else "oci-dir")
-    click.echo(str(target))
-
-
-@image.command()
-@click.argument("base", type=click.Choice(["busybox"]))
-@click.option("--refresh", is_flag=True, help="Ask the distribution for its newest package, even if one is cached.")
-@_JSON
-def bootstrap(base: str, *, refresh: bool, as_json: bool) -> None:
-    """Make a base image from the distribution's own package; nothing is installed on this machine.
-
-    busybox: Debian's busybox-static with all its applets, a shell and little else (2 MB), as `busybox:latest`.
-    """
-    name = f"{base}:latest"
-    made = bootstrap_busybox(_store(), cache_dir(), name=name, refresh=refresh)
-    if as_json:
-        _print_json(image=_facts(name, made))
-    else:
-        click.echo(f"{name} {made.manifest.digest} {made.config.labels['harness.package']}")
-
-
 @image.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def rm(names: tuple[str, ...]) -> None:
@@ -207,7 +128,7 @@ def rm(names: tuple[str, ...]) -> None:
 
     What a running measurement uses stays until the next `harness image rm`.
     """
-    store = _store()
+    store = open_store()
     failed: list[ImageError] = []
     for name in dict.fromkeys(oci.full_name(name) for name in names):
         try:
@@ -226,18 +147,22 @@ def rm(names: tuple[str, ...]) -> None:
 @click.argument("name")
 @click.option("--fs", type=click.Choice(["erofs", "ext4"]), default="erofs", show_default=True,
               help="ext4 is for guests whose kernel has no erofs.")  # fmt: skip
-@_JSON
+@JSON
 def disk(name: str, fs: str, *, as_json: bool) -> None:
     """Make the disk on which a VM gets the image NAME, and print its path. It is made once and kept.
 
     The disk is a bare, read-only file system with exactly the files of the image: its root digest is the tree's.
     """
-    store = _store()
+    store = open_store()
     tree = open_tree(store, store.find(name), name)
     made = disk_image(tree, store.path / "disks", "ext4" if fs == "ext4" else "erofs")
     if as_json:
-        _print_json(
+        print_json(
             disk={"path": str(made.path), "fs": made.fs, "size_bytes": made.size_bytes, "root_digest": tree.digest}
         )
     else:
         click.echo(str(made.path))
+
+
+for _command in (transfer.import_, transfer.export, transfer.bootstrap):
+    image.add_command(_command)
