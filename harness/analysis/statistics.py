@@ -145,19 +145,19 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return lo, 1.0 if successes == n else centre + half
 
 
-def _ranks(values: Sequence[float]) -> list[float]:
+def ranks(values: Sequence[float]) -> list[float]:
     """Return ranks from 1; equal values share the mean of theirs."""
     order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
+    found = [0.0] * len(values)
     first = 0
     while first < len(order):
         last = first
         while last + 1 < len(order) and values[order[last + 1]] == values[order[first]]:
             last += 1
         for place in range(first, last + 1):
-            ranks[order[place]] = (first + last) / 2 + 1
+            found[order[place]] = (first + last) / 2 + 1
         first = last + 1
-    return ranks
+    return found
 
 
 def _t_two_sided(t: float, freedom: int) -> float:
@@ -182,9 +182,9 @@ def drift(values: Sequence[float]) -> Drift | None:
     n = len(values)
     if n < MIN_VALUES or min(values) == max(values):
         return None
-    ranks, mean = _ranks(values), (n + 1) / 2
-    covariance = sum((rank - mean) * (place - mean) for place, rank in enumerate(ranks, 1))
-    spread = math.sqrt(sum((rank - mean) ** 2 for rank in ranks) * (n * (n * n - 1) / 12))
+    ranked, mean = ranks(values), (n + 1) / 2
+    covariance = sum((rank - mean) * (place - mean) for place, rank in enumerate(ranked, 1))
+    spread = math.sqrt(sum((rank - mean) ** 2 for rank in ranked) * (n * (n * n - 1) / 12))
     rho = max(-1.0, min(1.0, covariance / spread))
     if abs(rho) == 1.0:
         return Drift(rho, 0.0)
