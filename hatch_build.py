@@ -17,10 +17,9 @@ try:
 except ImportError:  # run by hand, outside a build
     BuildHookInterface = object  # type: ignore[assignment,misc]
 
-PROGRAMS = {
-    "harness/agent/harness-agent": "harness/agent/src",
-    "harness/container/harness-launch": "harness/container/src",
-}
+SOURCES = "csrc"
+SHARED = "shared"  # is part of both
+PROGRAMS = {"harness/agent/harness-agent": "agent", "harness/container/harness-launch": "launch"}
 FLAGS = [
     "-std=gnu17",
     "-O2",
@@ -44,14 +43,15 @@ def compiler() -> str:
 
 def build(root: Path) -> None:
     """Compile every program whose sources are newer than its binary."""
-    for target, sources in PROGRAMS.items():
+    for target, own in PROGRAMS.items():
         binary = root / target
-        files = sorted((root / sources).glob("*.c"))
-        newest = max(path.stat().st_mtime for path in (root / sources).iterdir())
+        files = sorted(path for part in (own, SHARED) for path in (root / SOURCES / part).glob("*.[ch]"))
+        newest = max(path.stat().st_mtime for path in files)
         if binary.exists() and binary.stat().st_mtime >= newest:
             continue
         partial = binary.with_name(binary.name + ".partial")
-        subprocess.run([*compiler().split(), *FLAGS, "-o", str(partial), *map(str, files)], check=True)
+        units = [str(path) for path in files if path.suffix == ".c"]
+        subprocess.run([*compiler().split(), *FLAGS, "-o", str(partial), *units], check=True)
         partial.replace(binary)
 
 

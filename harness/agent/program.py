@@ -40,7 +40,7 @@ def agent_memfd() -> int:
 
 
 def encode_spec(workload: WorkloadSpec, extra: Iterable[tuple[str, str]] = ()) -> bytes:
-    """Return the NUL-terminated records that `src/spec.c` reads.
+    """Return the NUL-terminated records that `csrc/agent/spec.c` reads.
 
     Raises: HarnessError for a NUL byte inside a value; the kernel could not pass it to execve either.
     """

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 OUTPUT_MAX_BYTES = 16 << 20
 CALIBRATION_MAX = 20_000
 REQUEST_MAX_BYTES = 8 << 20
-"""Of a payload; `src/control.c` has the same. The kernel takes no more than 6 MiB of arguments (execve(2))."""
+"""Of a payload; `csrc/agent/control.c` has the same. The kernel takes no more than 6 MiB of arguments (execve(2))."""
 
 _CHUNK_BYTES = 1 << 16
 _LAST_WORDS_S = 0.5
@@ -33,7 +33,7 @@ _BYE_NS = 100_000_000
 # Only these may come from inside: an image or a guest's root that writes `requested` or `deleted` changes nothing.
 _FROM_INSIDE = frozenset({RUNTIME_EXEC, INIT, EXEC, READY, ANSWER, EXITED, "error"})
 _SAMPLES = frozenset({"cal", "took"})
-# How long an answer may be: twice what `src/workload.c` keeps of a command's output, and the longest argv and env.
+# How long an answer may be: twice what `csrc/agent/workload.c` keeps of a command's output; the longest argv and env.
 _EXEC_MAX_BYTES, _ATTEST_MAX_BYTES, _INSIDE_MAX_BYTES, _SHORT_MAX_BYTES = 3 << 20, 8 << 20, 1 << 20, 4096
 _Handler = Callable[[int, bytes, int], None]
 _T = TypeVar("_T")

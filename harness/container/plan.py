@@ -1,7 +1,7 @@
 """The steps in which the launcher makes a container, or a process in one. Pure: nothing here touches the system.
 
-A plan is a sequence of steps; `encode` writes it as the launcher reads it (`src/main.c` lists each step's name and
-arity), `describe` as a person does. `container_steps` has the order, with the reason where it is not plain.
+A plan is a sequence of steps; `encode` writes it as the launcher reads it (`csrc/launch/launch.h` lists each step's
+name and arity), `describe` as a person does. `container_steps` has the order, with the reason where it is not plain.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def capability_mask(names: Sequence[str]) -> int:
 
 
 def call(name: str, *args: int | str) -> Step:
-    """One system call of the launcher's table (`src/process.c`)."""
+    """One system call of the launcher's table (`csrc/launch/process.c`)."""
     return Step("call", (name, *map(str, args)))
 
 

@@ -1,4 +1,4 @@
-"""One step of a plan, and how plans travel: strings, each with its NUL, as `src/plan.c` reads them."""
+"""One step of a plan, and how plans travel: strings, each with its NUL, as `csrc/launch/plan.c` reads them."""
 
 from __future__ import annotations
 

@@ -61,8 +61,10 @@ def checkout(tmp_path):
     root, binaries, log = tmp_path / "checkout", tmp_path / "bin", tmp_path / "log"
     shutil.copytree(ROOT / "scripts", root / "scripts")
     for room in ("agent", "container"):
-        (root / "harness" / room / "src").mkdir(parents=True)
-        (root / "harness" / room / "src" / "main.c").write_text("int main(void) { return 0; }\n")
+        (root / "harness" / room).mkdir(parents=True)
+    for room in ("agent", "launch"):
+        (root / "csrc" / room).mkdir(parents=True)
+        (root / "csrc" / room / "main.c").write_text("int main(void) { return 0; }\n")
     (root / "pyproject.toml").touch()
     (root / "hatch_build.py").touch()
     binaries.mkdir()
@@ -111,7 +113,7 @@ def test_first_setup_makes_everything_and_the_second_nothing(checkout):
     assert len(checkout.calls()) == 4
 
 
-@pytest.mark.parametrize("changed", ["pyproject.toml", "harness/agent/src/main.c", "scripts/setup"])
+@pytest.mark.parametrize("changed", ["pyproject.toml", "csrc/agent/main.c", "scripts/setup"])
 def test_change_of_what_is_built_installs_again_into_the_same_environment(checkout, changed):
     checkout.run("setup")
     with (checkout.root / changed).open("a") as file:

@@ -20,7 +20,8 @@ from tests.container_kit import BOTH, output_of
 from tests.integration.attack_kit import Box, Document, box
 
 HERE = Path(__file__).parent
-SOURCES = Path(launcher.PROGRAM).parent / "src"
+CSRC = HERE.parents[1] / "csrc"
+SOURCES = CSRC / "launch"
 FLAGS = ["-std=gnu17", "-g", "-O1", "-Wall", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
 FUZZ_S = 5
 PLANS = 250
@@ -63,7 +64,8 @@ def sanitized() -> Iterator[Path]:
         reports.touch(0o666)
         reports.chmod(0o666)
         common = ["-fsanitize=address,undefined", f'-DSANITIZER_REPORTS="{reports}"', HERE / "launcher_sanitizers.c"]
-        _compile(compiler, *common, "-o", place / "launcher", *sorted(SOURCES.glob("*.c")))
+        sources = sorted(path for part in ("launch", "shared") for path in (CSRC / part).glob("*.c"))
+        _compile(compiler, *common, "-o", place / "launcher", *sources)
         _prove_that_reports_come(compiler, common, place, reports)
         yield place / "launcher"
 

@@ -22,7 +22,7 @@ from harness.container.spec import (
     Seccomp,
 )
 
-SOURCES = Path(plan.__file__).parent / "src"
+SOURCES = Path(__file__).parents[2] / "csrc" / "launch"
 FOURTEEN = defaults.DOCKER_CAPABILITIES
 PROCESS = Process(("true",), capabilities=Capabilities(FOURTEEN, FOURTEEN, FOURTEEN), no_new_privs=True)
 AGENT = Launch(7, agent=True, dies_with_parent=True)

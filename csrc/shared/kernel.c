@@ -1,9 +1,13 @@
-#include "launch.h"
+#include "kernel.h"
 
 #include <fcntl.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define INTO_CGROUP 0x200000000ULL	     /* CLONE_INTO_CGROUP, Linux 5.7 */
@@ -74,4 +78,20 @@ int close_from(unsigned first, unsigned flags)
 int open_pidfd(pid_t pid)
 {
 	return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+uint64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int loopback_up(void)
+{
+	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int done = fd < 0 ? -1 : ioctl(fd, SIOCSIFFLAGS, &request);
+	close(fd);
+	return done;
 }

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { PLAN_MAX_BYTES = 8 << 20 };
@@ -48,11 +47,8 @@ static const struct step *find_step(const char *name)
 
 static void note_time(struct launch *launch)
 {
-	struct timespec now;
-	if (launch->traced && launch->time_count < STEPS_MAX) {
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		launch->times_ns[launch->time_count++] = now.tv_sec * 1000000000LL + now.tv_nsec;
-	}
+	if (launch->traced && launch->time_count < STEPS_MAX)
+		launch->times_ns[launch->time_count++] = now_ns();
 }
 
 static void take_steps(struct launch *launch, struct reader *reader)

@@ -1,13 +1,11 @@
-/* The agent: pid 1 on both sides. The protocol is in ../README.md. */
+/* The agent: pid 1 on both sides. The protocol is in harness/agent/README.md. */
 #ifndef AGENT_H
 #define AGENT_H
 
-#define _GNU_SOURCE 1
+#include "../shared/kernel.h"
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
-#include <sys/types.h>
 
 enum { FD_OUT = 1, FD_ERR = 2, FD_SPEC = 3, FD_MARKS = 4, FD_CONTROL = 5, FD_TREE = 6 };
 
@@ -42,7 +40,6 @@ bool buf_file(struct buf *buf, int dirfd, const char *path); /* append a file; f
 void json_key(struct buf *buf, const char *key);             /* `,"key":` or `"key":` after `{` */
 
 /* marks.c */
-uint64_t now_ns(void);
 bool marks_use_port(void); /* guest: I/O port 0xe9 (isa-debugcon) instead of FD_MARKS; false when it is forbidden */
 void marks_drop_port(void); /* in the workload's child: it shall not write marks */
 void mark(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -1,5 +1,5 @@
 /*
- * The launcher: it takes the steps of one plan, in order, and becomes the container's process. ../plan.py writes plans.
+ * The launcher: it takes the steps of one plan, in order, and becomes the container's process. harness/container/plan.py writes plans.
  *
  * As it is started, its fds are those that the container's process shall have (0 to kept - 1), then the plan, the status
  * socket and the program, then those that the plan's steps name by number.
@@ -7,12 +7,10 @@
 #ifndef LAUNCH_H
 #define LAUNCH_H
 
-#define _GNU_SOURCE 1
+#include "../shared/kernel.h"
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
-#include <sys/types.h>
 
 enum { LOWERS_MAX = 500, SOURCES_MAX = 256, ARGS_MAX = 4096, STEPS_MAX = 1024 };
 
@@ -33,7 +31,7 @@ struct launch {
 	char **args, **env;
 	char path[4096]; /* of the program, as `find` found it */
 	bool traced, filtered;
-	int64_t times_ns[STEPS_MAX]; /* CLOCK_MONOTONIC, after each step */
+	uint64_t times_ns[STEPS_MAX]; /* after each step */
 	size_t time_count;
 };
 
@@ -122,41 +120,8 @@ int open_parent(int root, const char *path, bool make, const char **name);
 /* copy.c */
 int copy_tree(int from, int to, int depth);
 
-/* kernel.c: system calls that musl does not wrap */
-struct mount_change {
-	uint64_t set, clear, propagation, userns;
-};
-int open_tree_fd(int dirfd, const char *path, unsigned flags);
-int change_mount(int fd, struct mount_change change, bool recursive);
-int attach(int tree, int target);
-int fs_open(const char *type);
-int fs_config(int fs, unsigned command, const char *key, const void *value, int aux);
-int fs_mount(int fs, uint64_t attrs);
-int open_how(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
-pid_t clone_into(uint64_t flags, int cgroup);
-int close_from(unsigned first, unsigned flags);
-int open_pidfd(pid_t pid);
-
 /* mounts.c */
 int open_source(struct launch *launch, const char *name, unsigned recursive);
 int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int target);
-
-#define RESOLVE_NO_MAGICLINKS 0x02
-#define RESOLVE_NO_SYMLINKS 0x04
-#define RESOLVE_BENEATH 0x08
-#define RESOLVE_IN_ROOT 0x10
-#define OPEN_TREE_CLONE 1
-#define OPEN_TREE_CLOEXEC 02000000
-#define MOUNT_ATTR_RDONLY 0x01
-#define MOUNT_ATTR_NOSUID 0x02
-#define MOUNT_ATTR_NODEV 0x04
-#define MOUNT_ATTR_NOEXEC 0x08
-#define MOUNT_ATTR_IDMAP 0x00100000
-#define CLOSE_RANGE_CLOEXEC 4
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
-/* include/uapi/linux/mount.h, enum fsconfig_command */
-enum { SET_FLAG = 0, SET_STRING = 1, SET_FD = 5, CMD_CREATE = 6 };
 
 #endif

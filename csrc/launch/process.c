@@ -4,15 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <net/if.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -190,12 +187,7 @@ int step_seccomp(struct launch *launch, int count, char **args)
 
 int step_loopback(struct launch *launch, int count, char **args)
 {
-	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
-		return fail(launch, "lo");
-	close(fd);
-	return 0;
+	return loopback_up() < 0 ? fail(launch, "lo") : 0;
 }
 
 /* ARGS: the fields of struct sched_attr after its size (sched_setattr(2)); numbers may be negative. */

@@ -91,15 +91,6 @@ static void enter_root(void)
 	symlink("/proc/self/fd/2", "/dev/stderr");
 }
 
-static void loopback_up(void)
-{
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
-	must(fd, "socket");
-	must(ioctl(fd, SIOCSIFFLAGS, &request), "loopback");
-	close(fd);
-}
-
 static struct sockaddr inet_address(const char *text)
 {
 	struct sockaddr_in in = {.sin_family = AF_INET};
@@ -188,7 +179,7 @@ void vm_boot(struct spec *spec)
 	load(spec->modules);
 	make_root(spec);
 	enter_root();
-	loopback_up();
+	must(loopback_up(), "loopback");
 	if (spec->net_address)
 		network_up(spec);
 	limit_processes(spec->pids);

@@ -15,7 +15,6 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { PROC_MAGIC = 0x9fa0, DEVPTS_MAGIC = 0x1cd1, STATE_MAX = 1 << 20 };
@@ -26,10 +25,8 @@ enum { PROC_MAGIC = 0x9fa0, DEVPTS_MAGIC = 0x1cd1, STATE_MAX = 1 << 20 };
 /* ARGS: fd, name. A mark of the agent's form, with our clock. */
 int step_mark(struct launch *launch, int count, char **args)
 {
-	struct timespec now;
 	char line[128];
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	int len = snprintf(line, sizeof line, "\x1e%s %lld\n", args[1], now.tv_sec * 1000000000LL + now.tv_nsec);
+	int len = snprintf(line, sizeof line, "\x1e%s %llu\n", args[1], (unsigned long long)now_ns());
 	if (len >= (int)sizeof line) {
 		errno = ENAMETOOLONG;
 		return fail(launch, "%s", args[1]);
@@ -49,7 +46,7 @@ static void tell_times(struct launch *launch)
 	static char text[STEPS_MAX * 21 + 8];
 	size_t len = (size_t)snprintf(text, sizeof text, "trace");
 	for (size_t i = 0; i < launch->time_count; i++)
-		len += (size_t)snprintf(text + len, sizeof text - len, " %lld", (long long)launch->times_ns[i]);
+		len += (size_t)snprintf(text + len, sizeof text - len, " %llu", (unsigned long long)launch->times_ns[i]);
 	launch->time_count = 0;
 	if (send(launch->status, text, len, MSG_NOSIGNAL) < 0)
 		_exit(1); /* nobody listens: the runtime is gone */
