@@ -4,6 +4,7 @@
     Arm.launch(trial_id)  -> Instance    the timed path: from `requested` to the agent's marks
     Probe.watch(instance, emit)          around the time in which the instance is ready
     Workload.compile(options, image)     what to run and when it is ready: the same for every backend
+    Workload.parse(stdout, stderr)       what the workload says about itself, when it has ended
     Renderer.render(report)              a finished analysis as text
 
 A probe sees an Instance, never a backend, so that N backends and M probes stay N + M pieces of code.
@@ -11,7 +12,7 @@ A probe sees an Instance, never a backend, so that N backends and M probes stay 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,18 @@ class Workload(Protocol):
     def doc(self) -> str: ...
     @property
     def options(self) -> type[BaseModel]: ...
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What it reports about itself in its output; empty for most."""
+        ...
+
     def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec: ...
+    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
+        """Return its metrics from its complete output, once the instance has stopped.
+
+        Raises: ValueError where the output does not show that the work was done; the trial has failed then.
+        """
+        ...
 
 
 class Renderer(Protocol):

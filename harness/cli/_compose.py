@@ -24,6 +24,7 @@ from harness.model.scenario import scenario_hash
 from harness.model.spec import RootTree
 from harness.results.store import RunDirectory, new_run_id
 from harness.trials import planner, resolve
+from harness.trials.reported import probes_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def compose(
     tree = _tree(loaded, store)
     if former is not None:
         former.check_same_image(tree.digest)
-    specs = resolve.arm_specs(scenario, plugins.load("workloads", scenario.workload.kind), tree)
+    workload = plugins.load("workloads", scenario.workload.kind)
+    specs = resolve.arm_specs(scenario, workload, tree)
     seed, run_id, started = _identity(loaded, former)
     return Composition(
         loaded=loaded,
@@ -94,7 +96,7 @@ def compose(
         specs=specs,
         timeout_ns=next(iter(specs.values())).workload.timeout_ns,
         backends=tuple(backends.values()),
-        probes=tuple(plugins.load("probes", name) for name in scenario.metrics),
+        probes=probes_with(workload, tuple(plugins.load("probes", name) for name in scenario.metrics)),
     )
 
 

@@ -57,15 +57,21 @@ def _plugins(group: plugins.Group) -> Iterator[Row]:
 
 def _metrics() -> Iterator[Row]:
     for name in plugins.names("probes"):
-        plugin = plugins.try_load("probes", name)
-        if isinstance(plugin, plugins.Unavailable):
-            yield {"name": f"{name}.*", "available": False, "doc": f"cannot be loaded here: {plugin.reason}"}
-            continue
-        for metric in plugin.metrics:
-            yield {
-                "name": metric.name, "unit": metric.unit.value, "better": metric.better.value,
-                "assume": metric.assume.value, "doc": metric.doc,
-            }  # fmt: skip
+        yield from _metrics_of("probes", name)
+    for name in plugins.names("workloads"):
+        yield from _metrics_of("workloads", name)
+
+
+def _metrics_of(group: plugins.Group, name: str) -> Iterator[Row]:
+    plugin = plugins.try_load(group, name)
+    if isinstance(plugin, plugins.Unavailable):
+        yield {"name": f"{name}.*", "available": False, "doc": f"cannot be loaded here: {plugin.reason}"}
+        return
+    for metric in plugin.metrics:
+        yield {
+            "name": metric.name, "unit": metric.unit.value, "better": metric.better.value,
+            "assume": metric.assume.value, "doc": metric.doc,
+        }  # fmt: skip
 
 
 def _runs(results: Path) -> Iterator[Row]:

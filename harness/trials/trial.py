@@ -171,15 +171,18 @@ def _observe(instance: Instance, probes: Sequence[Probe], ledger: _Ledger, outco
 def _finish(
     instance: Instance, probes: Sequence[Probe], ledger: _Ledger, outcome: _Outcome, log_dir: Path
 ) -> Mapping[str, int]:
-    """Stop, keep the logs, let the probes conclude; return the marks in ns since `requested`."""
+    """Stop, let the probes conclude, keep the logs; return the marks in ns since `requested`."""
     try:
         instance.stop(time.monotonic_ns() + STOP_NS)
     except TrialError as error:
         outcome.fail(error)
     _refuse_death_after_ready(instance, outcome)
-    _keep_logs(instance, outcome, log_dir)
     for probe in probes:
-        probe.conclude(instance, ledger.emit)
+        try:
+            probe.conclude(instance, ledger.emit)
+        except TrialError as error:
+            outcome.fail(error)
+    _keep_logs(instance, outcome, log_dir)
     requested_ns = next(mark.at_ns for mark in instance.marks if mark.milestone == REQUESTED)
     first = {
         mark.milestone: mark.at_ns - requested_ns for mark in reversed(instance.marks) if mark.milestone != "error"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field
 
 from harness.interfaces import Workload
 from harness.model.fields import Port
+from harness.model.metrics import Absent, Measurement, Metric
 from harness.model.spec import ImageConfig, Ready, WorkloadSpec
 from harness.workloads._options import CommonOptions, ReadyCondition, compile_common
 
@@ -39,12 +41,17 @@ class _Http:
     name = "http"
     doc = "an HTTP server: ready when a GET is answered with a status below 500"
     options = Options
+    metrics: tuple[Metric, ...] = ()
 
     def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
         assert isinstance(options, Options)
         path = options.ready.http
         ready = options.ready.ready() if path is None else Ready("http", port=options.port, path=path)
         return compile_common(options, image, ready)
+
+    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
+        """It says nothing about itself: probes measure it."""
+        return ()
 
 
 PLUGIN: Workload = _Http()

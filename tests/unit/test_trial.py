@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BackendError, TrialError
+from harness.model.metrics import Better, Measurement, Metric, Unit
 from harness.model.milestones import Mark
 from harness.model.records import TrialSpec
+from harness.trials.reported import probes_with
 from harness.trials.trial import run_trial
 from tests.fakes import ATTESTATION, CountingProbe, FakeArm, FakeInstance
 
@@ -117,3 +119,52 @@ def test_a_panicking_guest_is_explained_by_its_panic_not_by_the_last_line(tmp_pa
     assert record.error.endswith(
         "console: Kernel panic - not syncing: System is deadlocked on memory (raise limits.memory)"
     )
+
+
+class Talking:
+    """A workload that reports one number of its own; it prints `done N`."""
+
+    name = "talking"
+    doc = "for tests"
+    options = None
+    metrics = (Metric("talking.words", Unit.COUNT, Better.HIGHER, "words said"),)
+
+    def compile(self, options, image):
+        raise AssertionError("not asked")
+
+    def parse(self, stdout, stderr):
+        if not stdout.startswith(b"done "):
+            raise ValueError("no `done N`")
+        return [Measurement(self.metrics[0], int(stdout.split()[1]))]
+
+
+class Saying(FakeInstance):
+    said = b"done 7\n"
+
+    def output(self):
+        return self.said, b"about to end\n"
+
+
+def test_what_the_workload_reports_is_recorded_like_what_a_probe_measured(tmp_path: Path) -> None:
+    record = trial(Saying(), tmp_path, probes_with(Talking(), (CountingProbe(),)))
+    assert (record.status, record.metrics["talking.words"].value) == ("ok", 7)
+    assert record.metrics["talking.words"].unit == "count"
+
+
+def test_an_output_that_does_not_show_the_work_fails_the_trial_and_keeps_what_probes_measured(tmp_path: Path) -> None:
+    instance = Saying()
+    instance.said = b"interrupted\n"
+    record = trial(instance, tmp_path, probes_with(Talking(), (CountingProbe(),)))
+    assert record.status == "failed"
+    assert record.error == (
+        "workload: talking: its output does not show the work done: no `done N` | stderr: about to end"
+    )
+    assert "fake.length" in record.metrics
+    assert record.absent == {"talking.words": "not measured: the trial failed before"}
+
+
+def test_a_workload_without_metrics_adds_no_probe() -> None:
+    class Silent(Talking):
+        metrics = ()
+
+    assert probes_with(Silent(), ()) == ()

@@ -1,0 +1,52 @@
+"""What a workload reports about itself, taken in like what a probe measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from harness.errors import TrialError
+from harness.interfaces import Emit, Instance, Probe, Workload
+from harness.model.metrics import Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A probe that reads the output of `workload`, so that its metrics go the way of all others."""
+
+    workload: Workload
+
+    @property
+    def name(self) -> str:
+        return self.workload.name
+
+    @property
+    def doc(self) -> str:
+        return f"what the workload itself reports: {self.workload.doc}"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return self.workload.metrics
+
+    @contextmanager
+    def watch(self, instance: Instance, emit: Emit) -> Iterator[None]:
+        """Its output is complete only when it has been stopped."""
+        yield
+
+    def conclude(self, instance: Instance, emit: Emit) -> None:
+        """Raises: TrialError where the output does not show that the work was done."""
+        stdout, stderr = instance.output()
+        try:
+            items = tuple(self.workload.parse(stdout, stderr))
+        except ValueError as error:
+            raise TrialError(
+                f"workload: {self.workload.name}: its output does not show the work done: {error}"
+            ) from error
+        for item in items:
+            emit(item)
+
+
+def probes_with(workload: Workload, probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
+    """Return the probes of a run, with the workload's own words among them if it has any."""
+    return (*probes, Reported(workload)) if workload.metrics else probes
