@@ -40,7 +40,11 @@ CGROUP2_SUPER_MAGIC = 0x63677270
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _FSOPEN_CLOEXEC = 1
-_FSCONFIG = 431
+_FSCONFIG, _FSMOUNT = 431, 432
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 0, 1, 5, 6
+_FSMOUNT_CLOEXEC = 1
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC, _AT_FDCWD = 1, os.O_CLOEXEC, -100
+_AT_EMPTY_PATH = 0x1000
 
 # The same number on every architecture (asm-generic, Linux 5.0 and later).
 FEATURES = {
@@ -130,6 +134,35 @@ def has_fs_option(fs_type: str, key: str, value: str) -> bool:
         return int(done) == 0
     finally:
         os.close(fd)
+
+
+def fsopen(fs_type: str) -> int:
+    """Return the fd of a file system that is to be configured (fsopen(2)). Its `read` tells what the kernel says."""
+    return _check(_libc.syscall(FEATURES["fsopen"], _path(fs_type), _FSOPEN_CLOEXEC), fs_type)
+
+
+def fsconfig(fs: int, command: int, key: str | None = None, value: str | None = None, aux: int = 0) -> None:
+    """fsconfig(2); a string has at most 255 bytes there."""
+    name = None if key is None else key.encode()
+    _check(_libc.syscall(_FSCONFIG, fs, command, name, _path(value), aux), key or "create")
+
+
+def fsmount(fs: int, attrs: int) -> int:
+    """Return the fd of a mount that is nowhere yet, and ends with its fds (fsmount(2))."""
+    return _check(_libc.syscall(_FSMOUNT, fs, _FSMOUNT_CLOEXEC, attrs), "fsmount")
+
+
+def clone_mount(path: str) -> int:
+    """Return the fd of a detached copy of the mount at `path`, without those below it (open_tree(2))."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    return _check(_libc.syscall(FEATURES["open_tree"], _AT_FDCWD, _path(path), flags), path)
+
+
+def restrict_mount(fd: int, attrs: int) -> None:
+    """Set MOUNT_ATTR_* on the mount of an fd (mount_setattr(2), with `struct mount_attr`)."""
+    change = (ctypes.c_uint64 * 4)(attrs, 0, 0, 0)
+    size = ctypes.c_size_t(ctypes.sizeof(change))
+    _check(_libc.syscall(FEATURES["mount_setattr"], fd, b"", _AT_EMPTY_PATH, ctypes.byref(change), size), "attributes")
 
 
 def missing_features() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from harness.errors import CapabilityError, CommandError
 from harness.model.units import format_ns
@@ -24,17 +25,22 @@ PACKAGES = {
     "crun": "crun",
     "debugfs": "e2fsprogs",
     "docker": "docker.io",
+    "dmsetup": "dmsetup",
     "dpkg-deb": "dpkg",
+    "fuse-overlayfs": "fuse-overlayfs",
     "gcc": "gcc",
     "ip": "iproute2",
     "mke2fs": "e2fsprogs",
+    "mkfs.btrfs": "btrfs-progs",
     "mkfs.erofs": "erofs-utils",
+    "mkfs.ext4": "e2fsprogs",
     "mksquashfs": "squashfs-tools",
     "podman": "podman",
     "qemu-img": "qemu-utils",
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-x86_64": "qemu-system-x86",
     "runc": "runc",
+    "thin_ls": "thin-provisioning-tools",
 }
 
 _STDERR_TAIL_BYTES = 4096
@@ -96,6 +102,19 @@ def run(
     if child.returncode:
         raise CommandError(argv, child.returncode, stderr[-_STDERR_TAIL_BYTES:].decode(errors="replace"))
     return Completed(stdout, stderr)
+
+
+def start(argv: Sequence[str], *, keep_fds: Sequence[int] = (), stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a program that goes on running, with `keep_fds` under their own numbers; its end is the caller's affair.
+
+    Raises: CapabilityError when the program is missing.
+    """
+    program = find_program(argv[0])
+    log.debug("+ %s &", shlex.join(argv))
+    return subprocess.Popen(
+        list(argv), executable=program, pass_fds=keep_fds, process_group=0,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
+    )  # fmt: skip
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
