@@ -104,6 +104,12 @@ class LayerReader:
             while stream.read(_CHUNK_BYTES):  # what follows the end mark belongs to the digest
                 pass
 
+    def copy(self, write: Callable[[bytes], object]) -> None:
+        """Hand the whole decompressed tar to `write`, instead of its members. Raises: ImageError, like `members`."""
+        with self.translated():
+            while chunk := self._tar.read(_CHUNK_BYTES):
+                write(chunk)
+
     def verify(self, digest: str, diff_id: str) -> None:
         """Check both digests after the last member. Raises: ImageError."""
         with self.translated():
