@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from harness.model.metrics import Absent, Measurement, Metric
 from harness.model.milestones import Mark
+from harness.model.mounts import MountSpec
 from harness.model.records import Attestation
 from harness.model.report import Report
 from harness.model.spec import ImageConfig, Limits, NetworkKind, RootTree, WorkloadSpec
@@ -90,6 +91,7 @@ class ArmSpec:
     workload: WorkloadSpec
     limits: Limits
     network: NetworkKind | None = None
+    mounts: tuple[MountSpec, ...] = ()
 
 
 class Instance(Protocol):

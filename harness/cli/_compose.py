@@ -83,7 +83,7 @@ def compose(
     if former is not None:
         former.check_same_image(tree.digest)
     workload = plugins.load("workloads", scenario.workload.kind)
-    specs = resolve.arm_specs(scenario, workload, tree)
+    specs = resolve.arm_specs(scenario, workload, tree, loaded.base_dir)
     seed, run_id, started = _identity(loaded, former)
     return Composition(
         loaded=loaded,

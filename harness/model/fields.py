@@ -28,7 +28,8 @@ def exactly_one(model: BaseModel, names: Iterable[str]) -> None:
         raise ValueError(f"expected exactly one of {', '.join(names)}, {what}")
 
 
-def _tuple(value: Any) -> Any:
+def to_tuple(value: Any) -> Any:
+    """Return a list of the file as the tuple of a frozen model."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -67,5 +68,5 @@ Ratio = Annotated[
     WithJsonSchema({"type": ["string", "number"], "description": "a share: 5% or 0.05"}),
 ]
 # A list in the file, a tuple in the frozen model.
-Strings = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(to_tuple)]
 Port = Annotated[int, Field(ge=1, le=65535)]

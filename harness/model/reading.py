@@ -23,8 +23,6 @@ OptionModels = Mapping[str, type[BaseModel] | None]
 NOT_YET = {
     "matrix": "not supported yet: write one scenario for each value, or sweep with --set",
     "density": "not supported yet: every trial starts one instance",
-    "volumes": "not supported yet: what the workload needs must be in the image",
-    "mounts": "not supported yet: what the workload needs must be in the image",
 }
 _BESIDE = {"kind": {"kind"}, "backend": {"backend", "network"}}
 """Which keys beside a plugin's options are not the plugin's own, by its selector."""
@@ -99,6 +97,7 @@ def check(document: Document, known: Known) -> tuple[Scenario, tuple[str, ...]]:
     found.control()
     found.blocks()
     found.families()
+    found.mounts()
     scenario = found.scenario()
     if found.problems or scenario is None:
         raise ScenarioError(sorted(found.problems, key=lambda problem: (problem.line, problem.column)))
@@ -260,6 +259,21 @@ class _Check:
             if isinstance(name, str) and name.partition(".")[0] not in families:
                 message = f"{name}: not measured: its family is not in metrics"
                 self._wrong(("gate", "metrics", index), message, "unknown_metrics")
+
+    def mounts(self) -> None:
+        """Check that each volume is there, and that no two mounts are at the same place."""
+        volumes, mounts = self._mapping("volumes"), self.data.get("mounts")
+        entries = [entry if isinstance(entry, dict) else {} for entry in mounts] if isinstance(mounts, list) else []
+        targets = [entry["target"].rstrip("/") if isinstance(entry.get("target"), str) else None for entry in entries]
+        for index, entry in enumerate(entries):
+            source = entry.get("source")
+            if entry.get("type") == "volume" and isinstance(source, str) and source not in volumes:
+                suggestion = did_you_mean(source, volumes) or "; volumes: {NAME: {size: 64MiB}} makes one"
+                self._wrong(("mounts", index, "source"), f"{source}: not one of the volumes{suggestion}", "volume")
+            if targets[index] is not None and targets.index(targets[index]) < index:
+                self._wrong(("mounts", index, "target"), f"{entry['target']}: is mounted on twice", "target")
+        used = {entry.get("source") for entry in entries if entry.get("type") == "volume"}
+        self.notes += [f"volumes.{name}: is mounted nowhere" for name in volumes if name not in used]
 
     def scenario(self) -> Scenario | None:
         try:

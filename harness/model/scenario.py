@@ -11,9 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from harness.model.fields import MemoryBytes, Ratio, Strict, Strings, exactly_one
+from harness.model.fields import MemoryBytes, Ratio, Strict, Strings, exactly_one, to_tuple
+from harness.model.mounts import MountSection, VolumeName, VolumeSection
 from harness.model.spec import Limits, NetworkKind
 
 SCHEMA = "harness.scenario/1"
@@ -114,6 +115,10 @@ class Scenario(Strict):
     workload: Workload
     limits: LimitsSection = LimitsSection()
     network: NetworkKind | None = Field(default=None, description=_NETWORK)
+    volumes: dict[VolumeName, VolumeSection] | None = Field(default=None, description="new and empty for every trial")
+    mounts: Annotated[tuple[MountSection, ...] | None, BeforeValidator(to_tuple)] = Field(
+        default=None, description="what every instance mounts"
+    )
     runtimes: dict[RuntimeName, Runtime] = Field(min_length=1)
     control: RuntimeName = Field(description="the runtime that all others are compared with; default: the first")
     trials: Trials = Trials()

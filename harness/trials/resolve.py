@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.images.resolve import ImageRef
 from harness.interfaces import ArmSpec, Workload
+from harness.model.mounts import MountSpec, mount_specs
 from harness.model.spec import ImageConfig, RootTree, WorkloadSpec
 
 if TYPE_CHECKING:
@@ -25,13 +27,19 @@ def workload_spec(scenario: Scenario, plugin: Workload, config: ImageConfig) -> 
     return plugin.compile(scenario.workload.options, config)
 
 
-def arm_specs(scenario: Scenario, plugin: Workload, tree: RootTree) -> dict[str, ArmSpec]:
+def mounts(scenario: Scenario, base_dir: Path) -> tuple[MountSpec, ...]:
+    """Return what every instance mounts; host paths count from `base_dir`."""
+    return mount_specs(scenario.volumes or {}, scenario.mounts or (), base_dir)
+
+
+def arm_specs(scenario: Scenario, plugin: Workload, tree: RootTree, base_dir: Path) -> dict[str, ArmSpec]:
     """Return what each runtime's backend prepares, by the runtime's name: all from one tree, workload and limits.
 
     Raises: UsageError like `workload_spec`.
     """
     workload = workload_spec(scenario, plugin, tree.config)
+    limits, mounted = scenario.limits.limits, mounts(scenario, base_dir)
     return {
-        name: ArmSpec(name, tree, workload, scenario.limits.limits, runtime.network or scenario.network)
+        name: ArmSpec(name, tree, workload, limits, runtime.network or scenario.network, mounted)
         for name, runtime in scenario.runtimes.items()
     }

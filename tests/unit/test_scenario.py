@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, Field
@@ -11,6 +12,7 @@ from harness.model.complaints import problems
 from harness.model.document import parse
 from harness.model.fields import SizeBytes, Strict
 from harness.model.json_schema import scenario_schema
+from harness.model.mounts import MountSpec, mount_specs
 from harness.model.reading import Known, check, load
 from harness.model.scenario import resolved, scenario_hash
 
@@ -141,8 +143,19 @@ MISTAKES = [
     ("[startup.ready]", "[cpu.total]", "a.yaml:12:30: gate.metrics.0: cpu.total: not measured: its family is not in"),
     ("gate:", "matrix: {}\ngate:", "a.yaml:12:1: matrix: not supported yet"),
     ("gate:", "density: {}\ngate:", "a.yaml:12:1: density: not supported yet"),
-    ("gate:", "volumes: {}\ngate:", "a.yaml:12:1: volumes: not supported yet"),
-    ("gate:", "mounts: {}\ngate:", "a.yaml:12:1: mounts: not supported yet"),
+    ("gate:", "volumes: {a: {sise: 4MiB}}\ngate:", "a.yaml:12:15: volumes.a.sise: unknown key; did you mean 'size'?"),
+    ("gate:", "volumes: {data: {}}\nmounts: [{type: volume, source: dta, target: /d}]\ngate:",
+     "a.yaml:13:33: mounts.0.source: dta: not one of the volumes; did you mean 'data'?"),
+    ("gate:", "mounts: [{type: volume, source: a, target: /d}]\ngate:",
+     "a.yaml:12:33: mounts.0.source: a: not one of the volumes; volumes: {NAME: {size: 64MiB}} makes one"),
+    ("gate:", "mounts: [{type: tmpf, target: /d}]\ngate:",
+     "a.yaml:12:17: mounts.0.type: expected 'volume', 'bind' or 'tmpfs', got 'tmpf'; did you mean 'tmpfs'?"),
+    ("gate:", "mounts: [{type: bind, target: /d}]\ngate:", "a.yaml:12:10: mounts.0: a bind needs a source"),
+    ("gate:", "mounts: [{type: tmpfs, target: /a/../b}]\ngate:", "a.yaml:12:32: mounts.0.target: expected an absolut"),
+    ("gate:", "mounts: [{type: tmpfs, target: /proc/x}]\ngate:", "a.yaml:12:32: mounts.0.target: /proc/x: /proc, /s"),
+    ("gate:", "mounts: [{type: tmpfs, target: /d}, {type: tmpfs, target: /d/}]\ngate:",
+     "a.yaml:12:59: mounts.1.target: /d/: is mounted on twice"),
+    ("gate:", "mounts: [{type: tmpfs, size: 16, target: /d}]\ngate:", "a.yaml:12:30: mounts.0.size: expected at leas"),
     ("gate:", "gates:", "a.yaml:12:1: gates: unknown key; did you mean 'gate'?"),
 ]  # fmt: skip
 
@@ -331,7 +344,7 @@ def test_a_scenario_cannot_be_changed():
 
 
 def test_schema_is_draft_07_with_the_options_of_each_plugin():
-    schema = scenario_schema(KNOWN.backends, KNOWN.workloads)
+    schema = scenario_schema(KNOWN)
     text = json.dumps(schema)
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     assert "$defs" not in text
@@ -356,7 +369,7 @@ def references(node):
 
 
 def test_schema_refers_to_what_it_defines_and_defines_what_it_refers_to():
-    schema = scenario_schema(KNOWN.backends, KNOWN.workloads)
+    schema = scenario_schema(KNOWN)
     assert set(references(schema)) == set(schema["definitions"])
 
 
@@ -410,7 +423,31 @@ def test_a_scenario_that_names_no_network_keeps_its_hash():
 
 
 def test_the_schema_has_the_network_beside_the_options_of_each_backend():
-    runtime = scenario_schema(KNOWN.backends, KNOWN.workloads)["definitions"]["Runtime"]
+    runtime = scenario_schema(KNOWN)["definitions"]["Runtime"]
     assert all("network" in option["properties"] for option in runtime["oneOf"])
-    workload = scenario_schema(KNOWN.backends, KNOWN.workloads)["definitions"]["Workload"]
+    workload = scenario_schema(KNOWN)["definitions"]["Workload"]
     assert not any("network" in option["properties"] for option in workload["oneOf"])
+
+
+def test_mounts_become_specs_outer_ones_first_and_host_paths_count_from_the_scenario():
+    extra = """volumes: {data: {size: 4MiB}}
+mounts:
+  - {type: tmpfs, target: /data/t, size: 16MiB}
+  - {type: volume, source: data, target: /data}
+  - {type: bind, source: ../some/dir, target: /in/, ro: true}
+gate:"""
+    scenario = scenario_of(TEXT.replace("gate:", extra))
+    assert mount_specs(scenario.volumes or {}, scenario.mounts or (), Path("/a/scenarios")) == (
+        MountSpec("volume", "/data", "data", size_bytes=4 << 20),
+        MountSpec("bind", "/in", "/a/some/dir", read_only=True),
+        MountSpec("tmpfs", "/data/t", size_bytes=16 << 20),
+    )
+
+
+def test_a_volume_that_nobody_mounts_is_noted():
+    _, notes = check(parse(TEXT.replace("gate:", "volumes: {data: {}}\ngate:"), "a.yaml"), KNOWN)
+    assert "volumes.data: is mounted nowhere" in notes
+
+
+def test_without_mounts_the_hash_of_a_scenario_is_what_it_was():
+    assert {"volumes", "mounts"}.isdisjoint(resolved(check(parse(TEXT, "a.yaml"), KNOWN)[0]))
