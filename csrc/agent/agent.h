@@ -65,6 +65,10 @@ void end_processes(void); /* kill all but us; may be called in a signal handler 
 int exit_code(int wait_status); /* 128 + n after signal n */
 void run_command(const struct spec *spec, char **argv, uint64_t timeout_ns, struct buf *reply);
 
+/* iobench.c: the workload that the agent brings along, started as argv[0] `harness:iobench`. */
+#define BUILT_IN "harness:"
+int iobench(int argc, char **argv);
+
 /* ready.c: is it ready? Asked again and again without blocking. */
 struct ready_check {
 	int socket; /* -1 when no attempt is under way */

@@ -158,8 +158,18 @@ static int print_tsc_khz(void)
 #endif
 }
 
+static int built_in(int argc, char **argv)
+{
+	if (strcmp(argv[0], BUILT_IN "iobench") == 0)
+		return iobench(argc, argv);
+	fprintf(stderr, "%s: there is no such workload in the agent\n", argv[0]);
+	return 127;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc > 0 && strncmp(argv[0], BUILT_IN, strlen(BUILT_IN)) == 0)
+		return built_in(argc, argv);
 	if (argc == 2 && strcmp(argv[1], "--tsc-khz") == 0)
 		return print_tsc_khz();
 	static struct agent agent = {.check.socket = -1};

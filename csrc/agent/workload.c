@@ -47,6 +47,10 @@ static int open_program(const char *path)
 /* Find argv[0] as execvp does and open it, so that what was started can be hashed later. */
 static int find_program(const struct spec *spec, const char *name, char *path, size_t size)
 {
+	if (strncmp(name, BUILT_IN, strlen(BUILT_IN)) == 0) { /* ourselves: no program of the image has such a name */
+		snprintf(path, size, "/proc/self/exe");
+		return open_program(path);
+	}
 	if (strchr(name, '/')) {
 		bool absolute = *name == '/';
 		int len = snprintf(path, size, "%s%s%s", absolute ? "" : spec->cwd, absolute ? "" : "/", name);
