@@ -5,6 +5,8 @@
     Probe.watch(instance, emit)          around the time in which the instance is ready
     Workload.compile(options, image)     what to run and when it is ready: the same for every backend
     Workload.parse(stdout, stderr)       what the workload says about itself, when it has ended
+    Study.prepare(...) -> StudyArm       a comparison that starts no instances of one image: builds, sizes, transfers
+    StudyArm.measure(trial_id, emit)     one trial of it
     Renderer.render(report)              a finished analysis as text
 
 A probe sees an Instance, never a backend, so that N backends and M probes stay N + M pieces of code.
@@ -72,7 +74,7 @@ class RunContext:
     """Where one run may put things: everything it creates carries `token` (8 hex digits of the run id).
 
     `scratch` is a short path on the host for sockets and per-trial files, `cache` survives runs. `say` tells people why
-    preparing takes long.
+    preparing takes long. `base_dir` is what paths in the scenario count from.
     """
 
     run_id: str
@@ -80,6 +82,12 @@ class RunContext:
     scratch: Path
     cache: Path
     say: Callable[[str], None] = _say_nothing
+    base_dir: Path = Path()
+
+    @property
+    def work(self) -> Path:
+        """Where the run may put what is large: a directory on disk that goes with the run. Whoever writes makes it."""
+        return self.cache / "runs" / self.token
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +223,54 @@ class Workload(Protocol):
 
         Raises: ValueError where the output does not show that the work was done; the trial has failed then.
         """
+        ...
+
+
+class StudyArm(Protocol):
+    """One arm of a study in one run, prepared. `facts` go into run.json; a resumed run must find the same."""
+
+    @property
+    def facts(self) -> Mapping[str, Json]: ...
+    @property
+    def accelerator(self) -> str | None:
+        """What a VM of this arm runs on; None where it starts none."""
+        ...
+
+    def measure(self, trial_id: str, emit: Emit) -> None:
+        """Make one trial and say every metric once, as Measurement or Absent. Raises: TrialError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Study(Protocol):
+    """A comparison of something else than starts of one image: one file in `harness.studies` that exports PLUGIN.
+
+    `metrics` are all that its arms measure, the one that people ask for first. `backends` names those that can find
+    what a dead run of it left; all else it puts below the run's `scratch` and `work`.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def doc(self) -> str: ...
+    @property
+    def options(self) -> type[BaseModel]: ...
+    @property
+    def arm_options(self) -> type[BaseModel]: ...
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
+    @property
+    def backends(self) -> tuple[str, ...]: ...
+    def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:
+        """Return what one arm cannot do without, and whether it is there; cheap, starts nothing.
+
+        What an arm may lack (an engine that is not installed) is no need: its `measure` says Absent with the reason.
+        """
+        ...
+
+    def prepare(self, arm: str, options: BaseModel, arm_options: BaseModel, context: RunContext) -> StudyArm:
+        """Make what the arm's trials need; once a run, not timed."""
         ...
 
 

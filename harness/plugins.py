@@ -1,8 +1,8 @@
-"""Find a backend, probe, workload or report format by name: module name = plugin name.
+"""Find a backend, probe, workload, study or report format by name: module name = plugin name, `a_b.py` is `a-b`.
 
 `names` lists without importing; `load` imports only what is asked for, so that `import libvirt` happens only when a
 scenario names it. Other distributions add plugins through entry points of the groups `harness.backends`,
-`harness.probes`, `harness.workloads` and `harness.report`; a name defined twice is an error.
+`harness.probes`, `harness.workloads`, `harness.studies` and `harness.report`; a name defined twice is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.errors import HarnessError, UsageError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-Group = Literal["backends", "probes", "workloads", "report"]
+Group = Literal["backends", "probes", "workloads", "studies", "report"]
 
 
 @cache
@@ -29,7 +29,7 @@ def _index(group: Group) -> dict[str, str]:
 
     package = importlib.import_module(f"harness.{group}")
     found = {
-        info.name: f"harness.{group}.{info.name}"
+        info.name.replace("_", "-"): f"harness.{group}.{info.name}"
         for info in pkgutil.iter_modules(package.__path__)
         if not info.name.startswith("_")
     }
@@ -73,17 +73,23 @@ def try_load(group: Group, name: str) -> Any:
 class OptionModels(Mapping[str, "type[BaseModel] | None"]):
     """The options model of every plugin of a group: None where the plugin cannot be loaded here.
 
-    Knows all names at once, but imports a plugin only when its model is asked for.
+    Knows all names at once, but imports a plugin only when its model is asked for. `of` names the plugins' attribute:
+    a study has one model for itself and one for its arms.
     """
 
-    def __init__(self, group: Literal["backends", "workloads"]) -> None:
-        self._group: Literal["backends", "workloads"] = group
+    def __init__(
+        self,
+        group: Literal["backends", "workloads", "studies"],
+        of: Literal["options", "arm_options"] = "options",
+    ) -> None:
+        self._group = group
+        self._of = of
 
     def __getitem__(self, name: str) -> type[BaseModel] | None:
         if name not in names(self._group):
             raise KeyError(name)
         plugin = try_load(self._group, name)
-        return None if isinstance(plugin, Unavailable) else plugin.options
+        return None if isinstance(plugin, Unavailable) else getattr(plugin, self._of)
 
     def __contains__(self, name: object) -> bool:
         return name in names(self._group)
@@ -93,3 +99,19 @@ class OptionModels(Mapping[str, "type[BaseModel] | None"]):
 
     def __len__(self) -> int:
         return len(names(self._group))
+
+
+class StudyMetrics(Mapping[str, tuple[str, ...]]):
+    """The names of the metrics of every study; one that cannot be loaded here is not in it."""
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        plugin = try_load("studies", name) if name in names("studies") else None
+        if plugin is None or isinstance(plugin, Unavailable):
+            raise KeyError(name)
+        return tuple(metric.name for metric in plugin.metrics)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in names("studies") if not isinstance(try_load("studies", name), Unavailable))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -11,7 +11,14 @@ from harness.model.reading import Known, LoadedScenario, load
 
 def known() -> Known:
     """Return what plugins there are; each is imported only when a scenario names it."""
-    return Known(plugins.OptionModels("backends"), plugins.OptionModels("workloads"), plugins.names("probes"))
+    return Known(
+        plugins.OptionModels("backends"),
+        plugins.OptionModels("workloads"),
+        plugins.names("probes"),
+        plugins.OptionModels("studies"),
+        plugins.OptionModels("studies", "arm_options"),
+        plugins.StudyMetrics(),
+    )
 
 
 def load_scenario(

@@ -14,11 +14,12 @@ import click
 
 from harness import plugins
 from harness.cli._output import note, print_need
+from harness.cli._subject import arm_needs
 from harness.errors import HarnessError, StoreError, UsageError
 from harness.images.resolve import ImageOutlook, image_outlook
 from harness.interfaces import Capability
 from harness.model.records import TrialRecord
-from harness.model.scenario import scenario_hash
+from harness.model.scenario import AnyScenario, Scenario, StudyScenario, scenario_hash
 from harness.model.units import format_bytes, format_ns
 from harness.trials import planner, resolve
 from harness.trials.planner import Plan
@@ -59,27 +60,20 @@ def gather(loaded: LoadedScenario, results: Path) -> Preview:
     scenario = loaded.scenario
     seed = scenario.trials.seed
     plan = planner.plan(scenario, planner.choose_seed() if seed is None else seed)
-    needs, notes = image_and_workload(loaded)
-    for name, runtime in scenario.runtimes.items():
-        needs[name] = backend_needs(runtime.backend, runtime.options)
+    needs, notes = image_and_workload(loaded, scenario) if isinstance(scenario, Scenario) else ({}, ())
+    needs |= arm_needs(scenario)
     return Preview(loaded, plan, seed is None, needs, _estimate(loaded, plan, results), (*loaded.notes, *notes))
 
 
-def backend_needs(name: str, options: Any) -> tuple[Capability, ...]:
-    """Return what a backend needs here; one line that says why where it cannot even be loaded."""
-    backend = plugins.try_load("backends", name)
-    if isinstance(backend, plugins.Unavailable):
-        return (Capability("backend", available=False, reason=f"cannot be loaded: {backend.reason}"),)
-    return tuple(backend.needs(options))
-
-
-def image_and_workload(loaded: LoadedScenario) -> tuple[dict[str, tuple[Capability, ...]], tuple[str, ...]]:
+def image_and_workload(
+    loaded: LoadedScenario, scenario: Scenario
+) -> tuple[dict[str, tuple[Capability, ...]], tuple[str, ...]]:
     """Return whether image and workload can be had, as far as that can be told without building, and notes on them."""
     from harness.host.paths import data_dir  # noqa: PLC0415
     from harness.images.store import Store  # noqa: PLC0415
 
     try:
-        outlook = image_outlook(resolve.image_ref(loaded.scenario), loaded.base_dir, Store(data_dir() / "images"))
+        outlook = image_outlook(resolve.image_ref(scenario), loaded.base_dir, Store(data_dir() / "images"))
     except HarnessError as error:
         return {"image": (Capability("image", available=False, reason=error.message, hint=error.hint),)}, ()
     if outlook.refused:
@@ -87,15 +81,15 @@ def image_and_workload(loaded: LoadedScenario) -> tuple[dict[str, tuple[Capabili
         return {"image": tuple(refused)}, ()
     needs: dict[str, tuple[Capability, ...]]
     needs = {"image": (Capability("image", available=True, reason=outlook.found),)}
-    workload, notes = _workload(loaded, outlook)
+    workload, notes = _workload(scenario, outlook)
     if workload is not None:
         needs["workload"] = (workload,)
     return needs, notes
 
 
-def _workload(loaded: LoadedScenario, outlook: ImageOutlook) -> tuple[Capability | None, tuple[str, ...]]:
+def _workload(scenario: Scenario, outlook: ImageOutlook) -> tuple[Capability | None, tuple[str, ...]]:
     """Return why the workload cannot run on this image, None where nothing speaks against it, and notes."""
-    scenario, config = loaded.scenario, outlook.config
+    config = outlook.config
     plugin = plugins.try_load("workloads", scenario.workload.kind)
     if config is None or isinstance(plugin, plugins.Unavailable):
         return None, ()
@@ -116,8 +110,10 @@ def _estimate(loaded: LoadedScenario, plan: Plan, results: Path) -> Estimate:
     if medians and all(name in medians for name, _ in plan.runtimes):
         block_ns = sum(medians[name] for name, _ in plan.runtimes)
         return Estimate(round(block_ns * plan.block_count), bound=False, basis=f"medians of the former run {run_id}")
-    timeout_ns = getattr(loaded.scenario.workload.options, "timeout_ns", None)
-    count = len(plan.trials)
+    scenario, count = loaded.scenario, len(plan.trials)
+    if isinstance(scenario, StudyScenario):
+        return Estimate(0, bound=True, basis=f"no former run of this study was found in {results}")
+    timeout_ns = getattr(scenario.workload.options, "timeout_ns", None)
     if timeout_ns is None:
         return Estimate(0, bound=True, basis="this kind of workload has no time-out and no former run was found")
     return Estimate(
@@ -155,13 +151,13 @@ def show_plan(preview: Preview) -> None:
     """Write a preview for people."""
     plan, scenario = preview.plan, preview.loaded.scenario
     blocks = str(plan.min_blocks) if plan.min_blocks == plan.max_blocks else f"{plan.min_blocks} to {plan.max_blocks}"
-    limits = scenario.limits
     click.echo(
-        f"{plan.scenario}: {len(plan.runtimes)} runtimes x {blocks} blocks, {plan.warmup_blocks} before to warm up"
+        f"{plan.scenario}: {len(plan.runtimes)} {scenario.ARMS} x {blocks} blocks,"
+        f" {plan.warmup_blocks} before to warm up"
     )
     click.echo(f"  control   {plan.control}")
-    click.echo(f"  limits    {limits.cpus:g} CPU, {format_bytes(limits.memory_bytes)}, {limits.pids} processes")
-    click.echo(f"  metrics   {', '.join(scenario.metrics)}")
+    for name, text in _measured_lines(scenario):
+        click.echo(f"  {name:<9} {text}")
     click.echo(f"  time      {_time_line(preview.estimate)}")
     example = " (an example: without a seed in the scenario every run draws its own)" if preview.seed_is_example else ""
     click.echo(f"\norder, seed {plan.seed}{example}")
@@ -180,6 +176,20 @@ def show_plan(preview: Preview) -> None:
         count = len(preview.missing)
         are = "prerequisite is" if count == 1 else "prerequisites are"
         click.echo(f"error: {count} {are} missing: nothing can be measured yet", err=True)
+
+
+def _measured_lines(scenario: AnyScenario) -> list[tuple[str, str]]:
+    """Return under which limits what is measured, or which study it is."""
+    if isinstance(scenario, Scenario):
+        limits = scenario.limits
+        size = format_bytes(limits.memory_bytes)
+        return [
+            ("limits", f"{limits.cpus:g} CPU, {size}, {limits.pids} processes"),
+            ("metrics", ", ".join(scenario.metrics)),
+        ]
+    plugin = plugins.try_load("studies", scenario.study.kind)
+    doc = f"{scenario.study.kind}: {getattr(plugin, 'doc', 'cannot be loaded here')}"
+    return [("study", doc), ("metrics", ", ".join(metric.name for metric in getattr(plugin, "metrics", ())))]
 
 
 def _time_line(estimate: Estimate) -> str:

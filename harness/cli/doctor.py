@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from harness import plugins
 from harness.cli._output import print_json, print_need
-from harness.cli._plan import backend_needs, capability_json
+from harness.cli._plan import capability_json
+from harness.cli._subject import backend_needs
 from harness.container import kernel_features
 from harness.host import facts as host
 from harness.host import noise

@@ -132,7 +132,7 @@ def _take_up(job: _Job, resume: str) -> Composition:
 
 def _stopping(composition: Composition, budget_ns: int | None) -> Stopping:
     scenario = composition.loaded.scenario
-    gated = scenario.gate.metrics if scenario.gate else ("startup.ready",)
+    gated = scenario.gate.metrics if scenario.gate else composition.subject.stop_metrics
     margin = scenario.gate.margin if scenario.gate else 0.05
     return Stopping(tuple(gated), margin, scenario.trials.precision, budget_ns)
 
@@ -173,12 +173,12 @@ def _measure_and_clean_up(job: _Job, composition: Composition, stopping: Stoppin
         cleanup.callback(_clean_up, job, composition)
         scratch = ownership.claim(composition.token, composition.run_id)
         try:
-            observer.say(f"preparing {', '.join(composition.loaded.scenario.runtimes)}")
-            arms = prepare_arms(composition, scratch, cleanup, observer.say)
-            record = run_record(composition, arms)
+            observer.say(f"preparing {', '.join(composition.loaded.scenario.contenders)}")
+            prepared = prepare_arms(composition, scratch, cleanup, observer.say)
+            record = run_record(composition, prepared)
             directory = job.directory = _directory(job, composition, record)
             observer.start(directory.path, record)
-            bench = Bench(arms, composition.probes, composition.timeout_ns, directory, observer)
+            bench = Bench(prepared.contenders, directory, observer)
             job.stage = "while measuring"
             _measure(composition, bench, stopping, directory, record)
         finally:
@@ -269,15 +269,14 @@ def _refuse_incomplete(job: _Job, directory: RunDirectory) -> None:
 
 
 def _clean_up(job: _Job, composition: Composition) -> None:
-    """Whatever happened, nothing with this run's token stays; in a good run there is only the scratch directory."""
-    scratch = f"directory: {runtime_dir() / composition.token}"
+    """Whatever happened, nothing with this run's token stays; in a good run there are only its own directories."""
+    own = {f"directory: {base / composition.token}" for base in (runtime_dir(), ownership.work_base())}
+    backends = composition.subject.backends
     try:
-        found = ownership.reap(composition.token, composition.backends, dry_run=False)
-        job.left = [line for line in found if line != scratch]
+        found = ownership.reap(composition.token, backends, dry_run=False)
+        job.left = [line for line in found if line not in own]
         job.left += [
-            f"{line} (still there)"
-            for backend in composition.backends
-            for line in backend.reap(composition.token, dry_run=True)
+            f"{line} (still there)" for backend in backends for line in backend.reap(composition.token, dry_run=True)
         ]
     except (HarnessError, OSError) as error:  # the error that ends the run must not be hidden by this one
         job.left = [str(error)]

@@ -60,7 +60,7 @@ def _say_valid(loaded: LoadedScenario) -> None:
     scenario = loaded.scenario
     low, high = scenario.trials.blocks.min, scenario.trials.blocks.max
     blocks = f"{low}" if low == high else f"{low} to {high}"
-    click.echo(f"{loaded.path}: ok: {scenario.name}: {', '.join(scenario.runtimes)}; {blocks} blocks")
+    click.echo(f"{loaded.path}: ok: {scenario.name}: {', '.join(scenario.contenders)}; {blocks} blocks")
     for text in loaded.notes:
         note(f"{loaded.path}: {text}")
 
@@ -77,12 +77,12 @@ def schema() -> None:
     from harness.model.json_schema import scenario_schema  # noqa: PLC0415  (only this verb needs it)
 
     plugins = known()
-    print_json(scenario_schema(plugins.backends, plugins.workloads))
+    print_json(scenario_schema(plugins))
 
 
 @click.command(short_help="Show what a run would do, and what is missing for it.")
 @click.argument("scenario", type=click.Path(path_type=Path))
-@click.option("--only", multiple=True, metavar="RUNTIME", help="Only this runtime (repeat for more).")
+@click.option("--only", multiple=True, metavar="RUNTIME", help="Only this runtime or arm (repeat for more).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value: trials.blocks.max=10")
 @click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,

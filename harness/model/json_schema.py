@@ -12,34 +12,66 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from harness.model.reading import OptionModels
-from harness.model.scenario import SCHEMA, Scenario
+from harness.model.reading import Known, OptionModels
+from harness.model.scenario import SCHEMA, Scenario, StudyScenario
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 Names = Mapping[Any, str]  # of each model's definition
 _REFERENCE = "#/definitions/{model}"
 
 
-def scenario_schema(backends: OptionModels, workloads: OptionModels) -> dict[str, Any]:
+def scenario_schema(known: Known) -> dict[str, Any]:
     """Return the schema. A plugin that cannot be loaded here is accepted with any options."""
-    models: list[type[BaseModel]] = [Scenario]
-    models += [model for group in (backends, workloads) for model in group.values() if model is not None]
+    groups = (known.backends, known.workloads, known.studies, known.study_arms)
+    models: list[type[BaseModel]] = [Scenario, StudyScenario]
+    models += [model for group in groups for model in group.values() if model is not None]
     references, document = models_json_schema(
         [(model, "validation") for model in dict.fromkeys(models)], ref_template=_REFERENCE
     )
     definitions = document["$defs"]
     names: Names = {model: reference["$ref"].rpartition("/")[2] for (model, _), reference in references.items()}
-    for name, selector, models_of in (("Runtime", "backend", backends), ("Workload", "kind", workloads)):
+    for name, selector, models_of in (("Runtime", "backend", known.backends), ("Workload", "kind", known.workloads)):
         own = definitions[name]["properties"]
         definitions[name] = _choice(selector, own, models_of, definitions, names)
-    top = definitions.pop(names[Scenario])
-    top["required"] = [key for key in top["required"] if key != "control"]
-    top["properties"]["schema"]["pattern"] = rf"^{re.escape(SCHEMA)}(\.\d+)?$"
-    top["properties"]["runtimes"]["additionalProperties"] = False
+    for model in (Scenario, StudyScenario):
+        _top(definitions[names[model]], model.ARMS)
+    study = names[StudyScenario]
+    definitions[study] = _study_choice(definitions[study], known, definitions, names)
+    top = {
+        "type": "object",
+        "if": {"required": ["study"]},
+        "then": {"$ref": _REFERENCE.format(model=study)},
+        "else": {"$ref": _REFERENCE.format(model=names[Scenario])},
+    }
     used = _reachable(top, definitions)
     document = {"$schema": DRAFT, **top, "definitions": {key: definitions[key] for key in sorted(used)}}
     rewritten: dict[str, Any] = _draft07(document)
     return rewritten
+
+
+def _top(definition: dict[str, Any], arms: str) -> None:
+    """Say of a whole scenario what pydantic does not: its version, names of arms, that `control` has a default."""
+    definition["required"] = [key for key in definition["required"] if key != "control"]
+    definition["properties"]["schema"]["pattern"] = rf"^{re.escape(SCHEMA)}(\.\d+)?$"
+    definition["properties"][arms]["additionalProperties"] = False
+
+
+def _study_choice(own: Mapping[str, Any], known: Known, definitions: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """Return `oneOf`: a whole scenario for each kind of study, for its kind says what its arms may hold."""
+    kinds = []
+    for kind, model in known.studies.items():
+        options = definitions[names[model]] if model else {"additionalProperties": True}
+        arm = known.study_arms.get(kind)
+        arms = {
+            **own["properties"]["arms"],
+            "patternProperties": {
+                pattern: {"$ref": _REFERENCE.format(model=names[arm])} if arm else {"type": "object"}
+                for pattern in own["properties"]["arms"]["patternProperties"]
+            },
+        }
+        properties = {**own["properties"], "study": _one("kind", kind, {}, options), "arms": arms}
+        kinds.append({**own, "title": kind, "properties": properties})
+    return {"type": "object", "oneOf": kinds} if kinds else dict(own)
 
 
 def _choice(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from harness.errors import Problem, ScenarioError, UsageError
 from harness.model.complaints import problems as complaints
 from harness.model.document import Document, Loc, did_you_mean, nearest, override, read
-from harness.model.scenario import SCHEMA, Blocks, Scenario, resolved
+from harness.model.scenario import SCHEMA, AnyScenario, Blocks, Scenario, StudyScenario, resolved
 
 OptionModels = Mapping[str, type[BaseModel] | None]
 
@@ -31,11 +31,17 @@ BACKENDS_NOT_YET = ("crun", "docker", "podman", "runc")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What plugins there are. A model is None where the plugin exists but cannot be loaded here."""
+    """What plugins there are. A model is None where the plugin exists but cannot be loaded here.
+
+    A study has a model for itself, one for its arms, and the names of its metrics.
+    """
 
     backends: OptionModels
     workloads: OptionModels
     families: Sequence[str]
+    studies: OptionModels = field(default_factory=dict)
+    study_arms: OptionModels = field(default_factory=dict)
+    study_metrics: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ class LoadedScenario:
     Paths in the scenario count from `base_dir`; `notes` say what a reader may not expect.
     """
 
-    scenario: Scenario
+    scenario: AnyScenario
     path: Path
     base_dir: Path
     text: str
@@ -68,7 +74,7 @@ def load(
 ) -> LoadedScenario:
     """Return the scenario of a file.
 
-    `overrides` are `dotted.key=value`, applied in order; `only` keeps these runtimes alone. `base_dir` is
+    `overrides` are `dotted.key=value`, applied in order; `only` keeps these runtimes or arms alone. `base_dir` is
     given where the file is a copy; otherwise paths count from the file's own directory.
 
     Raises: ScenarioError with every mistake; UsageError for an override or a runtime of `only` that cannot be.
@@ -86,7 +92,7 @@ def load(
     return LoadedScenario(scenario, path, base_dir or path.parent, stages[0].text, tuple(overrides), tuple(only), notes)
 
 
-def check(document: Document, known: Known) -> tuple[Scenario, tuple[str, ...]]:
+def check(document: Document, known: Known) -> tuple[AnyScenario, tuple[str, ...]]:
     """Return the scenario in a document with notes about what could not be checked. Raises: ScenarioError."""
     if not isinstance(document.data, dict):
         raise ScenarioError([document.problem((), "expected a mapping (key: value)", code="not_a_mapping")])
@@ -152,6 +158,7 @@ class _Check:
         self.document = document
         self.known = known
         self.data: dict[str, Any] = dict(document.data)
+        self.model: type[Scenario | StudyScenario] = StudyScenario if "study" in self.data else Scenario
         self.problems: list[Problem] = []
         self.notes: list[str] = []
 
@@ -180,7 +187,10 @@ class _Check:
             self._wrong(("schema",), f"expected {SCHEMA}, got {given!r}", "schema")
 
     def plugins(self) -> None:
-        """Check the options of the workload and of every runtime with the models of their plugins."""
+        """Check the options of the workload and of every runtime, or of a study, with the models of their plugins."""
+        if self.model is StudyScenario:
+            self._study()
+            return
         workload = self.data.get("workload")
         if isinstance(workload, dict):
             self.data["workload"] = self._options(("workload",), workload, "kind", self.known.workloads)
@@ -193,6 +203,22 @@ class _Check:
                 for name, entry in runtimes.items()
             }
 
+    def _study(self) -> None:
+        """Check the study's own options, and with its second model those of every arm."""
+        study = self.data["study"]
+        if not isinstance(study, dict):
+            return
+        self.data["study"] = self._options(("study",), study, "kind", self.known.studies)
+        kind = study.get("kind")
+        if not isinstance(kind, str) or kind not in self.known.study_arms:
+            self.data["arms"] = {name: {} for name in self._mapping("arms")}
+            return
+        model = self.known.study_arms[kind]
+        self.data["arms"] = {
+            name: {"options": self._validated(("arms", name), {} if entry is None else entry, model)}
+            for name, entry in self._mapping("arms").items()
+        }
+
     def _options(self, loc: Loc, entry: dict[str, Any], selector: str, models: OptionModels) -> dict[str, Any]:
         """Return `{selector: name, options: checked}`; what is wrong with the selector itself, pydantic says."""
         name = entry.get(selector)
@@ -204,12 +230,17 @@ class _Check:
             model = self._unknown((*loc, selector), name, models)
         elif (model := models[name]) is None:
             self.notes.append(f"{'.'.join(map(str, loc))}: {name} cannot be loaded here: its options were not checked")
-        if model is not None:
-            try:
-                options = model.model_validate(options)
-            except ValidationError as error:
-                self.problems += complaints(self.document, error, model, loc)
-        return {**chosen, "options": options}
+        return {**chosen, "options": self._validated(loc, options, model)}
+
+    def _validated(self, loc: Loc, options: Any, model: type[BaseModel] | None) -> Any:
+        """Return options as their plugin's model, or as they are where they are wrong or there is no model."""
+        if model is None:
+            return options
+        try:
+            return model.model_validate(options)
+        except ValidationError as error:
+            self.problems += complaints(self.document, error, model, loc)
+            return options
 
     def _unknown(self, loc: Loc, name: str, models: OptionModels) -> type[BaseModel] | None:
         """Refuse a plugin's name, and return the model that its options can be checked with all the same.
@@ -225,12 +256,13 @@ class _Check:
         return models[meant] if meant else _common(models)
 
     def control(self) -> None:
-        runtimes = self._mapping("runtimes")
-        if "control" not in self.data and runtimes:
-            self.data["control"] = next(iter(runtimes))
+        key = self.model.ARMS
+        arms = self._mapping(key)
+        if "control" not in self.data and arms:
+            self.data["control"] = next(iter(arms))
         control = self.data.get("control")
-        if isinstance(control, str) and runtimes and control not in runtimes:
-            self._wrong(("control",), f"{control}: not one of the runtimes{did_you_mean(control, runtimes)}", "control")
+        if isinstance(control, str) and arms and control not in arms:
+            self._wrong(("control",), f"{control}: not one of the {key}{did_you_mean(control, arms)}", "control")
 
     def blocks(self) -> None:
         blocks = self._mapping("trials").get("blocks")
@@ -248,6 +280,9 @@ class _Check:
 
     def families(self) -> None:
         """Check the families in `metrics`, and that each metric of the gate belongs to one that is measured."""
+        if self.model is StudyScenario:
+            self._study_gate()
+            return
         metrics = self.data.get("metrics")
         families = [name for name in metrics if isinstance(name, str)] if isinstance(metrics, list) else []
         for index, name in enumerate(metrics if isinstance(metrics, list) else []):
@@ -275,23 +310,33 @@ class _Check:
         used = {entry.get("source") for entry in entries if entry.get("type") == "volume"}
         self.notes += [f"volumes.{name}: is mounted nowhere" for name in volumes if name not in used]
 
-    def scenario(self) -> Scenario | None:
+    def _study_gate(self) -> None:
+        """Check that each metric of the gate is one of the study's."""
+        kind = self._mapping("study").get("kind")
+        measured = self.known.study_metrics.get(kind) if isinstance(kind, str) else None
+        gated = self._mapping("gate").get("metrics")
+        for index, name in enumerate(gated if isinstance(gated, list) else []):
+            if isinstance(name, str) and measured is not None and name not in measured:
+                message = f"{name}: not measured by this study{did_you_mean(name, measured)}"
+                self._wrong(("gate", "metrics", index), message, "unknown_metrics")
+
+    def scenario(self) -> AnyScenario | None:
         try:
-            return Scenario.model_validate(self.data)
+            return self.model.model_validate(self.data)
         except ValidationError as error:
-            self.problems += complaints(self.document, error, Scenario)
+            self.problems += complaints(self.document, error, self.model)
             return None
 
 
-def _keep(scenario: Scenario, only: Sequence[str]) -> tuple[Scenario, tuple[str, ...]]:
-    """Return the scenario with these runtimes alone, in its own order, and what that changes."""
+def _keep(scenario: AnyScenario, only: Sequence[str]) -> tuple[AnyScenario, tuple[str, ...]]:
+    """Return the scenario with these runtimes or arms alone, in its own order, and what that changes."""
     for name in only:
-        if name not in scenario.runtimes:
-            suggestion = did_you_mean(name, scenario.runtimes).removeprefix("; ")
-            raise UsageError(f"--only: {name}: not one of the runtimes", hint=suggestion or None)
-    runtimes = {name: runtime for name, runtime in scenario.runtimes.items() if name in only}
-    if scenario.control in runtimes:
-        return scenario.model_copy(update={"runtimes": runtimes}), ()
-    control = next(iter(runtimes))
+        if name not in scenario.contenders:
+            suggestion = did_you_mean(name, scenario.contenders).removeprefix("; ")
+            raise UsageError(f"--only: {name}: not one of the {scenario.ARMS}", hint=suggestion or None)
+    kept = {name: arm for name, arm in getattr(scenario, scenario.ARMS).items() if name in only}
+    if scenario.control in kept:
+        return scenario.model_copy(update={scenario.ARMS: kept}), ()
+    control = next(iter(kept))
     note = f"--only leaves out the control {scenario.control}: {control} is the control of this run"
-    return scenario.model_copy(update={"runtimes": runtimes, "control": control}), (note,)
+    return scenario.model_copy(update={scenario.ARMS: kept, "control": control}), (note,)

@@ -9,6 +9,10 @@ from typing import Any, Literal
 TRIAL_SCHEMA = "harness.trial/1"
 RUN_SCHEMA = "harness.run/1"
 
+READY_METRIC = "startup.ready"
+STUDY_PREFIX = "study:"
+"""In the place of a backend's name: `study:build-cache`."""
+
 Status = Literal["ok", "failed", "timeout"]
 RunStatus = Literal["running", "complete", "interrupted", "failed"]
 
@@ -23,6 +27,11 @@ class TrialSpec:
     runtime: str
     backend: str
     warmup: bool = False
+
+    @property
+    def starts_instance(self) -> bool:
+        """Whether it starts something that runs the workload and attests it; the trials of a study do not."""
+        return not self.backend.startswith(STUDY_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,10 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """run.json: how the run was planned and on what it ran. `metrics` maps a name to its definition as stored."""
+    """run.json: how the run was planned and on what it ran. `metrics` maps a name to its definition as stored.
+
+    `study` is empty where runtimes are compared, else its `kind`, `doc` and `options`; then there is no image.
+    """
 
     run_id: str
     scenario: str
@@ -95,3 +107,9 @@ class RunRecord:
     tools: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     stop_reason: str = ""
+    study: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The metric that people ask for first: a study's first, `startup.ready` of runtimes."""
+        return next(iter(self.metrics), READY_METRIC) if self.study else READY_METRIC

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from harness.model.fields import MemoryBytes, Ratio, Strict, Strings, exactly_one, to_tuple
 from harness.model.mounts import MountSection, VolumeName, VolumeSection
+from harness.model.records import STUDY_PREFIX
 from harness.model.spec import Limits, NetworkKind
 
 SCHEMA = "harness.scenario/1"
@@ -106,11 +107,46 @@ class Gate(Strict):
     metrics: Strings = Field(default=(), description="names of metrics, such as startup.ready")
 
 
-class Scenario(Strict):
-    """A whole scenario. `control` is the runtime that all others are compared with."""
+class StudyArm(Strict):
+    """One arm of a study; `options` are those that the study's plugin has for its arms."""
+
+    options: Any = None
+
+
+class Study(Strict):
+    """What is compared where nothing is started from one image; `options` are those of the study plugin `kind`."""
+
+    kind: Text
+    options: Any = None
+
+
+class _Common(Strict):
+    """What a scenario of runtimes and one of a study have alike. `control` is the arm that others are compared with."""
 
     schema_version: str = Field(alias="schema", description="harness.scenario/1")
     name: Name
+    trials: Trials = Trials()
+    gate: Gate | None = None
+
+
+class StudyScenario(_Common):
+    """A whole scenario of a study: its arms take the place of runtimes, and it has its own metrics."""
+
+    study: Study
+    arms: dict[RuntimeName, StudyArm] = Field(min_length=1)
+    control: RuntimeName = Field(description="the arm that all others are compared with; default: the first")
+
+    ARMS: ClassVar[str] = "arms"
+
+    @property
+    def contenders(self) -> dict[str, str]:
+        """What is compared, in the file's order: the name of each arm, and what stands in a trial for its backend."""
+        return dict.fromkeys(self.arms, f"{STUDY_PREFIX}{self.study.kind}")
+
+
+class Scenario(_Common):
+    """A whole scenario of runtimes. `control` is the runtime that all others are compared with."""
+
     image: Image
     workload: Workload
     limits: LimitsSection = LimitsSection()
@@ -121,12 +157,20 @@ class Scenario(Strict):
     )
     runtimes: dict[RuntimeName, Runtime] = Field(min_length=1)
     control: RuntimeName = Field(description="the runtime that all others are compared with; default: the first")
-    trials: Trials = Trials()
     metrics: Strings = Field(min_length=1, description="families of metrics, see `harness list probes`")
-    gate: Gate | None = None
+
+    ARMS: ClassVar[str] = "runtimes"
+
+    @property
+    def contenders(self) -> dict[str, str]:
+        """What is compared, in the file's order: the name of each runtime with its backend."""
+        return {name: runtime.backend for name, runtime in self.runtimes.items()}
 
 
-def resolved(scenario: Scenario) -> dict[str, Any]:
+AnyScenario = Scenario | StudyScenario
+
+
+def resolved(scenario: AnyScenario) -> dict[str, Any]:
     """Return the scenario as JSON data: defaults written out, what is unset left out; bytes and ns."""
     document = scenario.model_dump(mode="json", exclude={"schema_version"}, exclude_none=True)
     return {"schema": SCHEMA, **document}

@@ -149,6 +149,7 @@ def _run(document: Mapping[str, Any]) -> RunRecord:
         tools=dict(document["tools"]),
         warnings=tuple(document.get("warnings", ())),
         stop_reason=document.get("stop_reason", ""),
+        study=dict(document.get("study", {})),
     )
 
 

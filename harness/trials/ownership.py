@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import CapabilityError
-from harness.host.paths import runtime_dir
+from harness.host.paths import cache_dir, runtime_dir
 from harness.interfaces import Backend
 
 OWNER_FILE = "owner.json"
@@ -47,6 +47,11 @@ def boot_id() -> str:
 def registry() -> Path:
     """Return the directory that names every run of this user on this host."""
     return _ROOTS_REGISTRY if os.geteuid() == 0 else runtime_dir()
+
+
+def work_base() -> Path:
+    """Return the directory below which each run has its work directory on disk (`RunContext.work`)."""
+    return cache_dir() / "runs"
 
 
 def claim(token: str, run_id: str) -> Path:
@@ -96,7 +101,7 @@ def owner_of(token: str) -> Owner | None:
 
 def scratch_tokens() -> set[str]:
     """Return the tokens of all directories of runs, and of links to such."""
-    bases = {runtime_dir(), registry()}
+    bases = {runtime_dir(), registry(), work_base()}
     entries = [entry for base in bases if base.is_dir() for entry in base.iterdir()]
     return {
         entry.name for entry in entries if not entry.name.startswith(".") and (entry.is_dir() or entry.is_symlink())
@@ -112,7 +117,7 @@ def dead_tokens(backends: Iterable[Backend]) -> list[str]:
 def reap(token: str, backends: Sequence[Backend], *, dry_run: bool) -> list[str]:
     """Remove all that carries `token`, scratch directory last; return one line for each thing found."""
     lines = [line for backend in backends for line in backend.reap(token, dry_run=dry_run)]
-    for scratch in (runtime_dir() / token, registry() / token):
+    for scratch in (work_base() / token, runtime_dir() / token, registry() / token):
         directory = scratch.resolve()
         if directory.is_dir():
             lines.append(f"directory: {directory}")

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from harness.model.records import TrialSpec
 
 if TYPE_CHECKING:
-    from harness.model.scenario import Scenario
+    from harness.model.scenario import AnyScenario
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run may do. `runtimes` are (name, backend) in the scenario's order.
+    """What a run may do. `runtimes` are (name, backend) in the scenario's order, of a study (arm, `study:KIND`).
 
     Blocks count from 0, warm-up blocks first: `warmup_blocks` of them, then between `min_blocks` and `max_blocks` that
     count. The adaptive stop takes one block after the other with `block_trials`.
@@ -59,13 +59,13 @@ class Plan:
         )
 
 
-def plan(scenario: Scenario, seed: int) -> Plan:
+def plan(scenario: AnyScenario, seed: int) -> Plan:
     """Return the plan of a scenario; `seed` is the scenario's own or one from `choose_seed`."""
     return Plan(
         scenario=scenario.name,
         seed=seed,
         control=scenario.control,
-        runtimes=tuple((name, runtime.backend) for name, runtime in scenario.runtimes.items()),
+        runtimes=tuple(scenario.contenders.items()),
         warmup_blocks=scenario.trials.warmup,
         min_blocks=scenario.trials.blocks.min,
         max_blocks=scenario.trials.blocks.max,

@@ -14,11 +14,10 @@ from typing import Protocol
 from harness.analysis.identity import differences
 from harness.analysis.statistics import decide
 from harness.errors import RunFailed
-from harness.interfaces import Arm, Probe
 from harness.model.records import TrialRecord, TrialSpec
 from harness.model.units import format_ns
+from harness.trials.ledger import Progress
 from harness.trials.planner import Plan
-from harness.trials.trial import run_trial
 
 GIVE_UP_AFTER = 2
 """A runtime whose first trials all failed is not tried further: its failure would only be repeated."""
@@ -42,6 +41,16 @@ class Journal(Protocol):
     def log_dir(self, trial_id: str) -> Path: ...
 
 
+class Contender(Protocol):
+    """One arm of a run, prepared: a runtime that is started, or an arm of a study. `timeout_ns` None: it has no one."""
+
+    @property
+    def timeout_ns(self) -> int | None: ...
+    def run(self, spec: TrialSpec, log_dir: Path, progress: Progress) -> TrialRecord:
+        """Make one trial; return its record, also of a failed one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stopping:
     """When enough is known: `metrics` are those that decide, compared with the control."""
@@ -56,9 +65,7 @@ class Stopping:
 class Bench:
     """Everything that a run needs besides its plan."""
 
-    arms: Mapping[str, Arm]
-    probes: Sequence[Probe]
-    timeout_ns: int
+    contenders: Mapping[str, Contender]
     journal: Journal
     observer: Observer
 
@@ -118,14 +125,8 @@ def _after_block(plan: Plan, block: int, done: Sequence[TrialRecord], stopping: 
 
 
 def _one(spec: TrialSpec, bench: Bench, done: Sequence[TrialRecord], total: int) -> TrialRecord:
-    record = run_trial(
-        bench.arms[spec.runtime],
-        spec,
-        bench.probes,
-        timeout_ns=bench.timeout_ns,
-        log_dir=bench.journal.log_dir(spec.trial_id),
-        progress=bench.observer.phase,
-    )
+    log_dir = bench.journal.log_dir(spec.trial_id)
+    record = bench.contenders[spec.runtime].run(spec, log_dir, bench.observer.phase)
     bench.journal.append(record)
     bench.observer.finished(record, len(done) + 1, total)
     return record
@@ -137,14 +138,15 @@ def _give_up_on_failures(done: Sequence[TrialRecord], runtime: str, bench: Bench
         last = own[-1]
         logs = bench.journal.log_dir(last.spec.trial_id)
         raise RunFailed(
-            f"{runtime}: its first {len(own)} trials failed: {last.error}", hint=_advice(last, bench.timeout_ns, logs)
+            f"{runtime}: its first {len(own)} trials failed: {last.error}",
+            hint=_advice(last, bench.contenders[runtime].timeout_ns, logs),
         )
 
 
-def _advice(record: TrialRecord, timeout_ns: int, logs: Path) -> str:
+def _advice(record: TrialRecord, timeout_ns: int | None, logs: Path) -> str:
     """Return what helps against a failure that repeats itself."""
     where = f"what it wrote is in {logs}" if logs.is_dir() and any(logs.iterdir()) else "it left no output"
-    if record.status == "timeout":
+    if record.status == "timeout" and timeout_ns is not None:
         return f"it got {format_ns(timeout_ns)} (workload.timeout); {where}"
     if (record.error or "").startswith("agent: exec:"):
         return "the image lacks this program, or the interpreter (#!) or loader that it names: see workload.argv"

@@ -5,68 +5,33 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import StoreError, TrialError, TrialTimeout
+from harness.errors import StoreError, TrialError
 from harness.host.noise import Sampler
 from harness.interfaces import Arm, Instance, Probe
-from harness.model.metrics import Absent, Measurement
 from harness.model.milestones import EXITED, READY, REQUESTED, STOPPING
-from harness.model.records import Attestation, MetricValue, Status, TrialRecord, TrialSpec
+from harness.model.records import TrialRecord, TrialSpec
 from harness.model.units import format_ns
+from harness.trials.ledger import Ledger, Outcome, Progress, now, say_nothing
 
 STOP_NS = 30_000_000_000
 ATTEST_NS = 120_000_000_000
 
-Progress = Callable[[TrialSpec, str], None]
-"""Called when a trial enters a phase: starting, ready, stopping. Not between `requested` and `ready`."""
 
+@dataclass(frozen=True, slots=True)
+class RuntimeContender:
+    """One prepared runtime, started once a trial and watched by the probes."""
 
-@dataclass(slots=True)
-class _Ledger:
-    """What the probes have said so far. The first word on a metric stands; a second one is a bug of the probe."""
+    arm: Arm
+    probes: Sequence[Probe]
+    timeout_ns: int
 
-    values: dict[str, MetricValue] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-
-    def emit(self, item: Measurement | Absent) -> None:
-        name = item.metric.name
-        if name in self.values or name in self.absent:
-            raise AssertionError(f"probe: {name}: emitted twice in one trial")
-        if isinstance(item, Absent):
-            self.absent[name] = item.reason
-        else:
-            self.values[name] = MetricValue(item.value, item.metric.unit.value, dict(item.labels))
-
-    def complete(self, probes: Sequence[Probe], reason: str) -> None:
-        """Every metric has a value or a reason: nothing is missing without a word."""
-        for probe in probes:
-            for metric in probe.metrics:
-                if metric.name not in self.values:
-                    self.absent.setdefault(metric.name, reason)
-
-
-@dataclass(slots=True)
-class _Outcome:
-    status: Status = "ok"
-    error: str | None = None
-    attestation: Attestation | None = None
-
-    def fail(self, error: TrialError) -> None:
-        if self.status == "ok":  # the first failure is the cause, later ones its consequences
-            self.status = "timeout" if isinstance(error, TrialTimeout) else "failed"
-            self.error = error.message
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _say_nothing(_spec: TrialSpec, _phase: str) -> None:
-    pass
+    def run(self, spec: TrialSpec, log_dir: Path, progress: Progress) -> TrialRecord:
+        """Return the record of one start, see `run_trial`."""
+        return run_trial(self.arm, spec, self.probes, timeout_ns=self.timeout_ns, log_dir=log_dir, progress=progress)
 
 
 def run_trial(
@@ -76,15 +41,15 @@ def run_trial(
     *,
     timeout_ns: int,
     log_dir: Path,
-    progress: Progress = _say_nothing,
+    progress: Progress = say_nothing,
 ) -> TrialRecord:
     """Start, wait until ready, watch, attest, stop; return the record whatever happened.
 
     A TrialError becomes a record with its reason and everything measured before. Anything else (Ctrl-C, a bug) stops
     the instance and goes on up. Raises: StoreError when its logs cannot be written.
     """
-    ledger, outcome = _Ledger(), _Outcome()
-    started, sampler = _now(), Sampler()
+    ledger, outcome = Ledger(), Outcome()
+    started, sampler = now(), Sampler()
     marks: Mapping[str, int] = {}
     progress(spec, "starting")
     instance: Instance | None = None
@@ -105,7 +70,8 @@ def run_trial(
         progress(spec, "stopping")
         marks = _finish(instance, probes, ledger, outcome, log_dir)
     ledger.complete(
-        probes, "not measured: the trial failed before" if outcome.status != "ok" else "the probe did not tell"
+        [metric for probe in probes for metric in probe.metrics],
+        "not measured: the trial failed before" if outcome.status != "ok" else "the probe did not tell",
     )
     return TrialRecord(
         spec=spec,
@@ -161,7 +127,7 @@ def _abandon(instance: Instance) -> None:
         instance.stop(time.monotonic_ns())
 
 
-def _observe(instance: Instance, probes: Sequence[Probe], ledger: _Ledger, outcome: _Outcome) -> None:
+def _observe(instance: Instance, probes: Sequence[Probe], ledger: Ledger, outcome: Outcome) -> None:
     with contextlib.ExitStack() as watches:
         for probe in probes:
             watches.enter_context(probe.watch(instance, ledger.emit))
@@ -169,7 +135,7 @@ def _observe(instance: Instance, probes: Sequence[Probe], ledger: _Ledger, outco
 
 
 def _finish(
-    instance: Instance, probes: Sequence[Probe], ledger: _Ledger, outcome: _Outcome, log_dir: Path
+    instance: Instance, probes: Sequence[Probe], ledger: Ledger, outcome: Outcome, log_dir: Path
 ) -> Mapping[str, int]:
     """Stop, let the probes conclude, keep the logs; return the marks in ns since `requested`."""
     try:
@@ -190,7 +156,7 @@ def _finish(
     return dict(sorted(first.items(), key=lambda item: item[1]))
 
 
-def _refuse_death_after_ready(instance: Instance, outcome: _Outcome) -> None:
+def _refuse_death_after_ready(instance: Instance, outcome: Outcome) -> None:
     """A server that dies once it was ready was not there any more when memory and isolation were read."""
     seen = {mark.milestone: mark for mark in reversed(instance.marks)}
     ended, stopping, ready = seen.get(EXITED), seen.get(STOPPING), seen.get(READY)
@@ -201,7 +167,7 @@ def _refuse_death_after_ready(instance: Instance, outcome: _Outcome) -> None:
         outcome.fail(TrialError(f"workload: ended with code {ended.detail}, {after} after it was ready"))
 
 
-def _keep_logs(instance: Instance, outcome: _Outcome, log_dir: Path) -> None:
+def _keep_logs(instance: Instance, outcome: Outcome, log_dir: Path) -> None:
     """What it wrote is kept beside the record; the end of stderr explains a failure."""
     stdout, stderr = instance.output()
     logs = {"stdout.log": stdout, "stderr.log": stderr, "console.log": instance.console()}

@@ -13,6 +13,7 @@ from harness.trials import ownership
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path / "runtime"))
+    monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
     return tmp_path / "runtime"
 
 
@@ -70,6 +71,14 @@ def test_reaping_removes_the_scratch_directory_last_and_a_dry_run_nothing(runtim
     assert scratch.exists()
     assert ownership.reap("0123abcd", [], dry_run=False) == [f"directory: {scratch}"]
     assert not scratch.exists()
+
+
+def test_the_work_directory_of_a_dead_run_is_found_after_a_reboot_and_goes_with_it() -> None:
+    work = ownership.work_base() / "0123abcd"
+    work.mkdir(parents=True)
+    assert ownership.dead_tokens([]) == ["0123abcd"]
+    assert ownership.reap("0123abcd", [], dry_run=False) == [f"directory: {work}"]
+    assert ownership.dead_tokens([]) == []
 
 
 def test_start_ticks_tell_processes_apart() -> None:

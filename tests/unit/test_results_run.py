@@ -12,6 +12,7 @@ from harness.results.store import RunDirectory
 from harness.trials.planner import Plan
 from harness.trials.runner import Bench, Stopping, measure
 from tests.example_run import example_run
+from harness.trials.trial import RuntimeContender
 from tests.fakes import FakeArm, FakeInstance
 
 PLAN = Plan("s", 7, "process", (("process", "fake"), ("vm", "fake")), warmup_blocks=1, min_blocks=7, max_blocks=9)
@@ -50,8 +51,8 @@ def start(runtime):
 
 
 def bench(directory, observer):
-    arms = {runtime: start(runtime) for runtime in READY_NS}
-    return Bench(arms, (STARTUP,), 10**9, directory, observer)
+    contenders = {runtime: RuntimeContender(start(runtime), (STARTUP,), 10**9) for runtime in READY_NS}
+    return Bench(contenders, directory, observer)
 
 
 def test_a_run_that_is_interrupted_resumed_and_reported(tmp_path):

@@ -14,6 +14,7 @@ from harness.model.records import TrialRecord, TrialSpec
 from harness.probes.startup import PLUGIN as STARTUP
 from harness.trials.planner import Plan
 from harness.trials.runner import Bench, Stopping, beyond_tolerance, has_complete_block, measure, settled
+from harness.trials.trial import RuntimeContender
 from tests.fakes import ATTESTATION, FakeArm, FakeInstance
 
 RUNTIMES = (("process", "fake"), ("vm", "fake"))
@@ -78,7 +79,8 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
     def make(process: Start | None = None, vm: Start | None = None, room: int | None = None) -> Bench:
         journal = Journal(tmp_path, room)
         arms = {"process": FakeArm(process or after(1_000_000)), "vm": FakeArm(vm or after(40_000_000))}
-        return Bench(arms, [STARTUP], 2 * 10**9, journal, Watcher(journal))
+        contenders = {name: RuntimeContender(arm, [STARTUP], 2 * 10**9) for name, arm in arms.items()}
+        return Bench(contenders, journal, Watcher(journal))
 
     return make
 

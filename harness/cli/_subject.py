@@ -1,0 +1,200 @@
+"""What a run is about: runtimes that start one image, or a study. The only place that tells the two apart.
+
+Everything before (planning, resuming) and after (the loop, records, reports) is the same for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness import plugins
+from harness.errors import CapabilityError, ImageError
+from harness.host.paths import data_dir
+from harness.images.resolve import resolve_image
+from harness.images.store import Store
+from harness.interfaces import ArmSpec, Backend, Capability, Json, Probe, RunContext
+from harness.interfaces import Study as StudyPlugin
+from harness.model.metrics import Metric
+from harness.model.reading import LoadedScenario
+from harness.model.records import READY_METRIC
+from harness.model.scenario import AnyScenario, Scenario, StudyScenario
+from harness.model.spec import RootTree
+from harness.results.store import RunDirectory
+from harness.trials import resolve
+from harness.trials.reported import probes_with
+from harness.trials.runner import Contender
+from harness.trials.study import StudyContender
+from harness.trials.trial import RuntimeContender
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The arms of a run, ready for trials, and what run.json says of each."""
+
+    contenders: Mapping[str, Contender]
+    facts: Mapping[str, Mapping[str, Json]]
+
+
+class Subject(Protocol):
+    """What a run is about. `backends` find by its token what it leaves if it dies; `image` and
+    `study` are for run.json.
+    """
+
+    @property
+    def backends(self) -> tuple[Backend, ...]: ...
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
+    @property
+    def stop_metrics(self) -> tuple[str, ...]:
+        """The metrics that decide when enough is known, where the scenario's gate names none."""
+        ...
+
+    @property
+    def image(self) -> Mapping[str, Any]: ...
+    @property
+    def study(self) -> Mapping[str, Any]: ...
+    def prepare(self, context: RunContext, cleanup: contextlib.ExitStack) -> Prepared:
+        """Prepare every arm; what was prepared is closed by `cleanup`, also when a later one fails."""
+        ...
+
+
+def subject(loaded: LoadedScenario, former: RunDirectory | None) -> Subject:
+    """Return what a scenario is about, all that it needs checked. `former`: the run that is taken up.
+
+    Raises: UsageError, CapabilityError that names all that is missing, BuildError, StoreError for another image.
+    """
+    scenario = loaded.scenario
+    if isinstance(scenario, StudyScenario):
+        plugin: StudyPlugin = plugins.load("studies", scenario.study.kind)
+        _refuse_missing(arm_needs(scenario))
+        return _StudySubject(scenario, plugin, tuple(plugins.load("backends", name) for name in plugin.backends))
+    return _runtimes(loaded, scenario, former)
+
+
+def arm_needs(scenario: AnyScenario) -> dict[str, tuple[Capability, ...]]:
+    """Return what each arm needs here, by its name; one line that says why where its plugin cannot even be loaded."""
+    if isinstance(scenario, Scenario):
+        return {name: backend_needs(runtime.backend, runtime.options) for name, runtime in scenario.runtimes.items()}
+    plugin = plugins.try_load("studies", scenario.study.kind)
+    if isinstance(plugin, plugins.Unavailable):
+        return dict.fromkeys(scenario.arms, _unavailable("study", plugin))
+    return {name: tuple(plugin.needs(scenario.study.options, arm.options)) for name, arm in scenario.arms.items()}
+
+
+def backend_needs(name: str, options: Any) -> tuple[Capability, ...]:
+    """Return what a backend needs here; one line that says why where it cannot even be loaded."""
+    backend = plugins.try_load("backends", name)
+    return (
+        _unavailable("backend", backend) if isinstance(backend, plugins.Unavailable) else tuple(backend.needs(options))
+    )
+
+
+def _unavailable(what: str, plugin: plugins.Unavailable) -> tuple[Capability, ...]:
+    return (Capability(what, available=False, reason=f"cannot be loaded: {plugin.reason}"),)
+
+
+def _refuse_missing(needs: Mapping[str, Sequence[Capability]]) -> None:
+    """Raise one CapabilityError that names all that is missing, so that nothing has to be found out one by one."""
+    missing = [(f"{name}: {need.name}: {need.reason}", need.hint) for name, own in needs.items() for need in own
+               if not need.available]  # fmt: skip
+    if missing:
+        hint = "; ".join(dict.fromkeys(hint for _, hint in missing if hint)) or "harness doctor shows what works here"
+        raise CapabilityError("\n".join(dict.fromkeys(text for text, _ in missing)), hint=hint)
+
+
+@dataclass(frozen=True)
+class _RuntimesSubject:
+    """Runtimes that all start one image. `store`, open as long as the run, keeps the tree from being removed."""
+
+    scenario: Scenario
+    backends: tuple[Backend, ...]
+    probes: tuple[Probe, ...]
+    tree: RootTree
+    store: Store
+    specs: Mapping[str, ArmSpec]
+    stop_metrics: tuple[str, ...] = (READY_METRIC,)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return tuple(metric for probe in self.probes for metric in probe.metrics)
+
+    @property
+    def image(self) -> Mapping[str, Any]:
+        tree = self.tree
+        return {"reference": tree.reference, "root_digest": tree.digest, "size_bytes": tree.size_bytes}
+
+    @property
+    def study(self) -> Mapping[str, Any]:
+        return {}
+
+    def prepare(self, context: RunContext, cleanup: contextlib.ExitStack) -> Prepared:
+        by_name = {backend.name: backend for backend in self.backends}
+        contenders, facts = {}, {}
+        for name, runtime in self.scenario.runtimes.items():
+            spec = self.specs[name]
+            arm = by_name[runtime.backend].prepare(spec, runtime.options, context)
+            cleanup.callback(arm.close)
+            contenders[name] = RuntimeContender(arm, self.probes, spec.workload.timeout_ns)
+            facts[name] = arm.facts
+        return Prepared(contenders, facts)
+
+
+def _runtimes(loaded: LoadedScenario, scenario: Scenario, former: RunDirectory | None) -> Subject:
+    names = dict.fromkeys(runtime.backend for runtime in scenario.runtimes.values())
+    backends = tuple(plugins.load("backends", name) for name in names)
+    _refuse_missing(arm_needs(scenario))
+    store = Store(data_dir() / "images")
+    tree = _tree(loaded, scenario, store)
+    if former is not None:
+        former.check_same_image(tree.digest)
+    workload = plugins.load("workloads", scenario.workload.kind)
+    probes = probes_with(workload, tuple(plugins.load("probes", name) for name in scenario.metrics))
+    return _RuntimesSubject(
+        scenario, backends, probes, tree, store, resolve.arm_specs(scenario, workload, tree, loaded.base_dir)
+    )
+
+
+def _tree(loaded: LoadedScenario, scenario: Scenario, store: Store) -> RootTree:
+    reference = resolve.image_ref(scenario)
+    try:
+        return resolve_image(reference, loaded.base_dir, store)
+    except ImageError as error:
+        if error.hint is None and reference.kind in {"build", "layout", "rootfs"}:
+            error.hint = "paths in a scenario count from the directory of its file"
+        raise
+
+
+@dataclass(frozen=True)
+class _StudySubject:
+    scenario: StudyScenario
+    plugin: StudyPlugin
+    backends: tuple[Backend, ...]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return self.plugin.metrics
+
+    @property
+    def stop_metrics(self) -> tuple[str, ...]:
+        return (self.plugin.metrics[0].name,)
+
+    @property
+    def image(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def study(self) -> Mapping[str, Any]:
+        options = self.scenario.study.options.model_dump(mode="json", exclude_none=True)
+        return {"kind": self.plugin.name, "doc": self.plugin.doc, "options": options}
+
+    def prepare(self, context: RunContext, cleanup: contextlib.ExitStack) -> Prepared:
+        contenders, facts = {}, {}
+        for name, section in self.scenario.arms.items():
+            arm = self.plugin.prepare(name, self.scenario.study.options, section.options, context)
+            cleanup.callback(arm.close)
+            contenders[name] = StudyContender(arm, self.plugin.metrics)
+            facts[name] = arm.facts
+        return Prepared(contenders, facts)
