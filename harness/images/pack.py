@@ -1,7 +1,8 @@
 """Files to a layer: a tar whose bytes depend on nothing but the content, so that equal layers have equal digests.
 
-PAX format, no compression (the digest of the blob is then the diff id, and no zlib version changes it), one fixed time,
-no user or group names, entries in the order in which they are added.
+PAX format, no compression (the digest of the blob is then the diff id, and no zlib version changes it), times in whole
+seconds (one for all unless each entry shall keep its own), no user or group names, entries in the order in which they
+are added.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import io
 import os
 import stat
 import tarfile
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +36,14 @@ class Owner:
 
 @dataclass(slots=True)
 class LayerWriter:
-    """Writes one layer. Paths are relative to the root, as bytes; `mtime_s` is the time of every entry."""
+    """Writes one layer. Paths are relative to the root, as bytes.
+
+    `mtime_s` is the time of every entry; None: each has its own (now where none is given), `latest_s` at most.
+    """
 
     out: BlobWriter
-    mtime_s: int = 0
+    mtime_s: int | None = 0
+    latest_s: int | None = None
     count: int = 0
     _tar: tarfile.TarFile = field(init=False)
 
@@ -52,29 +59,58 @@ class LayerWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._tar.__exit__(kind, error, at)  # writes the end mark, after an error only what it still holds
 
-    def _info(self, path: bytes, kind: bytes, mode: int, owner: Owner) -> tarfile.TarInfo:
+    def _info(self, path: bytes, kind: bytes, mode: int, owner: Owner, own_s: float | None) -> tarfile.TarInfo:
         info = tarfile.TarInfo(path.decode("utf-8", "surrogateescape"))
-        info.type, info.mode, info.mtime = kind, mode, self.mtime_s
+        info.type, info.mode, info.mtime = kind, mode, self._time(own_s)
         info.uid, info.gid = owner.uid, owner.gid
         return info
+
+    def _time(self, own_s: float | None) -> int:
+        if self.mtime_s is not None:
+            return self.mtime_s
+        own = int(time.time() if own_s is None else own_s)
+        return own if self.latest_s is None else min(own, self.latest_s)
 
     def _add(self, info: tarfile.TarInfo, content: IO[bytes] | None = None) -> None:
         self._tar.addfile(info, content)
         self._tar.members = []  # type: ignore[attr-defined]  # or it keeps every header in memory
         self.count += 1
 
-    def directory(self, path: bytes, mode: int = 0o755, owner: Owner = Owner()) -> None:
-        self._add(self._info(path, tarfile.DIRTYPE, mode, owner))
+    def directory(
+        self,
+        path: bytes,
+        mode: int = 0o755,
+        owner: Owner = Owner(),
+        own_s: float | None = None,
+        xattrs: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add a directory. `xattrs` are PAX headers, here and below."""
+        info = self._info(path, tarfile.DIRTYPE, mode, owner, own_s)
+        info.pax_headers = dict(xattrs or {})
+        self._add(info)
 
-    def link(self, path: bytes, target: bytes, owner: Owner = Owner()) -> None:
+    def link(self, path: bytes, target: bytes, owner: Owner = Owner(), own_s: float | None = None) -> None:
         """Add a symbolic link."""
-        info = self._info(path, tarfile.SYMTYPE, 0o777, owner)
+        info = self._info(path, tarfile.SYMTYPE, 0o777, owner, own_s)
         info.linkname = target.decode("utf-8", "surrogateescape")
         self._add(info)
 
-    def file(self, path: bytes, content: IO[bytes] | bytes, mode: int = 0o644, owner: Owner = Owner()) -> None:
+    def hard_link(self, path: bytes, first: bytes, mode: int, owner: Owner, own_s: float | None = None) -> None:
+        """Add another name of a file that was added as `first`."""
+        info = self._info(path, tarfile.LNKTYPE, mode, owner, own_s)
+        info.linkname = first.decode("utf-8", "surrogateescape")
+        self._add(info)
+
+    def file(
+        self,
+        path: bytes,
+        content: IO[bytes] | bytes,
+        mode: int = 0o644,
+        owner: Owner = Owner(),
+        own_s: float | None = None,
+    ) -> None:
         """Add a regular file. Raises: ImageError when it shrinks while it is read."""
-        info = self._info(path, tarfile.REGTYPE, mode, owner)
+        info = self._info(path, tarfile.REGTYPE, mode, owner, own_s)
         if isinstance(content, bytes):
             info.size = len(content)
             self._add(info, io.BytesIO(content))
@@ -91,16 +127,14 @@ class LayerWriter:
         status, owner = entry.status, Owner(entry.status.st_uid, entry.status.st_gid)
         mode, source = stat.S_IMODE(status.st_mode), base + b"/" + entry.path
         if first is not None:
-            info = self._info(entry.path, tarfile.LNKTYPE, mode, owner)
-            info.linkname = first.decode("utf-8", "surrogateescape")
-            self._add(info)
+            self.hard_link(entry.path, first, mode, owner, status.st_mtime)
         elif stat.S_ISDIR(status.st_mode):
-            self.directory(entry.path, mode, owner)
+            self.directory(entry.path, mode, owner, status.st_mtime, _xattr_headers(source))
         elif stat.S_ISLNK(status.st_mode):
-            self.link(entry.path, os.readlink(source), owner)  # noqa: PTH115 - bytes
+            self.link(entry.path, os.readlink(source), owner, status.st_mtime)  # noqa: PTH115 - bytes
         elif stat.S_ISREG(status.st_mode):
             with os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-                self.file(entry.path, file, mode, owner)
+                self.file(entry.path, file, mode, owner, status.st_mtime)
         else:
             self._special(entry, mode, owner)
 
@@ -110,12 +144,12 @@ class LayerWriter:
         if kind is None:
             message = f"layer: /{os.fsdecode(entry.path)}: a socket: an image cannot hold it"
             raise ImageError(message, hint="stop the program that made it, or remove the file")
-        info = self._info(entry.path, kind, mode, owner)
+        info = self._info(entry.path, kind, mode, owner, entry.status.st_mtime)
         info.devmajor, info.devminor = os.major(entry.status.st_rdev), os.minor(entry.status.st_rdev)
         self._add(info)
 
 
-def _xattr_headers(fd: int) -> dict[str, str]:
+def _xattr_headers(fd: int | bytes) -> dict[str, str]:
     try:
         names = [name for name in os.listxattr(fd) if name.startswith(_KEPT_XATTRS)]
     except OSError as error:
