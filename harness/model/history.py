@@ -1,0 +1,69 @@
+"""A scenario's history as data: one entry a run, one series a metric and runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+Number = float | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One metric of one runtime in one run: its median with interval, and its effect against the control."""
+
+    median: Number
+    lo: Number
+    hi: Number
+    effect: Number
+    effect_lo: Number
+    effect_hi: Number
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One run of a history. `definitions` say what each metric meant then: [unit, better, assume, hash of its text]."""
+
+    run_id: str
+    started: str
+    commit: str
+    scenario_hash: str
+    image: str
+    harness: str
+    control: str
+    accelerators: Mapping[str, str]
+    noisy: int
+    trials: int
+    definitions: Mapping[str, Sequence[str]]
+    cells: Mapping[str, Mapping[str, Sequence[Number]]]
+    differences: tuple[str, ...] = field(default=())
+
+    def point(self, runtime: str, metric: str) -> Point | None:
+        """Return one metric of one runtime, None where this run did not measure it."""
+        values = self.cells.get(runtime, {}).get(metric)
+        if values is None:
+            return None
+        median, lo, hi, effect, effect_lo, effect_hi, n = values
+        return Point(median, lo, hi, effect, effect_lo, effect_hi, int(n or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric of one runtime over runs that mean the same. `points` fit `entries`; `relative` to the control."""
+
+    runtime: str
+    metric: str
+    unit: str
+    better: str
+    relative: bool
+    entries: tuple[Entry, ...]
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """A declared change before the run at `index`: numbers on both sides are not compared."""
+
+    index: int
+    reason: str
