@@ -20,6 +20,11 @@ def open_store() -> Store:
     return Store(data_dir() / "images")
 
 
+def tell(text: str) -> None:
+    """Say on stderr how it goes; stdout is for results."""
+    click.echo(text, err=True)
+
+
 def print_json(**content: Any) -> None:
     """Print the one document of `--json`."""
     click.echo(json.dumps({"schema": _SCHEMA, **content}, indent=2))
