@@ -25,7 +25,12 @@ from harness.model.report import Cell, Effect, Failure, Finding, Report
 
 HEADLINES = ("startup.ready", "memory.pss")
 """These come first in every table."""
-_WORDS = {"ns": ("slower", "faster"), "bytes": ("more", "less")}
+_WORDS = {
+    "ns": ("slower", "faster"),
+    "bytes": ("more", "less"),
+    "bytes/s": ("faster", "slower"),
+    "1/s": ("faster", "slower"),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ class Unit(StrEnum):
     COUNT = "count"
     BOOL = "bool"
     RATIO = "ratio"
+    BYTES_PER_S = "bytes/s"
+    PER_S = "1/s"
 
 
 class Better(StrEnum):

@@ -41,9 +41,12 @@ def format_value(value: float, unit: str) -> str:
         return format_ns(value)
     if unit == "bytes":
         return format_bytes(value)
+    if unit == "bytes/s":
+        return f"{format_bytes(value)}/s"
     if unit == "bool":
         return {0: "no", 1: "yes"}.get(int(value) if value in (0, 1) else -1, f"{value:g}")
-    return three_digits(value) if unit in {"count", "ratio", ""} else f"{three_digits(value)} {unit}"
+    plain = three_digits(value)
+    return plain if unit in {"count", "ratio", ""} else f"{plain} /s" if unit == "1/s" else f"{plain} {unit}"
 
 
 def three_digits(value: float) -> str:
