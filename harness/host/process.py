@@ -31,6 +31,7 @@ PACKAGES = {
     "gcc": "gcc",
     "ip": "iproute2",
     "mke2fs": "e2fsprogs",
+    "mmdebstrap": "mmdebstrap",
     "mkfs.btrfs": "btrfs-progs",
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",
@@ -104,7 +105,11 @@ def run(
     return Completed(stdout, stderr)
 
 
-def start(argv: Sequence[str], *, keep_fds: Sequence[int] = (), stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+Running = subprocess.Popen[bytes]
+"""A program that `start` started: its pid, and whether it has ended."""
+
+
+def start(argv: Sequence[str], *, keep_fds: Sequence[int] = (), stderr: IO[bytes]) -> Running:
     """Start a program that goes on running, with `keep_fds` under their own numbers; its end is the caller's affair.
 
     Raises: CapabilityError when the program is missing.
@@ -115,6 +120,15 @@ def start(argv: Sequence[str], *, keep_fds: Sequence[int] = (), stderr: IO[bytes
         list(argv), executable=program, pass_fds=keep_fds, process_group=0,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
     )  # fmt: skip
+
+
+def await_end(child: Running, timeout_ns: int) -> int:
+    """Return the code of a program that ends by itself; one that still runs at `timeout_ns` is killed."""
+    try:
+        return child.wait(timeout_ns / 1e9)
+    except subprocess.TimeoutExpired:
+        _kill_group(child)
+        return child.wait()
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
