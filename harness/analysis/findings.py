@@ -12,8 +12,9 @@ from harness.model.report import Cell, Finding, Missing
 TCG = "tcg"
 KILLED = "killed"
 """The code of the note that a run which says `running` has no process any more; only the host can tell."""
-WATCHED = ("startup.ready", "memory.pss")
-"""Drift and outliers are looked for here only: over all metrics, one in a hundred would drift by chance."""
+WATCHED = ("memory.pss",)
+"""Drift and outliers are looked for here and in the headline only: over all metrics, one in
+a hundred would drift by chance."""
 DRIFT_P = 0.01
 MARKER_RATIO_MAX = 0.05
 """A marker that takes more than this share of the time it marks is told."""
@@ -162,7 +163,7 @@ def _noise(trials: Sequence[TrialRecord]) -> Iterator[Finding]:
 def _series(run: RunRecord, kept: Sequence[TrialRecord]) -> Iterator[tuple[str, str, list[TrialRecord], list[float]]]:
     """Yield every watched metric of every runtime, in the order in which the trials ran."""
     ordered = sorted(kept, key=lambda trial: (trial.spec.block, trial.spec.order))
-    for metric in WATCHED:
+    for metric in (run.headline, *WATCHED):
         for runtime in run.runtimes:
             own = [trial for trial in ordered if trial.spec.runtime == runtime and metric in trial.metrics]
             yield metric, runtime, own, [trial.metrics[metric].value for trial in own]

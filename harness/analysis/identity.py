@@ -25,9 +25,9 @@ def differences(records: Sequence[TrialRecord]) -> list[str]:
     """Return one line for each field and trial that differs from the others; empty where all arms are the same.
 
     A succeeded trial without attestation differs too. The value of most trials is taken as the right one, and the
-    first trial that has another is named for each runtime.
+    first trial that has another is named for each runtime. Trials of a study start nothing that could attest.
     """
-    ok = [record for record in records if record.status == "ok"]
+    ok = [record for record in records if record.status == "ok" and record.spec.starts_instance]
     attested = [(record, record.attestation) for record in ok if record.attestation is not None]
     lines = [
         f"attestation: {record.spec.runtime}: missing (trial {record.spec.trial_id})"
@@ -70,7 +70,12 @@ def _short(name: str, value: object) -> str:
 
 
 def identity(run: RunRecord, records: Sequence[TrialRecord]) -> Identity:
-    """Return the verdict on a whole run. A run in which nothing was attested is not identical: nobody knows."""
+    """Return the verdict on a whole run. A run in which nothing was attested is not identical: nobody knows.
+
+    Of a study there is nothing to say: its arms differ, that is what it compares.
+    """
+    if run.study:
+        return Identity(identical=True, attested=0, trials=0, root_digest="", exe_sha256="")
     ok = [record for record in records if record.status == "ok"]
     attestations = [record.attestation for record in ok if record.attestation is not None]
     found = differences(records) or ([] if attestations else ["attestation: no trial of this run succeeded"])

@@ -23,8 +23,8 @@ from harness.model.metrics import Assume
 from harness.model.records import MetricValue, RunRecord, TrialRecord
 from harness.model.report import Cell, Effect, Failure, Finding, Report
 
-HEADLINES = ("startup.ready", "memory.pss")
-"""These come first in every table."""
+HEADLINES = ("memory.pss",)
+"""These come first in every table, after the one that people ask for first (`RunRecord.headline`)."""
 _WORDS = {
     "ns": ("slower", "faster"),
     "bytes": ("more", "less"),
@@ -78,7 +78,8 @@ def metric_names(run: RunRecord, trials: Sequence[TrialRecord]) -> list[str]:
     """Return all metrics of a run: the headlines, then as its probes declare them, then any without a definition."""
     stored = (name for trial in trials for name in (*trial.metrics, *trial.absent))
     names = list(dict.fromkeys([*run.metrics, *stored]))
-    return [name for name in HEADLINES if name in names] + [name for name in names if name not in HEADLINES]
+    first = (run.headline, *HEADLINES)
+    return [name for name in first if name in names] + [name for name in names if name not in first]
 
 
 def _accelerators(run: RunRecord, trials: Sequence[TrialRecord]) -> dict[str, str]:

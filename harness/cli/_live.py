@@ -6,13 +6,14 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, Self, TextIO
 
 from harness.model.milestones import READY
-from harness.model.records import RunRecord, TrialRecord, TrialSpec
-from harness.model.units import format_ns
+from harness.model.records import MetricValue, RunRecord, TrialRecord, TrialSpec
+from harness.report._tables import format_value
 from harness.trials.planner import Plan
 from harness.trials.runner import count
 
@@ -35,8 +36,9 @@ class LiveObserver(AbstractContextManager["LiveObserver"], Protocol):
 def header(plan: Plan, directory: Path, record: RunRecord) -> list[str]:
     """Return the lines that open a run: what, in which order, where to, and with which accelerator."""
     blocks = str(plan.max_blocks) if plan.min_blocks == plan.max_blocks else f"{plan.min_blocks}..{plan.max_blocks}"
+    arms = count(len(plan.runtimes), "arm" if record.study else "runtime")
     lines = [
-        f"{record.scenario}   {count(len(plan.runtimes), 'runtime')} x {blocks} block{'' if blocks == '1' else 's'}"
+        f"{record.scenario}   {arms} x {blocks} block{'' if blocks == '1' else 's'}"
         f" (+{plan.warmup_blocks} warm-up)   seed {plan.seed}   control {plan.control}",
         f"writing   {directory}",
         *(f"note: {warning}" for warning in record.warnings),
@@ -60,7 +62,15 @@ def brief(record: TrialRecord) -> str:
     """Return one trial's result in a word: its reason has been told."""
     if record.status != "ok":
         return record.status
-    return format_ns(record.marks[READY]) if READY in record.marks else "ok"
+    first = headline_value(record)
+    return "ok" if first is None else format_value(first.value, first.unit)
+
+
+def headline_value(record: TrialRecord) -> MetricValue | None:
+    """Return what a trial measured first of all: its time to ready, or a study's first metric; None without any."""
+    if record.spec.starts_instance:
+        return MetricValue(record.marks[READY], "ns") if READY in record.marks else None
+    return next(iter(record.metrics.values()), None)
 
 
 class _Quiet:
@@ -129,7 +139,7 @@ class _Terminal(_Lines):
         self._seconds: list[float] = []
         self._trial_started = time.monotonic()
         self._progress: tuple[str, ...] = ()
-        self._ready: dict[str, list[int]] = {}
+        self._headline: dict[str, list[MetricValue]] = {}
         self._done_ratio = 0.0
 
     def __exit__(self, *_: object) -> None:
@@ -144,8 +154,8 @@ class _Terminal(_Lines):
         width = os.get_terminal_size(self._stream.fileno()).columns or UNKNOWN_WIDTH_COLUMNS
         room = max(20, width - 1 - CTRL_C_COLUMNS)
         line = f"{_bar(self._done_ratio)} {state}"
-        ready = ((name, self._ready.get(name)) for name, _backend in self._plan.runtimes)
-        medians = (f"{name} {format_ns(statistics.median(values))}" for name, values in ready if values)
+        first = ((name, self._headline.get(name)) for name, _backend in self._plan.runtimes)
+        medians = (f"{name} {_median(values)}" for name, values in first if values)
         for part in (*self._progress, *medians):
             if len(line) + 2 + len(part) > room:
                 break
@@ -166,12 +176,16 @@ class _Terminal(_Lines):
         self._seconds.append(time.monotonic() - self._trial_started)
         if record.status != "ok":
             self.say(f"{record.spec.trial_id}   {outcome(record)}")
-        elif READY in record.marks and not record.spec.warmup:
-            self._ready.setdefault(record.spec.runtime, []).append(record.marks[READY])
+        elif (value := headline_value(record)) is not None and not record.spec.warmup:
+            self._headline.setdefault(record.spec.runtime, []).append(value)
         left_s = statistics.mean(self._seconds) * (total - done)
         self._done_ratio = done / total
         self._progress = (f"{done}/{total} trials", f"ETA {int(left_s // 60)}:{int(left_s % 60):02d}")
         self._draw(f"{record.spec.runtime}: {brief(record)}")
+
+
+def _median(values: Sequence[MetricValue]) -> str:
+    return format_value(statistics.median(value.value for value in values), values[0].unit)
 
 
 def _bar(done_ratio: float) -> str:

@@ -11,11 +11,11 @@ import click
 from harness import plugins
 from harness.cli._output import print_json, print_table
 
-Kind = Literal["backends", "workloads", "probes", "metrics", "formats", "runs"]
+Kind = Literal["backends", "workloads", "probes", "studies", "metrics", "formats", "runs"]
 Row = dict[str, Any]
 
 
-@click.command("list", short_help="List backends, workloads, probes, metrics or runs.")
+@click.command("list", short_help="List backends, workloads, probes, studies, metrics or runs.")
 @click.argument("what", type=click.Choice(get_args(Kind)))
 @click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where runs are."
@@ -35,6 +35,7 @@ def listing(*, what: Kind, results: Path, as_json: bool) -> None:
         "backends": lambda: _plugins("backends"),
         "workloads": lambda: _plugins("workloads"),
         "probes": lambda: _plugins("probes"),
+        "studies": lambda: _plugins("studies"),
         "formats": lambda: _plugins("report"),
         "metrics": _metrics,
         "runs": lambda: _runs(results),
@@ -60,6 +61,8 @@ def _metrics() -> Iterator[Row]:
         yield from _metrics_of("probes", name)
     for name in plugins.names("workloads"):
         yield from _metrics_of("workloads", name)
+    for name in plugins.names("studies"):
+        yield from _metrics_of("studies", name)
 
 
 def _metrics_of(group: plugins.Group, name: str) -> Iterator[Row]:

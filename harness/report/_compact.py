@@ -24,6 +24,13 @@ def width_columns(matrix: Matrix, gap_columns: int = 2) -> int:
     return sum(widths) + gap_columns * (len(widths) - 1)
 
 
+def fitting(matrix: Matrix, room_columns: int) -> Matrix:
+    """Return a matrix with a line for each column where it is too wide, and that is narrower: for many arms."""
+    turned = [list(line) for line in zip(*matrix, strict=True)]
+    too_wide = bool(matrix) and width_columns(matrix) > room_columns
+    return turned if too_wide and width_columns(turned) < width_columns(matrix) else matrix
+
+
 def time_matrix(report: Report) -> Matrix:
     """Return the median time from the request to each milestone, in the order of the ladder; empty without any."""
     return _medians(report, "time until", [f"{STARTUP}{name}" for name in LADDER], STARTUP)
@@ -40,7 +47,8 @@ def others_matrix(report: Report, gated: Sequence[str]) -> Matrix:
     ladder = {f"{STARTUP}{name}" for name in LADDER}
     told = {*HEADLINES, *gated, *ladder}
     own = (MEMORY, tables.MARKER)
-    return _medians(report, "other", [name for name in _noisy(report) if name not in told and not name.startswith(own)])
+    title = "median" if report.run.study else "other"
+    return _medians(report, title, [name for name in _noisy(report) if name not in told and not name.startswith(own)])
 
 
 def _noisy(report: Report) -> list[str]:

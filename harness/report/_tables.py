@@ -8,7 +8,8 @@ from harness.analysis.findings import KILLED
 from harness.model.report import Cell, Effect, Missing, Report
 from harness.model.units import format_bytes, format_ns, format_ratio
 
-READY = "startup.ready"
+HEADLINE_ARMS_MAX = 6
+"""Of more arms than these, the first sentence names the lowest and the highest."""
 MARKER = "marker."
 MARKER_WRITE = "marker.write"
 MARKER_DELIVERY = "marker.delivery"
@@ -160,13 +161,15 @@ def _exact_text(cell: Cell | None) -> str:
 
 def headline(report: Report) -> str:
     """Return one sentence that a stranger understands: how long each runtime takes to be ready, beside the control."""
+    if report.run.study:
+        return _study_headline(report)
     control = report.run.control
-    base = report.cell(READY, control)
+    base = report.cell(report.run.headline, control)
     if base is None or base.median is None:
         return f"No start of {control}, the control, was measured to the end: there is nothing to compare with."
     parts = []
     for runtime in report.run.runtimes:
-        cell = report.cell(READY, runtime)
+        cell = report.cell(report.run.headline, runtime)
         if runtime != control:
             parts.append(f"{runtime_label(report, runtime)} {_comparison(cell)}")
     ready = f"{runtime_label(report, control)} is ready after {format_value(base.median, base.unit)}"
@@ -186,6 +189,38 @@ def _comparison(cell: Cell | None) -> str:
     if cell.effect.wording in {"undecided", "too few blocks"}:
         return f"takes {text} as long: {cell.effect.wording}"
     return f"takes {text} as long"
+
+
+def _study_headline(report: Report) -> str:
+    """Return the first metric of a study as one sentence: every arm beside the control, or the two ends of many."""
+    metric, control = report.run.headline, report.run.control
+    cells = [cell for name in report.run.runtimes if (cell := report.cell(metric, name)) and cell.median is not None]
+    values = {cell.runtime: format_value(cell.median or 0, cell.unit) for cell in cells}
+    if not values:
+        return f"{metric} was not measured in any arm: there is nothing to compare."
+    if len(cells) > HEADLINE_ARMS_MAX:
+        low, high = (pick(cells, key=lambda cell: cell.median or 0).runtime for pick in (min, max))
+        beside = f"; {control}, the control: {values[control]}" if control in set(values) - {low, high} else ""
+        return f"{metric}: from {values[low]} ({low}) to {values[high]} ({high}){beside}."
+    parts = [f"{name} {value}" for name, value in values.items()]
+    times = [
+        f"{cell.runtime} {effect_text(cell.effect, cell.unit)}"
+        for cell in cells
+        if cell.effect is not None and cell.effect.kind == "ratio"
+    ]
+    beside = f"; against {control}: {', '.join(times)}" if times else ""
+    return f"{metric}: {', '.join(parts)}{beside}."
+
+
+def subject_line(report: Report) -> tuple[str, str]:
+    """Return what the run is about with its name: whether all arms ran the same workload, or which study it is."""
+    study = report.run.study
+    return ("study", f"{study['kind']}: {study['doc']}") if study else ("workload", identity_line(report))
+
+
+def arm_word(report: Report) -> str:
+    """Return what the columns of a comparison are called."""
+    return "arm" if report.run.study else "runtime"
 
 
 def state(report: Report) -> str:

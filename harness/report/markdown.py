@@ -31,7 +31,8 @@ def _facts(report: Report) -> Iterator[str]:
     yield f"- run: `{run.run_id}` ({_plain(tables.state(report))})"
     yield f"- trials: {tables.counts(report)}, order seed {run.seed}"
     yield f"- host: {_plain(tables.host_line(report))}"
-    yield f"- workload: {_plain(tables.identity_line(report))}"
+    name, line = tables.subject_line(report)
+    yield f"- {name}: {_plain(line)}"
     for line in tables.seen_lines(report):
         yield f"- {_plain(line)}"
     for difference in report.identity.differences:
@@ -43,7 +44,7 @@ def _measurements(report: Report) -> Iterator[str]:
     if not rows:
         return
     yield "\n## Measured\n"
-    head = ["metric", "runtime", "n", "median", "95 % interval", f"vs {report.run.control}, paired", ""]
+    head = ["metric", tables.arm_word(report), "n", "median", "95 % interval", f"vs {report.run.control}, paired", ""]
     lines = [
         [f"{row.metric} {row.arrow}".rstrip(), row.runtime, row.n, row.median, row.interval, row.effect, row.wording]
         for row in rows

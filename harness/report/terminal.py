@@ -55,22 +55,22 @@ class TerminalRenderer:
 
     def render(self, report: Report) -> str:
         console = self._console()
+        shown = sorted({report.run.headline, *compact.HEADLINES, *self._gated})
         _head(console, report)
         if self._everything:
             _table(console, report, tables.rows(report, without=(tables.MARKER,)))
             _marker_line(console, report)
-            _matrix(console, tables.exact_matrix(report))
+            _matrix(console, compact.fitting(tables.exact_matrix(report), console.width))
         else:
-            shown = {*compact.HEADLINES, *self._gated}
             _table(console, report, [row for row in tables.rows(report) if row.metric in shown])
-            _medians(console, report, self._gated)
-            _matrix(console, compact.property_matrix(report, console.width))
+            _medians(console, report, shown)
+            _matrix(console, compact.fitting(compact.property_matrix(report, console.width), console.width))
         _findings(console, report)
         if self._everything:
             _missing(console, [tables.missing_text(missing) for missing in report.missing])
             console.print()
         else:
-            surprising = compact.surprising(report, self._gated)
+            surprising = compact.surprising(report, shown)
             _missing(console, [compact.missing_text(missing) for missing in surprising])
             _how_to_see_all(console, report, left_out=len(report.missing) - len(surprising))
         # The last lines are those that a terminal still shows: say once more what came out.
@@ -129,7 +129,7 @@ def _head(console: Console, report: Report) -> None:
         ("", state),
         ("trials", f"{tables.counts(report)}, order seed {run.seed}"),
         ("host", tables.host_line(report)),
-        ("workload", tables.identity_line(report)),
+        tables.subject_line(report),
         *(("" if place else "inside", line) for place, line in enumerate(tables.seen_lines(report))),
     ]
     for name, value in facts:
@@ -148,7 +148,7 @@ def _table(console: Console, report: Report, rows: Sequence[Row]) -> None:
     """Write the metric beside its rows where that fits, and on a line of its own above them where it does not."""
     if not rows:
         return
-    heads = ["metric", "runtime", "n", "median", "95 % interval", f"vs {report.run.control}, paired"]
+    heads = ["metric", tables.arm_word(report), "n", "median", "95 % interval", f"vs {report.run.control}, paired"]
     lines = [_cells(row, with_metric=True) for row in rows]
     wide = sum(_widths([heads, *lines])) + len(_GAP) * (len(heads) - 1) <= console.width
     if not wide:
@@ -203,7 +203,7 @@ def _line(console: Console, cells: Sequence[str], widths: Sequence[int], *, styl
 def _medians(console: Console, report: Report, gated: Sequence[str]) -> None:
     """Write the medians of all metrics without a row of their own: time and memory side by side where that fits."""
     parts = [
-        _aligned(part)
+        _aligned(compact.fitting(part, console.width))
         for part in (
             compact.time_matrix(report),
             compact.memory_matrix(report, gated),
