@@ -9,8 +9,10 @@ import click
 from harness.cli import _image_transfer as transfer
 from harness.cli._image import JSON, image_facts, open_store, print_json
 from harness.cli._image_build import build
+from harness.cli._image_registry import login, logout, pull, push
 from harness.errors import ImageError
 from harness.images import oci
+from harness.images.collection import collect
 from harness.images.disk import disk_image
 from harness.images.roots import open_tree
 from harness.model.units import format_bytes
@@ -95,8 +97,8 @@ def rm(names: tuple[str, ...]) -> None:
             click.echo(f"removed {name}", err=True)
         except ImageError as error:
             failed.append(error)
-    for path in store.collect():
-        click.echo(f"removed {path}", err=True)
+    for gone in collect(store):
+        click.echo(f"removed {gone.path}", err=True)
     if failed:
         hint = "; ".join(dict.fromkeys(error.hint for error in failed if error.hint))
         raise ImageError("\n".join(error.message for error in failed), hint=hint or None)
@@ -123,5 +125,5 @@ def disk(name: str, fs: str, *, as_json: bool) -> None:
         click.echo(str(made.path))
 
 
-for _command in (build, transfer.import_, transfer.export, transfer.bootstrap):
+for _command in (build, transfer.import_, transfer.export, transfer.bootstrap, pull, push, login, logout):
     image.add_command(_command)

@@ -32,6 +32,7 @@ PACKAGES = {
     "ip": "iproute2",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
+    "mmdebstrap": "mmdebstrap",
     "mkfs.btrfs": "btrfs-progs",
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",
@@ -41,6 +42,7 @@ PACKAGES = {
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-x86_64": "qemu-system-x86",
     "runc": "runc",
+    "skopeo": "skopeo",
     "thin_ls": "thin-provisioning-tools",
 }
 

@@ -30,10 +30,18 @@ _WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How layers are to be packed; `level` None is the usual one, and keeps a layer that is packed so already."""
+    """How layers are to be packed; `level` None is the usual one, and keeps a layer that is packed so already.
+
+    With `plain_only` whatever is packed in any way stays as it is.
+    """
 
     kind: Packing
     level: int | None = None
+    plain_only: bool = False
+
+    def keeps(self, packing: Packing) -> bool:
+        """Whether a layer that is packed in that way stays as it is."""
+        return (self.level is None and packing == self.kind) or (self.plain_only and packing != "none")
 
     @property
     def media_type(self) -> str:
@@ -72,7 +80,7 @@ def repack(
     """
 
     def one(layer: Layer) -> tuple[Layer, Path | None]:
-        if compression.level is None and packing_of(store, layer) == compression.kind:
+        if compression.keeps(packing_of(store, layer)):
             return layer, None
         path = scratch / layer.diff_id.removeprefix("sha256:")
         return Layer(_pack(store, layer, compression, path), layer.diff_id), path
