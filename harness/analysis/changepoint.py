@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from harness.model.history import Step
 
 WINDOW = 30
 LAGS = (3, 4, 5, 6)
@@ -25,16 +26,6 @@ ALPHA = 0.005
 """Once for each run: over 26 runs that change nothing this is wrong in 2 to 3 of 100 histories."""
 PERMUTATIONS = 999
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """`index` is the first run on the new level; `before`, `after` are the medians on both sides, as given."""
-
-    index: int
-    before: float
-    after: float
-    p: float
 
 
 def tail_step(values: Sequence[float], key: str, margin: float) -> Step | None:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from harness.analysis import changepoint
-from harness.analysis.changepoint import Step
-from harness.model.history import Break, Entry, Number, Series
+from harness.analysis.statistics import median
+from harness.model.history import Break, Entry, Judged, Number, Series, Step
 from harness.model.report import Report
-
-Verdict = Literal["regressed", "no-step", "too-few-runs"]
 
 
 def entry_of(report: Report, *, commit: str = "", noisy: int = 0) -> Entry:
@@ -92,18 +88,6 @@ def _same(before: Entry, after: Entry, found: Series) -> dict[str, bool]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A series with what was found at its end: `step` counts in runs of the whole series, `first` begins a segment."""
-
-    series: Series
-    breaks: tuple[Break, ...]
-    first: int
-    step: Step | None
-    verdict: Verdict
-    reason: str
-
-
 def judge(found: Series, margin: float) -> Judged:
     """Return whether the newest runs of a series lie on a worse level: a step larger than `margin` (a ratio).
 
@@ -120,30 +104,23 @@ def judge(found: Series, margin: float) -> Judged:
     if step is None:
         return Judged(found, tuple(marks), first, None, "no-step", f"no step in {len(values)} runs")
     moved = Step(step.index + first, step.before, step.after, step.p)
-    return Judged(found, tuple(marks), first, moved, "regressed", _told(found, moved))
+    return Judged(found, tuple(marks), first, moved, "regressed", _told(found, first, moved))
 
 
 def _scale(found: Series, first: int, margin: float) -> tuple[list[float], float]:
     """Return the segment's values on a scale on which above is worse, and how much of it is too much."""
-    numbers = [float(value(found, place) or 0) for place in range(first, len(found.points))]
+    numbers = [float(found.compared(place) or 0) for place in range(first, len(found.points))]
     sign = -1.0 if found.better == "higher" else 1.0
     if all(number > 0 for number in numbers):
         return [sign * math.log(number) for number in numbers], math.log1p(margin)
-    middle = sorted(numbers)[len(numbers) // 2]
-    return [sign * number for number in numbers], margin * abs(middle)
+    return [sign * number for number in numbers], margin * abs(median(numbers))
 
 
-def value(found: Series, place: int) -> Number:
-    """Return what is compared at one run: the effect against the control, or the median where there is none."""
-    point = found.points[place]
-    return point.effect if found.relative else point.median
-
-
-def _told(found: Series, step: Step) -> str:
+def _told(found: Series, first: int, step: Step) -> str:
+    """Return how much the level moved within its segment, and between which runs."""
     since, before = found.entries[step.index], found.entries[step.index - 1]
-    places = range(len(found.points))
-    sides = [[float(value(found, n) or 0) for n in places if (n < step.index) == left] for left in (True, False)]
-    old, new = (sorted(side)[len(side) // 2] for side in sides)
+    sides = (range(first, step.index), range(step.index, len(found.points)))
+    old, new = (median([float(found.compared(place) or 0) for place in side]) for side in sides)
     change = f"{new / old - 1:+.1%}" if old else f"{new - old:+g}"
     commits = f" between {before.commit[:8]} and {since.commit[:8]}" if since.commit and before.commit else ""
     return f"{change} since {since.run_id}{commits} (p {step.p:.3f})"

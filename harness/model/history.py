@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 Number = float | int | None
+StepVerdict = Literal["regressed", "no-step", "too-few-runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,37 @@ class Series:
     entries: tuple[Entry, ...]
     points: tuple[Point, ...]
 
+    def compared(self, place: int) -> Number:
+        """Return what is compared at one run: the effect against the control, or the median where there is none."""
+        point = self.points[place]
+        return point.effect if self.relative else point.median
+
 
 @dataclass(frozen=True, slots=True)
 class Break:
     """A declared change before the run at `index`: numbers on both sides are not compared."""
 
     index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`index` is the first run on the new level; `before`, `after` are the medians on both sides, as given."""
+
+    index: int
+    before: float
+    after: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A series with what was found at its end: `step` counts in runs of the whole series, `first` begins a segment."""
+
+    series: Series
+    breaks: tuple[Break, ...]
+    first: int
+    step: Step | None
+    verdict: StepVerdict
     reason: str

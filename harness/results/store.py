@@ -168,6 +168,13 @@ class RunDirectory:
         """Return the `--only` runtimes that the run was started with."""
         return tuple(self._json("scenario.resolved.json").get("only", ()))
 
+    def gate(self) -> Mapping[str, Any]:
+        """Return the scenario's `gate` (margin, metrics); empty where it has none. Raises: StoreError."""
+        found = self._json("scenario.resolved.json").get("gate") or {}
+        if not isinstance(found, dict):
+            raise StoreError(f"{self.path / 'scenario.resolved.json'}: damaged: gate is no object")
+        return found
+
     def check_same_image(self, root_digest: str) -> None:
         """Refuse to go on with another image than the run began with. Raises: StoreError."""
         former = self.run().image.get("root_digest")

@@ -1,0 +1,137 @@
+"""One decision out of many comparisons: may this run pass. Pure; `harness gate` and `harness compare` show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from harness.analysis import gate, history
+from harness.analysis.gate import Change, Policy
+from harness.model.history import Entry, Judged
+from harness.model.records import RunRecord, TrialRecord
+
+Outcome = Literal["passed", "regressed", "inconclusive", "not-comparable"]
+Trials = Sequence[TrialRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A change that people know of and want. `metric`, `runtime` may be globs; `since` is a run id or a commit."""
+
+    metric: str
+    runtime: str
+    since: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was compared with what, every change, and the outcome. `refusals` say why nothing could be compared."""
+
+    kind: Literal["runs", "history", "revisions"]
+    base: str
+    candidate: str
+    policy: Policy
+    changes: tuple[Change, ...]
+    refusals: tuple[str, ...] = ()
+
+    @property
+    def gated(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.gated)
+
+    @property
+    def outcome(self) -> Outcome:
+        """A confirmed regression outweighs what is undecided; without anything to compare there is no pass."""
+        verdicts = {change.verdict for change in self.gated if not change.accepted}
+        if "regressed" in verdicts:
+            return "regressed"
+        if self.refusals or not self.gated or "not-comparable" in verdicts:
+            return "not-comparable"
+        return "inconclusive" if "inconclusive" in verdicts else "passed"
+
+
+def compare_runs(
+    base: tuple[RunRecord, Trials], candidate: tuple[RunRecord, Trials], policy: Policy, *, anyway: bool = False
+) -> Decision:
+    """Return what changed between two runs of one scenario. `anyway` compares them though they differ in more."""
+    (old, old_trials), (new, new_trials) = base, candidate
+    refused = gate.refusals(old, new)
+    if refused and not anyway:
+        return Decision("runs", old.run_id, new.run_id, policy, (), tuple(refused))
+    moved = gate.redefined(old, new)
+    samples = [one for one in gate.samples_of_runs(base, candidate) if one.metric not in moved]
+    both = [runtime for runtime in new.runtimes if runtime in old.runtimes]
+    found = (
+        *gate.changes(new.metrics, samples, policy),
+        *gate.failure_changes(old_trials, new_trials, both),
+        *_redefined(new, moved, policy),
+    )
+    return Decision("runs", old.run_id, new.run_id, policy, found)
+
+
+def _redefined(run: RunRecord, metrics: set[str], policy: Policy) -> Iterator[Change]:
+    for metric in sorted(metrics):
+        text = run.metrics[metric]
+        yield Change(
+            metric, "*", text.get("unit", ""), text.get("better", ""), "ratio", None, None, None, 0, None,
+            gated=policy.guards(metric), relative=False, verdict="not-comparable",
+            reason="the metric is defined otherwise in the base",
+        )  # fmt: skip
+
+
+def compare_revisions(run: RunRecord, trials: Trials, pairs: Mapping[str, str], policy: Policy) -> Decision:
+    """Return what changed between two revisions that ran in the same blocks; `pairs` maps each arm to its base."""
+    samples = list(gate.samples_of_pairs(trials, pairs, list(run.metrics)))
+    names = ", ".join(sorted({base.rpartition("@")[2] or base for base in pairs.values()}))
+    return Decision("revisions", names, run.run_id, policy, gate.changes(run.metrics, samples, policy))
+
+
+def check_history(entries: Sequence[Entry], policy: Policy, *, judged: Sequence[Judged]) -> Decision:
+    """Return whether the newest run ends a history in a step for the worse."""
+    newest = entries[-1].run_id if entries else ""
+    return Decision(
+        "history", f"{max(0, len(entries) - 1)} runs before", newest, policy, tuple(map(_of_series, judged))
+    )
+
+
+def judge_all(entries: Sequence[Entry], policy: Policy) -> tuple[Judged, ...]:
+    """Return every guarded metric of every runtime of the newest run, judged; metrics without a better side are not."""
+    if not entries:
+        return ()
+    found = []
+    for runtime, cells in entries[-1].cells.items():
+        for metric in cells:
+            better = entries[-1].definitions.get(metric, ("", "neither"))[1]
+            one = history.series(entries, runtime, metric)
+            if policy.guards(metric) and better != "neither" and one is not None:
+                found.append(history.judge(one, policy.margin))
+    return tuple(found)
+
+
+def _of_series(judged: Judged) -> Change:
+    series, step = judged.series, judged.step
+    verdicts: Mapping[str, gate.Verdict] = {
+        "regressed": "regressed", "no-step": "equivalent", "too-few-runs": "inconclusive",
+    }  # fmt: skip
+    return Change(
+        series.metric, series.runtime, series.unit, series.better, "ratio" if series.relative else "difference",
+        None if step is None else step.after - step.before, None, None, len(series.points) - judged.first,
+        None if step is None else step.p,
+        # A control that gets slower makes all others look quicker: worth a word, but no red by itself.
+        gated=series.relative, relative=series.relative, verdict=verdicts[judged.verdict], reason=judged.reason,
+    )  # fmt: skip
+
+
+def accept(decision: Decision, rules: Sequence[Accepted], *, known: Sequence[str]) -> Decision:
+    """Return the decision with regressions that somebody accepted marked so. `known`: run ids and commits of today."""
+    return replace(decision, changes=tuple(_accepted(change, rules, known) for change in decision.changes))
+
+
+def _accepted(change: Change, rules: Sequence[Accepted], known: Sequence[str]) -> Change:
+    for rule in rules:
+        fits = fnmatchcase(change.metric, rule.metric) and fnmatchcase(change.runtime, rule.runtime)
+        if change.verdict == "regressed" and fits and any(name.startswith(rule.since) for name in known):
+            return replace(change, accepted=rule.reason)
+    return change

@@ -1,0 +1,105 @@
+"""How every chart looks, and how it becomes a file: `Figure` objects, no global state, the same bytes every time.
+
+Colours are those of Okabe and Ito, which people with a colour vision deficiency tell apart; shapes repeat what colours
+say. Only `harness.charts` imports matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from harness.model.units import format_bytes, format_ns
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+MARKERS = "osD^vPX*"
+INK, FAINT, ALARM, GOOD = "#333333", "#bbbbbb", "#c1272d", "#009e73"
+DPI = 150
+_RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.0,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "svg.hashsalt": "harness",
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw in the house style inside the block; nothing of matplotlib's settings changes outside."""
+    with mpl.rc_context(_RC):
+        yield
+
+
+def new_figure(width_inches: float, height_inches: float) -> Figure:
+    """Return an empty figure that lays itself out."""
+    return Figure(figsize=(width_inches, height_inches), layout="constrained")
+
+
+def colours(names: Sequence[str]) -> Mapping[str, str]:
+    """Return a colour for each name, the same for the same list."""
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+
+
+def markers(names: Sequence[str]) -> Mapping[str, str]:
+    """Return a marker's shape for each name."""
+    return {name: MARKERS[place % len(MARKERS)] for place, name in enumerate(names)}
+
+
+def unit_formatter(unit: str) -> FuncFormatter:
+    """Return the labels of an axis in a unit, as all tables have them: `1.91 s`, `64 MiB`."""
+    formats = {"ns": format_ns, "bytes": format_bytes}
+    plain = formats.get(unit)
+    return FuncFormatter(lambda value, _place: plain(value) if plain else f"{value:g}")
+
+
+def ratio_formatter() -> FuncFormatter:
+    """Return the labels of an axis of ratios: `1.91x`."""
+    return FuncFormatter(lambda value, _place: f"{value:.3g}x")
+
+
+def to_svg(figure: Figure, *, title: str, description: str) -> str:
+    """Return a figure as SVG text for a page: no date, no XML head, named and described for screen readers."""
+    with look():
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    head, rest = text.split(">", 1)
+    names = f"<title>{_escape(title)}</title><desc>{_escape(description)}</desc>"
+    return f'{head} role="img" aria-label="{_escape(title)}">{names}{rest}'
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as PNG, with nothing in it that changes from one time to the next."""
+    with look():
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    return out.getvalue()
+
+
+def _escape(text: str) -> str:
+    for letter, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        text = text.replace(letter, entity)
+    return text
