@@ -12,9 +12,9 @@ from harness.container import defaults
 from harness.container.config_example import VERSION
 from harness.engine import profiles
 from harness.engine.request import Limits, MountWish, Request
-from harness.engine.users import User, resolve
 from harness.errors import UsageError
 from harness.images.oci import Image
+from harness.images.users import User, resolve
 
 Document = dict[str, Any]
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

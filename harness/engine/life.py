@@ -21,8 +21,8 @@ from harness.engine.logs import LogWriter
 from harness.engine.prepare import Prepared, signal_number
 from harness.engine.record import Ending, Home, Record, Shelf, Sight, now
 from harness.engine.relay import Relay, exit_code, passing_signals, standard_streams, window_size
-from harness.engine.users import resolve
 from harness.errors import CapabilityError, HarnessError, UsageError
+from harness.images.users import resolve
 
 _END_NS = 10 * 10**9
 _LOOK_S = 0.02

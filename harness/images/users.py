@@ -6,9 +6,10 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from harness.errors import UsageError
-from harness.images.confine import Confined
+from harness.images.confine import Confined, Names
 
 _MAX_BYTES = 1 << 20
 _MAX_ID = 2**32 - 2  # the last one is "no id" (chown(2))
@@ -24,15 +25,21 @@ class User:
     home: str = "/"
 
 
-def _rows(root: Path, path: bytes, width: int) -> list[list[str]]:
+class Tree(Protocol):
+    """A root tree in which paths are looked up and never lead out: `Confined`, or a stack of layers (`Merged`)."""
+
+    def canonical(self, path: bytes) -> Names: ...
+    def open_file(self, names: Names) -> int: ...
+
+
+def _rows(tree: Tree, path: bytes, width: int) -> list[list[str]]:
     """Return the fields of each sound line of a table; none where it is missing or no plain file."""
     try:
-        with Confined(root) as inside:
-            fd = inside.open_file(inside.canonical(path))
-            with os.fdopen(fd, "rb") as file:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    return []
-                text = file.read(_MAX_BYTES).decode("utf-8", "replace")
+        fd = tree.open_file(tree.canonical(path))
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return []
+            text = file.read(_MAX_BYTES).decode("utf-8", "replace")
     except OSError:
         return []
     rows = [line.split(":") for line in text.splitlines()]
@@ -54,13 +61,19 @@ def _number(word: str, rows: list[list[str]], what: str) -> int:
 
 
 def resolve(root: Path, text: str, more: tuple[str, ...] = ()) -> User:
-    """Return who USER[:GROUP] is in the tree at `root`, with the groups that /etc/group gives a named user.
+    """Return who USER[:GROUP] is in the tree at `root`: see `resolve_in`."""
+    with Confined(root) as tree:
+        return resolve_in(tree, text, more)
+
+
+def resolve_in(tree: Tree, text: str, more: tuple[str, ...] = ()) -> User:
+    """Return who USER[:GROUP] is in a tree, with the groups that /etc/group gives a named user.
 
     As Docker has it: an explicit group leaves out those; a number that is in no table has the group 0.
     Raises: UsageError for an unknown name.
     """
     name, colon, group = text.partition(":")
-    passwd, groups = _rows(root, b"/etc/passwd", 6), _rows(root, b"/etc/group", 4)
+    passwd, groups = _rows(tree, b"/etc/passwd", 6), _rows(tree, b"/etc/group", 4)
     uid = _number(name or "0", passwd, "user")
     row = next((row for row in passwd if row[0] == name), None) or next(
         (row for row in passwd if int(row[2]) == uid), None
