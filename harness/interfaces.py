@@ -175,6 +175,10 @@ class Backend(Protocol):
         """Return what it needs here and whether it is there; cheap, starts nothing."""
         ...
 
+    def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
+        """Return what it needs besides for a scenario's mounts; cheap too."""
+        ...
+
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm: ...
     def tokens(self) -> set[str]:
         """Return the tokens of all runs, living or dead, of which this backend finds something on this host."""

@@ -22,6 +22,7 @@ from harness.container.errors import ContainerError
 from harness.container.runtime import Container
 from harness.errors import AgentError, BackendError, CapabilityError
 from harness.host.paths import runtime_dir
+from harness.images import trial_volumes
 from harness.interfaces import ArmSpec, Boundary, Capability, CgroupMemory, ExecResult, Json, RunContext
 from harness.model.milestones import DELETED, REQUESTED, STOPPING, Mark
 from harness.model.records import Attestation
@@ -306,6 +307,7 @@ def tokens() -> set[str]:
     """Return the tokens of all runs of which a cgroup, a mount or a process in their network is here."""
     groups = cgroups.list_groups(cgroups.detect(), "harness-")
     found = {match[1] for name in groups if (match := _GROUP.fullmatch(name))} | _network.tokens()
+    found |= trial_volumes.tokens()
     base = str(runtime_dir())
     return found | {Path(point).relative_to(base).parts[0] for point in mountinfo.below(base) if point != base}
 
@@ -317,4 +319,4 @@ def reap(token: str, *, dry_run: bool) -> Sequence[str]:
         lines.append(f"mount: {point}")
         if not dry_run:
             syscalls.umount2(point, syscalls.MNT_DETACH)
-    return lines
+    return [*lines, *trial_volumes.reap(token, dry_run=dry_run)]

@@ -7,16 +7,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _local, _network
+from harness.backends import _local, _mounts, _network
 from harness.container import defaults, launcher, plan, seccomp, seccomp_default
 from harness.container.errors import ContainerError
 from harness.container.spec import Capabilities, ContainerSpec, Namespace, Overlay, Process, Seccomp
 from harness.errors import CapabilityError
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
+from harness.model.mounts import MountSpec
 from harness.model.spec import NetworkKind
 
 DEFAULT_NETWORK: NetworkKind = "none"
@@ -47,6 +49,7 @@ def namespaces(network: NetworkKind, path: str) -> tuple[Namespace, ...]:
 
 def container_spec(spec: ArmSpec, options: Options, workspace: str) -> ContainerSpec:
     """Return the container of an arm: what Docker's containers have, over the arm's tree."""
+    volumes = _mounts.Volumes(spec, "").anywhere
     tree = str(spec.tree.path)
     names = options.capabilities
     process = Process((), capabilities=Capabilities(names, names, names), no_new_privs=options.no_new_privs)
@@ -57,7 +60,7 @@ def container_spec(spec: ArmSpec, options: Options, workspace: str) -> Container
         spec.limits.memory_bytes // 2,
         namespaces=namespaces(_network.choose(spec, DEFAULT_NETWORK, {}), _NO_PATH_YET),
         hostname=spec.runtime,
-        mounts=defaults.mounts(),
+        mounts=(*defaults.mounts(), *_mounts.container_mounts(spec.mounts, volumes)),
         masked_paths=defaults.MASKED_PATHS,
         readonly_paths=defaults.READONLY_PATHS,
         attested=tree,
@@ -81,38 +84,55 @@ def _steps(container: ContainerSpec, kit: _local.Kit) -> tuple[plan.Step, ...]:
 
 
 class BuiltinArm:
-    """A prepared container runtime: one plan, which every launch takes; each has its own where it joins a network."""
+    """A prepared container runtime: one plan, which every launch takes.
+
+    Each has its own where it joins a network or has volumes.
+    """
 
     accelerator: str | None = None
 
     def __init__(
-        self, kit: _local.Kit, container: ContainerSpec, places: _network.Places, facts: Mapping[str, Json]
+        self,
+        kit: _local.Kit,
+        container: ContainerSpec,
+        places: _network.Places,
+        volumes: _mounts.Volumes,
+        facts: Mapping[str, Json],
     ) -> None:
         self._kit = kit
         self._container = container
         self._places = places
+        self._volumes = volumes
         self._plan = launcher.plan_memfd(_steps(container, kit))
         self.facts: Mapping[str, Json] = {**kit.facts(), **facts}
 
     def launch(self, trial_id: str) -> Instance:
-        place = self._places.take()
-        try:
-            steps = self._plan if place.path is None else self._plan_for(place.path)
+        with ExitStack() as undo:
+            place = self._places.take()
+            undo.callback(place.close)
+            volumes = self._volumes.take(trial_id)
+            undo.callback(self._volumes.drop, trial_id)
+
+            def remove() -> None:  # the container's mounts have ended with its last process
+                place.close()
+                self._volumes.drop(trial_id)
+
+            steps = self._plan if place.path is None and not volumes else self._plan_for(place.path, volumes)
             try:
                 requested_ns = time.monotonic_ns()
-                # The container's mounts end with its last process.
-                started = _local.start(self._kit, steps, trial_id, requested_ns, place.close)
+                started = _local.start(self._kit, steps, trial_id, requested_ns, remove)
             finally:
                 if steps != self._plan:
                     os.close(steps)
-        except BaseException:
-            place.close()
-            raise
+            undo.pop_all()
         started.address = place.address
         return started
 
-    def _plan_for(self, network: str) -> int:
-        container = replace(self._container, namespaces=namespaces("bridge", network))
+    def _plan_for(self, network: str | None, volumes: Mapping[str, Path]) -> int:
+        mounts = (*defaults.mounts(), *_mounts.container_mounts(self._volumes.mounts, volumes))
+        container = replace(self._container, mounts=mounts)
+        if network is not None:
+            container = replace(container, namespaces=namespaces("bridge", network))
         return launcher.plan_memfd(_steps(container, self._kit))
 
     def close(self) -> None:
@@ -128,6 +148,9 @@ class BuiltinBackend:
 
     def needs(self, options: BaseModel) -> Sequence[Capability]:
         return _local.needs()
+
+    def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
+        return _mounts.needs(mounts)
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)
@@ -145,13 +168,15 @@ class BuiltinBackend:
                 ) from error
             places = _network.Places(kind, context.token, ("bridge",))
             undo.pop_all()
+        volumes = _mounts.Volumes(spec, context.token)
         facts: dict[str, Json] = {
             "capabilities": list(options.capabilities),
             "no_new_privs": options.no_new_privs,
             "network": _network.facts(kind, "veth"),
+            "mounts": volumes.facts(),
             "plan": [str(step) for step in steps],
         }
-        return BuiltinArm(kit, container, places, facts)
+        return BuiltinArm(kit, container, places, volumes, facts)
 
     def tokens(self) -> set[str]:
         return _local.tokens()

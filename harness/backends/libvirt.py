@@ -24,6 +24,7 @@ from harness.host.paths import cache_dir, data_dir
 from harness.host.process import find_program, run
 from harness.images import disk, initramfs, kernel
 from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
+from harness.model.mounts import MountSpec
 from harness.model.spec import NetworkKind, WorkloadSpec
 
 EMULATOR = "qemu-system-x86_64"
@@ -185,6 +186,10 @@ class LibvirtBackend:
             _need_disk_tool(options),
             _need_accel(options),
         )
+
+    def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
+        reason = "guests mount nothing yet"
+        return tuple(Capability(f"mount {mount.target}", available=False, reason=reason) for mount in mounts)
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)

@@ -13,9 +13,10 @@ from contextlib import ExitStack
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _local, _network
+from harness.backends import _local, _mounts, _network
 from harness.container import hostroot, launcher, plan_control
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
+from harness.model.mounts import MountSpec
 
 
 class Options(BaseModel):
@@ -29,10 +30,11 @@ class ProcessArm:
 
     accelerator: str | None = None
 
-    def __init__(self, kit: _local.Kit, tree: str, places: _network.Places, facts: Mapping[str, Json]) -> None:
+    def __init__(self, kit: _local.Kit, spec: ArmSpec, places: _network.Places, facts: Mapping[str, Json]) -> None:
         self._kit = kit
-        self._tree = tree
+        self._tree = str(spec.tree.path)
         self._places = places
+        self._volumes = _mounts.Volumes(spec, kit.context.token)
         self.facts: Mapping[str, Json] = facts
 
     def launch(self, trial_id: str) -> Instance:
@@ -40,7 +42,9 @@ class ProcessArm:
             directory = str(self._kit.context.scratch / trial_id)
             with _local.translated(self._kit.runtime):
                 root = hostroot.mount_root(directory, self._tree, self._kit.memory_bytes // 2)
+            undo.callback(self._volumes.drop, trial_id)
             undo.callback(hostroot.unmount_root, directory)
+            _mounts.mount_below(root, self._volumes.mounts, self._volumes.take(trial_id))
             place = self._places.take()
             undo.callback(place.close)
             steps = plan_control.process_steps(
@@ -51,6 +55,7 @@ class ProcessArm:
             def remove() -> None:
                 place.close()
                 hostroot.unmount_root(directory)
+                self._volumes.drop(trial_id)
 
             try:
                 requested_ns = time.monotonic_ns()
@@ -74,6 +79,9 @@ class ProcessBackend:
     def needs(self, options: BaseModel) -> Sequence[Capability]:
         return _local.needs()
 
+    def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
+        return _mounts.needs(mounts)
+
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         kind = _network.choose(spec, "host", {})
         kit = _local.Kit(spec, "process", context)
@@ -82,7 +90,8 @@ class ProcessBackend:
         except BaseException:
             kit.close()
             raise
-        return ProcessArm(kit, str(spec.tree.path), places, {**kit.facts(), "network": _network.facts(kind, "veth")})
+        mounts = _mounts.Volumes(spec, context.token).facts()
+        return ProcessArm(kit, spec, places, {**kit.facts(), "network": _network.facts(kind, "veth"), "mounts": mounts})
 
     def tokens(self) -> set[str]:
         return _local.tokens()

@@ -61,7 +61,7 @@ def gather(loaded: LoadedScenario, results: Path) -> Preview:
     seed = scenario.trials.seed
     plan = planner.plan(scenario, planner.choose_seed() if seed is None else seed)
     needs, notes = image_and_workload(loaded, scenario) if isinstance(scenario, Scenario) else ({}, ())
-    needs |= arm_needs(scenario)
+    needs |= arm_needs(loaded)
     return Preview(loaded, plan, seed is None, needs, _estimate(loaded, plan, results), (*loaded.notes, *notes))
 
 

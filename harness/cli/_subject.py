@@ -18,9 +18,10 @@ from harness.images.store import Store
 from harness.interfaces import ArmSpec, Backend, Capability, Json, Probe, RunContext
 from harness.interfaces import Study as StudyPlugin
 from harness.model.metrics import Metric
+from harness.model.mounts import MountSpec
 from harness.model.reading import LoadedScenario
 from harness.model.records import READY_METRIC
-from harness.model.scenario import AnyScenario, Scenario, StudyScenario
+from harness.model.scenario import Scenario, StudyScenario
 from harness.model.spec import RootTree
 from harness.results.store import RunDirectory
 from harness.trials import resolve
@@ -69,27 +70,29 @@ def subject(loaded: LoadedScenario, former: RunDirectory | None) -> Subject:
     scenario = loaded.scenario
     if isinstance(scenario, StudyScenario):
         plugin: StudyPlugin = plugins.load("studies", scenario.study.kind)
-        _refuse_missing(arm_needs(scenario))
+        _refuse_missing(arm_needs(loaded))
         return _StudySubject(scenario, plugin, tuple(plugins.load("backends", name) for name in plugin.backends))
     return _runtimes(loaded, scenario, former)
 
 
-def arm_needs(scenario: AnyScenario) -> dict[str, tuple[Capability, ...]]:
+def arm_needs(loaded: LoadedScenario) -> dict[str, tuple[Capability, ...]]:
     """Return what each arm needs here, by its name; one line that says why where its plugin cannot even be loaded."""
+    scenario = loaded.scenario
     if isinstance(scenario, Scenario):
-        return {name: backend_needs(runtime.backend, runtime.options) for name, runtime in scenario.runtimes.items()}
+        mounts, runtimes = resolve.mounts(scenario, loaded.base_dir), scenario.runtimes.items()
+        return {name: backend_needs(runtime.backend, runtime.options, mounts) for name, runtime in runtimes}
     plugin = plugins.try_load("studies", scenario.study.kind)
     if isinstance(plugin, plugins.Unavailable):
         return dict.fromkeys(scenario.arms, _unavailable("study", plugin))
     return {name: tuple(plugin.needs(scenario.study.options, arm.options)) for name, arm in scenario.arms.items()}
 
 
-def backend_needs(name: str, options: Any) -> tuple[Capability, ...]:
+def backend_needs(name: str, options: Any, mounts: Sequence[MountSpec] = ()) -> tuple[Capability, ...]:
     """Return what a backend needs here; one line that says why where it cannot even be loaded."""
     backend = plugins.try_load("backends", name)
-    return (
-        _unavailable("backend", backend) if isinstance(backend, plugins.Unavailable) else tuple(backend.needs(options))
-    )
+    if isinstance(backend, plugins.Unavailable):
+        return _unavailable("backend", backend)
+    return (*backend.needs(options), *(backend.mount_needs(options, mounts) if mounts else ()))
 
 
 def _unavailable(what: str, plugin: plugins.Unavailable) -> tuple[Capability, ...]:
@@ -145,7 +148,7 @@ class _RuntimesSubject:
 def _runtimes(loaded: LoadedScenario, scenario: Scenario, former: RunDirectory | None) -> Subject:
     names = dict.fromkeys(runtime.backend for runtime in scenario.runtimes.values())
     backends = tuple(plugins.load("backends", name) for name in names)
-    _refuse_missing(arm_needs(scenario))
+    _refuse_missing(arm_needs(loaded))
     store = Store(data_dir() / "images")
     tree = _tree(loaded, scenario, store)
     if former is not None:

@@ -44,7 +44,7 @@ _FSCONFIG, _FSMOUNT = 431, 432
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 0, 1, 5, 6
 _FSMOUNT_CLOEXEC = 1
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC, _AT_FDCWD = 1, os.O_CLOEXEC, -100
-_AT_EMPTY_PATH = 0x1000
+_AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 
 # The same number on every architecture (asm-generic, Linux 5.0 and later).
 FEATURES = {
@@ -158,11 +158,12 @@ def clone_mount(path: str) -> int:
     return _check(_libc.syscall(FEATURES["open_tree"], _AT_FDCWD, _path(path), flags), path)
 
 
-def restrict_mount(fd: int, attrs: int) -> None:
-    """Set MOUNT_ATTR_* on the mount of an fd (mount_setattr(2), with `struct mount_attr`)."""
+def restrict_mount(fd: int, attrs: int, *, recursive: bool = False) -> None:
+    """Set MOUNT_ATTR_* on the mount of an fd (mount_setattr(2), with `struct mount_attr`), or on all below it too."""
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     change = (ctypes.c_uint64 * 4)(attrs, 0, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(change))
-    _check(_libc.syscall(FEATURES["mount_setattr"], fd, b"", _AT_EMPTY_PATH, ctypes.byref(change), size), "attributes")
+    _check(_libc.syscall(FEATURES["mount_setattr"], fd, b"", flags, ctypes.byref(change), size), "attributes")
 
 
 def missing_features() -> tuple[str, ...]:

@@ -37,6 +37,9 @@ class _Fake:
     def needs(self, options):
         return (Capability("thing", options.works, "found" if options.works else "not found", "install the thing"),)
 
+    def mount_needs(self, options, mounts):
+        return ()
+
 PLUGIN = _Fake()
 """
 SCENARIO = """\
