@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import ImageError, UsageError
+from harness.host.process import find_program
 from harness.images import oci
 from harness.images.build import Log, build_image
 from harness.images.interchange import import_image
 from harness.images.oci import Image
 from harness.images.pack import pack_tree
 from harness.images.preview import Preview, Refusal, preview_build
+from harness.images.references import Reference, parse_reference
+from harness.images.registry import pull_image
 from harness.images.roots import open_tree
 from harness.images.store import Store
 from harness.model.spec import ImageConfig, RootTree
@@ -26,8 +29,9 @@ _FILES = ("Containerfile", "Dockerfile")
 class ImageRef:
     """An image as a scenario names it.
 
-    build: a directory with a Containerfile, or a Containerfile (its directory is the context). oci, name: NAME[:TAG] in
-    the store. layout: an OCI layout directory or archive, or a `docker save` tar. rootfs: a directory that is copied.
+    build: a directory with a Containerfile, or a Containerfile (its directory is the context). name: NAME[:TAG] in the
+    store. oci: [REGISTRY/]NAME[:TAG] or NAME@DIGEST, pulled where the store has none of that name. layout: an OCI
+    layout directory or archive, or a `docker save` tar. rootfs: a directory that is copied.
     """
 
     kind: ImageKind
@@ -38,14 +42,17 @@ class ImageRef:
 
 
 def resolve_image(ref: ImageRef, base_dir: Path, store: Store, *, log: Log = lambda _: None) -> RootTree:
-    """Build, import, copy or find an image and return its root tree, unpacked and checked.
+    """Build, import, copy, find or pull an image and return its root tree, unpacked and checked.
 
     Relative paths count from `base_dir` (the scenario's directory). What is built, imported or copied gets a name in
     the store that its place on disk decides, so that the next run replaces it.
 
     Raises: ImageError for a missing or damaged image; BuildError for a Containerfile.
     """
-    if ref.kind in {"oci", "name"}:
+    if ref.kind == "oci":
+        image = _find_or_pull(ref, store, log)
+        return open_tree(store, image, str(ref) if "@" in ref.value else f"{ref}@{image.manifest.digest}")
+    if ref.kind == "name":
         return open_tree(store, _find(ref, store), str(ref))
     path = (base_dir / ref.value).resolve()
     if not path.exists():
@@ -75,7 +82,13 @@ class ImageOutlook:
 
 
 def image_outlook(ref: ImageRef, base_dir: Path, store: Store) -> ImageOutlook:
-    """Return what a run would find; nothing is built, imported or copied. Raises: ImageError, BuildError."""
+    """Return what a run would find; nothing is built, imported, copied or pulled.
+
+    Raises: ImageError, BuildError; CapabilityError where an image is to be pulled and there is no skopeo.
+    """
+    if ref.kind == "oci" and _reference(ref).local_name not in store.names():
+        find_program("skopeo")
+        return ImageOutlook(f"{_reference(ref)}, not in the store: to be pulled", None)
     if ref.kind in {"oci", "name"}:
         image = _find(ref, store)
         return ImageOutlook(_in_store(ref.value, image), image.config)
@@ -101,14 +114,23 @@ def _in_store(name: str, image: Image) -> str:
 
 def _find(ref: ImageRef, store: Store) -> Image:
     try:
-        return store.find(ref.value)
+        return store.find(_reference(ref).local_name if ref.kind == "oci" else ref.value)
     except UsageError as error:
         raise ImageError(error.message, hint=error.hint) from error
-    except ImageError as error:
-        if ref.kind == "oci" and error.hint is not None and "harness image ls" in error.hint:
-            hint = f"registries are not read yet; import it: harness image import FILE --name {ref.value}"
-            raise ImageError(error.message, hint=hint) from error
-        raise
+
+
+def _find_or_pull(ref: ImageRef, store: Store, log: Log) -> Image:
+    """Return the store's image of that name; only where there is none is the registry asked."""
+    if _reference(ref).local_name in store.names():
+        return _find(ref, store)
+    return pull_image(ref.value, store, log=log)[1]
+
+
+def _reference(ref: ImageRef) -> Reference:
+    try:
+        return parse_reference(ref.value)
+    except UsageError as error:
+        raise ImageError(error.message, hint=error.hint) from error
 
 
 def find_containerfile(path: Path) -> Path:
