@@ -69,7 +69,7 @@ struct launch {
 	X("mount", 6, ARGS_MAX, mount) \
 	X("namespaces", 2, 16, namespaces) \
 	X("oom-score-adj", 1, 1, oom_score_adj) \
-	X("overlay", 2, 4, overlay) \
+	X("overlay", 1, 3, overlay) \
 	X("parent-death", 0, 0, parent_death) \
 	X("pivot", 0, 0, pivot) \
 	X("proc", 0, 0, proc) \

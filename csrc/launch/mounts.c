@@ -178,6 +178,8 @@ int open_source(struct launch *launch, const char *name, unsigned recursive)
 {
 	if (name[0] == '#')
 		return launch->sources[number(name + 1) % SOURCES_MAX];
+	if (name[0] == '@')
+		return (int)number(name + 1);
 	if (recursive)
 		change_mount(launch->workspace, (struct mount_change){.propagation = MS_UNBINDABLE}, false);
 	int tree = open_tree_fd(AT_FDCWD, name, OPEN_TREE_CLONE | recursive);

@@ -17,10 +17,16 @@ int step_propagation(struct launch *launch, int count, char **args)
 	return mount("none", "/", NULL, (unsigned long)number(args[0]), NULL) < 0 ? fail(launch, "/") : 0;
 }
 
-/* ARGS: directory, fd. A detached read-only clone of it becomes the fd: an agent attests what the root is made of. */
+/*
+ * ARGS: directory, or `@N` for the fd of a mount that is read-only already, fd. A detached read-only clone of it becomes the
+ * fd: an agent attests what the root is made of.
+ */
 int step_tree(struct launch *launch, int count, char **args)
 {
-	int tree = open_tree_fd(AT_FDCWD, args[0], OPEN_TREE_CLONE), fd = (int)number(args[1]);
+	int fd = (int)number(args[1]);
+	if (args[0][0] == '@')
+		return dup2((int)number(args[0] + 1), fd) < 0 ? fail(launch, "dup2: %s", args[0]) : 0;
+	int tree = open_tree_fd(AT_FDCWD, args[0], OPEN_TREE_CLONE);
 	struct mount_change change = {
 		.set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC};
 	if (tree < 0)
@@ -93,65 +99,45 @@ static int copy_owner_and_mode(int from, const char *to)
 	return fstat(from, &st) < 0 || chown(to, st.st_uid, st.st_gid) < 0 || chmod(to, st.st_mode & 07777) < 0 ? -1 : 0;
 }
 
-/* mount(2): its one page of options holds some 200 layers. */
-static int overlay_by_options(struct launch *launch, const char *upper, const char *work, const char *more)
+/*
+ * mount(2) has one page for all options. From within /proc/self/fd a layer is but the number of its fd, so that as many as
+ * overlay stacks fit into it, on every kernel. Relative upper and work directories are the workspace's.
+ */
+static int mount_overlay(struct launch *launch, const char *upper, const char *work, const char *more)
 {
-	char options[4096] = "lowerdir=";
+	char options[4096] = "lowerdir=", target[64], from[64];
 	size_t len = strlen(options);
+	snprintf(target, sizeof target, "%d/root", launch->workspace);
+	snprintf(from, sizeof from, "%d/", launch->workspace);
 	for (size_t i = 0; i < launch->lower_count && len < sizeof options; i++)
-		len += (size_t)snprintf(options + len, sizeof options - len, "%s/proc/self/fd/%d", i ? ":" : "",
-					launch->lowers[i]);
+		len += (size_t)snprintf(options + len, sizeof options - len, "%s%d", i ? ":" : "", launch->lowers[i]);
 	if (len < sizeof options)
-		len += (size_t)snprintf(options + len, sizeof options - len, ",upperdir=%s,workdir=%s,%s", upper, work, more);
+		len += (size_t)snprintf(options + len, sizeof options - len, ",upperdir=%s%s,workdir=%s%s,%s",
+					*upper == '/' ? "" : from, upper, *work == '/' ? "" : from, work, more);
 	if (len >= sizeof options) {
 		errno = E2BIG;
 		return -1;
 	}
-	return mount("overlay", "root", "overlay", MS_NODEV, options);
-}
-
-/* fsconfig(2) takes one layer at a time (`lowerdir+`, Linux 6.8): as many as overlay can stack. */
-static int overlay_by_layers(struct launch *launch, const char *upper, const char *work, const char *more)
-{
-	char text[4096], *rest = text;
-	int fs = fs_open("overlay"), failed = fs < 0;
-	for (size_t i = 0; !failed && i < launch->lower_count; i++) {
-		snprintf(text, sizeof text, "/proc/self/fd/%d", launch->lowers[i]);
-		failed = fs_config(fs, SET_STRING, "lowerdir+", text, 0) < 0;
-	}
-	failed = failed || fs_config(fs, SET_STRING, "upperdir", upper, 0) < 0 ||
-		 fs_config(fs, SET_STRING, "workdir", work, 0) < 0;
-	snprintf(text, sizeof text, "%s", more);
-	for (char *option; !failed && (option = strtok_r(rest, ",", &rest));) {
-		char *value = strchr(option, '=');
-		if (value)
-			*value++ = 0;
-		failed = fs_config(fs, value ? SET_STRING : SET_FLAG, option, value, 0) < 0;
-	}
-	int tree = failed || fs_config(fs, CMD_CREATE, NULL, NULL, 0) < 0 ? -1 : fs_mount(fs, MOUNT_ATTR_NODEV);
-	int target = tree < 0 ? -1 : open("root", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int done = target < 0 ? -1 : attach(tree, target);
-	close_saving(target, 0);
-	close_saving(tree, 0);
-	return close_saving(fs, done);
+	if (chdir("/proc/self/fd") < 0 || mount("overlay", target, "overlay", MS_NODEV, options) < 0)
+		return -1;
+	return fchdir(launch->workspace);
 }
 
 /*
- * ARGS: options, how many layers mount(2) may be asked for [, upper and work directories]. The layers are named through
- * their fds: no path needs the escapes of overlay's option string, and /proc/mounts inside does not show the host's
- * paths. `nodev` here, as on every mount of the container but its device nodes: what CAP_MKNOD makes cannot be opened.
+ * ARGS: options [, upper and work directories]. The layers are named by their fds: no path needs the escapes of overlay's
+ * option string, and /proc/mounts inside does not show the host's paths. `nodev` here, as on every mount of the container
+ * but its device nodes: what CAP_MKNOD makes cannot be opened.
  */
 int step_overlay(struct launch *launch, int count, char **args)
 {
-	const char *upper = count == 4 ? args[2] : "upper", *work = count == 4 ? args[3] : "work";
+	const char *upper = count == 3 ? args[1] : "upper", *work = count == 3 ? args[2] : "work";
 	if (launch->lower_count == 0) {
 		errno = EINVAL;
 		return fail(launch, "no lower directory");
 	}
-	if (count == 2 && copy_owner_and_mode(launch->lowers[0], "upper") < 0)
+	if (count == 1 && copy_owner_and_mode(launch->lowers[0], "upper") < 0)
 		return fail(launch, "upper");
-	bool few = launch->lower_count <= number(args[1]);
-	if ((few ? overlay_by_options : overlay_by_layers)(launch, upper, work, args[0]) < 0)
+	if (mount_overlay(launch, upper, work, args[0]) < 0)
 		return fail(launch, "%zu lower directories, %s", launch->lower_count, args[0]);
 	launch->root = open("root", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	for (size_t i = 0; i < launch->lower_count; i++)
@@ -159,7 +145,10 @@ int step_overlay(struct launch *launch, int count, char **args)
 	return launch->root < 0 ? fail(launch, "root") : 0;
 }
 
-/* ARGS: source, as of `bind`. It is mounted below the workspace, with all that is mounted in it. */
+/*
+ * ARGS: source, as of `bind`, or `@N` for the fd of a detached mount. It is mounted below the workspace, with all that is
+ * mounted in it.
+ */
 int step_rootfs(struct launch *launch, int count, char **args)
 {
 	int tree = open_source(launch, args[0], AT_RECURSIVE);

@@ -14,7 +14,7 @@ from harness.container import syscalls
 from harness.container.defaults import CAPABILITIES
 from harness.container.errors import ContainerError
 from harness.container.plan_root import late_steps, propagation_of, root_steps
-from harness.container.spec import CLONE_FLAGS, Capabilities, ContainerSpec, Hook, HookPoint, Process
+from harness.container.spec import CLONE_FLAGS, Capabilities, ContainerSpec, Detached, Hook, HookPoint, Process
 from harness.container.step import Step, encode
 
 __all__ = ["Joins", "Launch", "Step", "container_steps", "encode", "exec_steps"]
@@ -45,7 +45,8 @@ class Launch:
     """How a plan is started, and by whom.
 
     The launcher's fds are, in this order: `kept` for the program, three of its own, those of `joins`, then where wanted
-    the seccomp filter, the listening socket on which a created container waits, the process to attach to.
+    the seccomp filter, the listening socket on which a created container waits, the process to attach to, and mounts
+    that are nowhere yet.
     """
 
     kept: int = 3
@@ -73,6 +74,11 @@ class Launch:
     def fd_last(self) -> int:
         """The listening socket, or the process to attach to."""
         return self.fd_seccomp + self.seccomp
+
+    @property
+    def fd_mounts(self) -> int:
+        """The first of the detached mounts that a ContainerSpec names."""
+        return self.fd_last + self.waits
 
 
 def capability_mask(names: Sequence[str]) -> int:
@@ -313,19 +319,23 @@ def _console(process: Process, *, bind: bool) -> list[Step]:
     return [Step("terminal", (*size, "console" if bind else ""))] if process.terminal else []
 
 
+def _attested(spec: ContainerSpec) -> list[Step]:
+    name = f"@{spec.attested.fd}" if isinstance(spec.attested, Detached) else spec.attested
+    return [Step("tree", (name, str(TREE_FD)))] if name else []
+
+
 def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
     """Return the steps that make a container. Raises ContainerError for what cannot be one."""
     process = spec.process
     sources, root = root_steps(spec, rootless=launch.rootless)
     new = spec.has_new("mount")
     isolated = [Step("propagation", (hex(propagation_of(spec) | syscalls.MS_REC),))] if new else []
-    attested = [Step("tree", (spec.attested, str(TREE_FD)))] if spec.attested else []
     return (
         *_before_clone(spec, launch, sources),
         _clone(spec, launch),
         *_born(spec, launch),
         *isolated,
-        *attested,
+        *_attested(spec),
         *root,
         *_identity(spec),
         *_console(process, bind=True),

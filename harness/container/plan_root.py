@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from harness.container import syscalls
 from harness.container.defaults import DEVICE_LINKS, DEVICE_NODES
 from harness.container.errors import ContainerError
-from harness.container.spec import ContainerSpec, Device, Directory, IdMap, Mount, Overlay
+from harness.container.spec import ContainerSpec, Detached, Device, Directory, IdMap, Mount, Overlay
 from harness.container.step import Step
 
 _KERNELS = ("/proc", "/sys", "/dev")
 """Where no link may lead: what is written there is meant for the kernel (CVE-2019-19921, CVE-2023-27561)."""
 _MAX_SOURCES = 256  # SOURCES_MAX of src/launch.h
 _PAGE_BYTES = 3900  # of options that mount(2) takes, with room for what we add
-_BY_OPTIONS = 200
-"""So many layers fit into the one page of options that mount(2) takes."""
 _OVERLAY = "index=off,metacopy=off,redirect_dir=off,xino=off"
 """index and metacopy tie an upper directory to its first lower ones; none of them may differ between two arms."""
 
@@ -195,7 +193,7 @@ def _layers(root: Overlay, spec: ContainerSpec, *, rootless: bool) -> tuple[list
     options = _OVERLAY + (",userxattr" if rootless or spec.has_new("user") else "")
     options += ",volatile" if root.upper and root.volatile else ""
     where = (root.upper, root.work) if root.upper and root.work else ()
-    return [Step("lower", (path,)) for path in root.lowers], Step("overlay", (options, str(_BY_OPTIONS), *where))
+    return [Step("lower", (path,)) for path in root.lowers], Step("overlay", (options, *where))
 
 
 def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list[Step]]:
@@ -208,6 +206,8 @@ def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list
     workspace = Step("workspace", (place, str(spec.workspace_bytes), *([kind] if kind else [])))
     if isinstance(spec.root, Directory):
         root = [workspace, Step("rootfs", (sources.name(spec.root.path, recursive="recursive"),))]
+    elif isinstance(spec.root, Detached):
+        root = [workspace, Step("rootfs", (f"@{spec.root.fd}",))]
     else:
         lowers, overlay = _layers(spec.root, spec, rootless=rootless)
         root = [*lowers, workspace, overlay]

@@ -64,6 +64,13 @@ class Directory:
 
 
 @dataclass(frozen=True, slots=True)
+class Detached:
+    """A mount that is nowhere yet, made by the caller: the fd under which the launcher has it (`Launch.fd_mounts`)."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
 class Mount:
     """One entry of `mounts`, its options already understood (`options.py`).
 
@@ -178,10 +185,11 @@ class ContainerSpec:
     """A container.
 
     `workspace` is a directory of the host that a tmpfs of `workspace_bytes`, seen by the container's own mounts alone,
-    covers while the root is made. `attested` is a directory that an agent gets as a read-only tree.
+    covers while the root is made. `attested` is a directory that an agent gets as a
+    read-only tree, or a mount that is one.
     """
 
-    root: Overlay | Directory
+    root: Overlay | Directory | Detached
     process: Process
     workspace: str
     workspace_bytes: int = 1 << 20
@@ -205,7 +213,7 @@ class ContainerSpec:
     personality: int | None = None
     hooks: Mapping[HookPoint, tuple[Hook, ...]] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    attested: str | None = None
+    attested: str | Detached | None = None
 
     def has(self, kind: NamespaceKind) -> bool:
         """Return whether the container has a namespace of this kind apart from the host's."""

@@ -87,7 +87,7 @@ class Erofs:
 
 
 def _make_image(image: Path, layer: Path) -> Path:
-    run(["mkfs.erofs", "-T0", str(image), str(layer)], timeout_ns=_MKFS_NS)
+    run(["mkfs.erofs", str(image), str(layer)], timeout_ns=_MKFS_NS)
     return image
 
 
