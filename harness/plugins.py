@@ -101,17 +101,20 @@ class OptionModels(Mapping[str, "type[BaseModel] | None"]):
         return len(names(self._group))
 
 
-class StudyMetrics(Mapping[str, tuple[str, ...]]):
-    """The names of the metrics of every study; one that cannot be loaded here is not in it."""
+class MetricNames(Mapping[str, tuple[str, ...]]):
+    """The names of the metrics of every plugin of a group; one that cannot be loaded here is not in it."""
+
+    def __init__(self, group: Literal["studies", "workloads"]) -> None:
+        self._group: Literal["studies", "workloads"] = group
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
-        plugin = try_load("studies", name) if name in names("studies") else None
+        plugin = try_load(self._group, name) if name in names(self._group) else None
         if plugin is None or isinstance(plugin, Unavailable):
             raise KeyError(name)
         return tuple(metric.name for metric in plugin.metrics)
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in names("studies") if not isinstance(try_load("studies", name), Unavailable))
+        return (name for name in names(self._group) if not isinstance(try_load(self._group, name), Unavailable))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -17,7 +17,8 @@ def known() -> Known:
         plugins.names("probes"),
         plugins.OptionModels("studies"),
         plugins.OptionModels("studies", "arm_options"),
-        plugins.StudyMetrics(),
+        plugins.MetricNames("studies"),
+        plugins.MetricNames("workloads"),
     )
 
 

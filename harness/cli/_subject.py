@@ -79,8 +79,10 @@ def arm_needs(loaded: LoadedScenario) -> dict[str, tuple[Capability, ...]]:
     """Return what each arm needs here, by its name; one line that says why where its plugin cannot even be loaded."""
     scenario = loaded.scenario
     if isinstance(scenario, Scenario):
-        mounts, runtimes = resolve.mounts(scenario, loaded.base_dir), scenario.runtimes.items()
-        return {name: backend_needs(runtime.backend, runtime.options, mounts) for name, runtime in runtimes}
+        return {
+            name: backend_needs(runtime.backend, runtime.options, resolve.mounts(scenario, runtime, loaded.base_dir))
+            for name, runtime in scenario.runtimes.items()
+        }
     plugin = plugins.try_load("studies", scenario.study.kind)
     if isinstance(plugin, plugins.Unavailable):
         return dict.fromkeys(scenario.arms, _unavailable("study", plugin))

@@ -24,7 +24,7 @@ NOT_YET = {
     "matrix": "not supported yet: write one scenario for each value, or sweep with --set",
     "density": "not supported yet: every trial starts one instance",
 }
-_BESIDE = {"kind": {"kind"}, "backend": {"backend", "network"}}
+_BESIDE = {"kind": {"kind"}, "backend": {"backend", "network", "mounts"}}
 """Which keys beside a plugin's options are not the plugin's own, by its selector."""
 BACKENDS_NOT_YET = ("crun", "docker", "podman", "runc")
 
@@ -33,7 +33,7 @@ BACKENDS_NOT_YET = ("crun", "docker", "podman", "runc")
 class Known:
     """What plugins there are. A model is None where the plugin exists but cannot be loaded here.
 
-    A study has a model for itself, one for its arms, and the names of its metrics.
+    A study has a model for itself, one for its arms, and the names of its metrics; a workload may have metrics too.
     """
 
     backends: OptionModels
@@ -42,6 +42,7 @@ class Known:
     studies: OptionModels = field(default_factory=dict)
     study_arms: OptionModels = field(default_factory=dict)
     study_metrics: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    workload_metrics: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +290,9 @@ class _Check:
             if isinstance(name, str) and name not in self.known.families:
                 suggestion = did_you_mean(name, self.known.families)
                 self._wrong(("metrics", index), f"{name}: unknown family of metrics{suggestion}", "unknown_metrics")
+        kind = self._mapping("workload").get("kind")
+        reported = self.known.workload_metrics.get(kind, ()) if isinstance(kind, str) else ()
+        families += [name.partition(".")[0] for name in reported]
         gated = self._mapping("gate").get("metrics")
         for index, name in enumerate(gated if isinstance(gated, list) else []):
             if isinstance(name, str) and name.partition(".")[0] not in families:
@@ -296,19 +300,26 @@ class _Check:
                 self._wrong(("gate", "metrics", index), message, "unknown_metrics")
 
     def mounts(self) -> None:
-        """Check that each volume is there, and that no two mounts are at the same place."""
-        volumes, mounts = self._mapping("volumes"), self.data.get("mounts")
+        """Check the mounts of all runtimes and of each, and that every volume is mounted somewhere."""
+        own = [(("runtimes", name, "mounts"), runtime.get("mounts"))
+               for name, runtime in self._mapping("runtimes").items() if isinstance(runtime, dict)]  # fmt: skip
+        volumes, used = self._mapping("volumes"), set()
+        for loc, mounts in [(("mounts",), self.data.get("mounts")), *own]:
+            used |= self._mounts(loc, mounts, volumes)
+        self.notes += [f"volumes.{name}: is mounted nowhere" for name in volumes if name not in used]
+
+    def _mounts(self, loc: Loc, mounts: Any, volumes: Mapping[str, Any]) -> set[str]:
+        """Check that each volume is there, and that no two mounts are at the same place; return the volumes."""
         entries = [entry if isinstance(entry, dict) else {} for entry in mounts] if isinstance(mounts, list) else []
         targets = [entry["target"].rstrip("/") if isinstance(entry.get("target"), str) else None for entry in entries]
         for index, entry in enumerate(entries):
             source = entry.get("source")
             if entry.get("type") == "volume" and isinstance(source, str) and source not in volumes:
                 suggestion = did_you_mean(source, volumes) or "; volumes: {NAME: {size: 64MiB}} makes one"
-                self._wrong(("mounts", index, "source"), f"{source}: not one of the volumes{suggestion}", "volume")
+                self._wrong((*loc, index, "source"), f"{source}: not one of the volumes{suggestion}", "volume")
             if targets[index] is not None and targets.index(targets[index]) < index:
-                self._wrong(("mounts", index, "target"), f"{entry['target']}: is mounted on twice", "target")
-        used = {entry.get("source") for entry in entries if entry.get("type") == "volume"}
-        self.notes += [f"volumes.{name}: is mounted nowhere" for name in volumes if name not in used]
+                self._wrong((*loc, index, "target"), f"{entry['target']}: is mounted on twice", "target")
+        return {str(entry.get("source")) for entry in entries if entry.get("type") == "volume"}
 
     def _study_gate(self) -> None:
         """Check that each metric of the gate is one of the study's."""

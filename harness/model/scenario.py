@@ -62,10 +62,13 @@ class Workload(Strict):
 
 
 class Runtime(Strict):
-    """One column of the comparison; `options` are those of the backend plugin, `network` wins over the scenario's."""
+    """One column of the comparison; `options` are those of the backend plugin, the rest wins over the scenario's."""
 
     backend: Text
     network: NetworkKind | None = Field(default=None, description=_NETWORK)
+    mounts: Annotated[tuple[MountSection, ...] | None, BeforeValidator(to_tuple)] = Field(
+        default=None, description="what its instances mount, in place of the scenario's mounts"
+    )
     options: Any = None
 
 

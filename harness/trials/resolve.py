@@ -11,7 +11,7 @@ from harness.model.mounts import MountSpec, mount_specs
 from harness.model.spec import ImageConfig, RootTree, WorkloadSpec
 
 if TYPE_CHECKING:
-    from harness.model.scenario import Scenario
+    from harness.model.scenario import Runtime, Scenario
 
 
 def image_ref(scenario: Scenario) -> ImageRef:
@@ -27,9 +27,10 @@ def workload_spec(scenario: Scenario, plugin: Workload, config: ImageConfig) -> 
     return plugin.compile(scenario.workload.options, config)
 
 
-def mounts(scenario: Scenario, base_dir: Path) -> tuple[MountSpec, ...]:
-    """Return what every instance mounts; host paths count from `base_dir`."""
-    return mount_specs(scenario.volumes or {}, scenario.mounts or (), base_dir)
+def mounts(scenario: Scenario, runtime: Runtime, base_dir: Path) -> tuple[MountSpec, ...]:
+    """Return what every instance of a runtime mounts, its own or the scenario's; host paths count from `base_dir`."""
+    own = runtime.mounts if runtime.mounts is not None else scenario.mounts or ()
+    return mount_specs(scenario.volumes or {}, own, base_dir)
 
 
 def arm_specs(scenario: Scenario, plugin: Workload, tree: RootTree, base_dir: Path) -> dict[str, ArmSpec]:
@@ -38,8 +39,10 @@ def arm_specs(scenario: Scenario, plugin: Workload, tree: RootTree, base_dir: Pa
     Raises: UsageError like `workload_spec`.
     """
     workload = workload_spec(scenario, plugin, tree.config)
-    limits, mounted = scenario.limits.limits, mounts(scenario, base_dir)
+    limits = scenario.limits.limits
     return {
-        name: ArmSpec(name, tree, workload, limits, runtime.network or scenario.network, mounted)
+        name: ArmSpec(
+            name, tree, workload, limits, runtime.network or scenario.network, mounts(scenario, runtime, base_dir)
+        )
         for name, runtime in scenario.runtimes.items()
     }

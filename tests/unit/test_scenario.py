@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from harness.model.json_schema import scenario_schema
 from harness.model.mounts import MountSpec, mount_specs
 from harness.model.reading import Known, check, load
 from harness.model.scenario import resolved, scenario_hash
+from harness.trials.resolve import mounts
 
 TEXT = """\
 schema: harness.scenario/1
@@ -148,6 +150,8 @@ MISTAKES = [
      "a.yaml:13:33: mounts.0.source: dta: not one of the volumes; did you mean 'data'?"),
     ("gate:", "mounts: [{type: volume, source: a, target: /d}]\ngate:",
      "a.yaml:12:33: mounts.0.source: a: not one of the volumes; volumes: {NAME: {size: 64MiB}} makes one"),
+    ("process: {backend: process}", "process: {backend: process, mounts: [{type: volume, source: a, target: /d}]}",
+     "a.yaml:7:63: runtimes.process.mounts.0.source: a: not one of the volumes; volumes: {NAME: {size: 64MiB}} makes"),
     ("gate:", "mounts: [{type: tmpf, target: /d}]\ngate:",
      "a.yaml:12:17: mounts.0.type: expected 'volume', 'bind' or 'tmpfs', got 'tmpf'; did you mean 'tmpfs'?"),
     ("gate:", "mounts: [{type: bind, target: /d}]\ngate:", "a.yaml:12:10: mounts.0: a bind needs a source"),
@@ -350,7 +354,7 @@ def test_schema_is_draft_07_with_the_options_of_each_plugin():
     assert "$defs" not in text
     assert "prefixItems" not in text
     by_backend = {one["title"]: one for one in schema["definitions"]["Runtime"]["oneOf"]}
-    assert set(by_backend["libvirt"]["properties"]) == {"backend", "network", "vcpus", "disk"}
+    assert set(by_backend["libvirt"]["properties"]) == {"backend", "network", "mounts", "vcpus", "disk"}
     assert by_backend["libvirt"]["properties"]["backend"] == {"const": "libvirt"}
     assert by_backend["exotic"]["additionalProperties"] is True
     assert by_backend["process"]["additionalProperties"] is False
@@ -451,3 +455,22 @@ def test_a_volume_that_nobody_mounts_is_noted():
 
 def test_without_mounts_the_hash_of_a_scenario_is_what_it_was():
     assert {"volumes", "mounts"}.isdisjoint(resolved(check(parse(TEXT, "a.yaml"), KNOWN)[0]))
+
+
+def test_what_a_runtime_mounts_stands_in_place_of_what_all_do():
+    text = TEXT.replace("{backend: process}", "{backend: process, mounts: [{type: volume, source: data, target: /d}]}")
+    text = text.replace("gate:", "volumes: {data: {}}\nmounts: [{type: tmpfs, target: /t}]\ngate:")
+    scenario, notes = check(parse(text, "a.yaml"), KNOWN)
+    places = {
+        name: [mount.target for mount in mounts(scenario, own, Path())] for name, own in scenario.runtimes.items()
+    }
+    assert places == {"process": ["/d"], "vm": ["/t"]}
+    assert not any("mounted nowhere" in note for note in notes)
+
+
+def test_the_gate_takes_what_the_workload_reports():
+    text = TEXT.replace("startup.ready", "http.requests")
+    with pytest.raises(ScenarioError, match=r"http\.requests: not measured"):
+        check(parse(text, "a.yaml"), KNOWN)
+    known = replace(KNOWN, workload_metrics={"http": ("http.requests",)})
+    assert check(parse(text, "a.yaml"), known)[0].gate.metrics == ("http.requests",)
