@@ -1,37 +1,54 @@
-"""A Containerfile and its context to an image: one layer for each instruction that changes files.
+"""Carry out a build: stage by stage, step by step, one layer for each instruction that changes files.
 
-The result depends only on the base, the instructions, the build arguments and the files' names, modes and bytes: all
-times are $SOURCE_DATE_EPOCH (0 where it is not set). Building twice gives the same digest and stores nothing new.
+    file -> build_plan -> BuildPlan -> here -> Image
+
+A step is looked up in the build cache first (`build_cache`), and then no tree is touched: what is not found there is
+made over the layers so far, by `copying` or in a container by `build_run`. With $SOURCE_DATE_EPOCH no time is later
+than that, and the same input gives the same digest on any machine; without it, files keep their times.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.errors import BuildError, ImageError, UsageError
+from harness.errors import BuildError, UsageError
 from harness.images import containerfile as parser
-from harness.images import oci, words
-from harness.images.confine import Confined
-from harness.images.containerfile import Containerfile, Instruction, Stage
-from harness.images.context import Context, ContextError, open_context
-from harness.images.copying import Copier, parse_mode, parse_owner, plan_copy, refuse_archives
-from harness.images.instructions import HANDLERS, NotSupportedError, Settings
-from harness.images.layers import Budget, LayerReader
-from harness.images.oci import Image, Layer
-from harness.images.pack import LayerWriter, Owner
-from harness.images.roots import unpack_image
-from harness.images.store import BlobWriter, Store
-from harness.images.unpack import Unpacker
-from harness.images.words import WordError
+from harness.images import oci
+from harness.images.build_cache import BuildCache, Made, chain_id, image_key, step_key
+from harness.images.build_plan import Wishes, located, plan_build
+from harness.images.build_progress import Lines, Log, Progress, Quiet, StepResult
+from harness.images.build_steps import BuildPlan, Copy, MakeDirectory, Origin, Run, StagePlan, Step
+from harness.images.build_work import Workshop
+from harness.images.containerfile import Containerfile
+from harness.images.context import ContextError, open_context
+from harness.images.copying import content_digest, find_all
+from harness.images.oci import Document, Image, Layer
+from harness.images.store import Store
 
-Log = Callable[[str], None]
+__all__ = ["BuildOptions", "BuildResult", "Log", "StepResult", "build", "build_image"]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What is said of a build beside its file and its context. Every name of `names` is given to the image."""
+
+    names: Sequence[str]
+    wishes: Wishes = field(default_factory=Wishes)
+    use_cache: bool = True
+    progress: Progress = field(default_factory=Quiet)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build made: `steps` are the instructions that change files, in the order in which they were done."""
+
+    image: Image
+    steps: tuple[StepResult, ...]
+    duration_ns: int
 
 
 def build_image(
@@ -43,209 +60,176 @@ def build_image(
     arguments: Mapping[str, str] | None = None,
     log: Log = lambda _: None,
 ) -> Image:
-    """Build an image and name it. `arguments` give values to ARG; `log` gets one line for each instruction.
+    """Build an image and name it. `arguments` give values to ARG; `log` gets the lines of a plain progress.
 
     Raises: BuildError `FILE:LINE: INSTRUCTION: why`; ImageError when the base is not in the store.
     """
+    options = BuildOptions((name,), Wishes(dict(arguments or {})), progress=Lines(log))
+    return build(parser.read(containerfile), context, store, options).image
+
+
+def build(file: Containerfile, context: Path, store: Store, options: BuildOptions) -> BuildResult:
+    """Build the image of a Containerfile. Raises: BuildError `FILE:LINE: INSTRUCTION: why`; ImageError."""
+    began_ns = time.monotonic_ns()
+    epoch_s = _epoch_s()
+    plan = plan_build(file, options.wishes, store.find)
     try:
-        text = containerfile.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BuildError(f"{containerfile}: cannot be read: {error}") from error
-    file = parser.parse(text, str(containerfile))
-    if len(file.stages) > 1:
-        hint = "build the first stage's files beforehand and COPY them"
-        what = "FROM: not supported yet: a second stage"
-        raise parser.error(file.path, file.stages[1].line, what, hint=hint)
-    given = dict(arguments or {})
-    _check_arguments(file, given)
-    with store.adding(), store.scratch() as scratch:
-        try:
-            files = open_context(context, containerfile)
-        except ContextError as error:
-            raise BuildError(str(error), hint=error.hint) from error
-        with files:
-            return _Build(file, files, store, scratch, _epoch_s(), log).run(file.stages[0], given, name)
+        files = open_context(context, Path(file.path))
+    except ContextError as error:
+        raise BuildError(str(error), hint=error.hint) from error
+    with store.adding(), store.scratch() as scratch, files:
+        work = Workshop(store, scratch, files, epoch_s, {})
+        made = _Build(plan, work, BuildCache(store, enabled=options.use_cache), options.progress)
+        image = made.run(options.names)
+    return BuildResult(image, tuple(made.results), time.monotonic_ns() - began_ns)
 
 
-def _check_arguments(file: Containerfile, given: Mapping[str, str]) -> None:
-    """Refuse a build argument that no ARG asks for: it would change nothing, unnoticed."""
-    everything = (*file.arguments, *(step for stage in file.stages for step in stage.instructions))
-    asked = [part.partition("=")[0] for step in everything if step.keyword == "ARG" for part in step.text.split()]
-    for name in given:
-        if name not in asked:
-            near = difflib.get_close_matches(name, asked, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"add to the file: ARG {name}"
-            raise BuildError(f"{file.path}: build argument: {name}: no ARG asks for it", hint=hint)
-
-
-def _epoch_s() -> int:
-    """Return the one time of all entries, in seconds. Source: reproducible-builds.org/specs/source-date-epoch."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
-    if not text.isdigit():
-        raise UsageError(f"environment: SOURCE_DATE_EPOCH: {text!r}: expected seconds since 1970")
-    return int(text)
+def _epoch_s() -> int | None:
+    """Return the latest time of all entries, in seconds. Source: reproducible-builds.org/specs/source-date-epoch."""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None or text.isdigit():
+        return None if text is None else int(text)
+    raise UsageError(f"environment: SOURCE_DATE_EPOCH: {text!r}: expected seconds since 1970")
 
 
 @dataclass(slots=True)
-class _Build:
-    """One build: the working tree (names and types only, to resolve paths in) and what came out so far."""
+class _Stack:
+    """What one stage is so far."""
 
-    file: Containerfile
-    context: Context
-    store: Store
-    scratch: Path
-    epoch_s: int
-    log: Log
     layers: list[Layer] = field(default_factory=list)
-    history: list[oci.Document] = field(default_factory=list)
-
-    def run(self, stage: Stage, given: Mapping[str, str], name: str) -> Image:
-        platform = {"TARGETOS": "linux", "TARGETARCH": oci.host_architecture()}
-        platform["TARGETPLATFORM"] = f"linux/{platform['TARGETARCH']}"
-        outer = Settings({}, given, platform, self.file.escape)
-        for step in self.file.arguments:
-            with self._located(step.line, "ARG"):
-                HANDLERS["ARG"](outer, step)
-        document = self._base(stage, outer.arguments)
-        settings = Settings(document["config"], given, {**platform, **outer.arguments}, self.file.escape)
-        pairs = [text.partition("=") for text in document["config"].get("Env") or []]
-        settings.env.update({key: value for key, _, value in pairs})
-        for step in stage.instructions:
-            self.log(f"{step.keyword} {step.text}")
-            with self._located(step.line, step.keyword):
-                self._step(step, settings)
-        document["rootfs"] = {"type": "layers", "diff_ids": [layer.diff_id for layer in self.layers]}
-        document["history"], document["created"] = self.history, self._created
-        return self.store.add_image(document, self.layers, name)
+    history: list[Document] = field(default_factory=list)
 
     @property
-    def _created(self) -> str:
-        return datetime.fromtimestamp(self.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-    @contextmanager
-    def _located(self, line: int, keyword: str) -> Iterator[None]:
-        """Give every error of one instruction its file and line."""
-        try:
-            yield
-        except (ContextError, NotSupportedError) as error:
-            raise parser.error(self.file.path, line, f"{keyword}: {error}", hint=error.hint) from error
-        except WordError as error:
-            raise parser.error(self.file.path, line, f"{keyword}: {error}") from error
-        except ImageError as error:
-            raise ImageError(f"{self.file.path}:{line}: {keyword}: {error.message}", hint=error.hint) from error
-        except OSError as error:
-            raise parser.error(self.file.path, line, f"{keyword}: {error}") from error
-
-    def _base(self, stage: Stage, arguments: Mapping[str, str]) -> oci.Document:
-        """Return the base's configuration to go on from; unpack it into the working tree."""
-        self._tree.mkdir()
-        document: oci.Document = {"architecture": oci.host_architecture(), "os": "linux", "config": {}}
-        with self._located(stage.line, "FROM"):
-            base = words.expand(stage.base, arguments, escape=self.file.escape)
-            if not base:
-                raise WordError(f"{stage.base}: empty once its variables are replaced")
-            platform = words.expand(stage.platform, arguments, escape=self.file.escape)
-            if platform not in {"", f"linux/{oci.host_architecture()}"}:
-                raise WordError(f"--platform={platform}: this machine is linux/{oci.host_architecture()}")
-            if base == "scratch":
-                return document
-            image = self.store.find(base)
-            unpack_image(self.store, image, self._tree, owners=False)
-        self.layers += image.layers
-        self.history += image.document.get("history") or []
-        document.update(
-            {key: image.document[key] for key in ("architecture", "os", "variant") if key in image.document}
-        )
-        return {**document, "config": copy.deepcopy(image.document.get("config") or {})}
-
-    @property
-    def _tree(self) -> Path:
-        return self.scratch / "tree"
-
-    def _step(self, step: Instruction, settings: Settings) -> None:
-        if step.flags and step.keyword not in {"ADD", "COPY", "RUN", "HEALTHCHECK"}:
-            raise WordError(f"--{step.flags[0][0]}: unknown option")
-        before = len(self.layers)
-        if step.keyword in {"ADD", "COPY"}:
-            self._copy(step, settings)
-        else:
-            HANDLERS[step.keyword](settings, step)
-            if step.keyword == "WORKDIR":
-                self._make_workdir(settings.workdir)
-        flags = "".join(f"--{name}={value} " for name, value in step.flags)
-        entry: oci.Document = {"created": self._created, "created_by": f"{step.keyword} {flags}{step.text}"}
-        self.history.append(entry if len(self.layers) > before else {**entry, "empty_layer": True})
-
-    def _copy(self, step: Instruction, settings: Settings) -> None:
-        sources = copy_words(step, settings)
-        owner, mode = _copy_flags(step, settings)
-        with Confined(self._tree) as image:
-            plan = plan_copy(sources, self.context, image, settings.workdir, owner=owner, mode=mode)
-            if step.keyword == "ADD":
-                refuse_archives(plan.sources)
-            self._add_layer(lambda writer: Copier(plan, self.context, image, writer).copy())
-
-    def _make_workdir(self, workdir: str) -> None:
-        with Confined(self._tree) as image:
-            names = image.canonical(os.fsencode(workdir))
-            missing = [names[:depth] for depth in range(1, len(names) + 1) if image.status(names[:depth]) is None]
-
-        def write(writer: LayerWriter) -> None:
-            for place in missing:
-                writer.directory(b"/".join(place))
-
-        if missing:
-            self._add_layer(write)
-
-    def _add_layer(self, write: Callable[[LayerWriter], None]) -> None:
-        """Store what `write` writes as a layer and bring the working tree up to it; nothing written is no layer."""
-        count = 0
-
-        def fill(out: BlobWriter) -> None:
-            nonlocal count
-            with LayerWriter(out, self.epoch_s) as writer:
-                write(writer)
-            count = writer.count
-
-        blob = self.store.add_blob(oci.LAYER, fill)
-        if not count:
-            return
-        self.layers.append(Layer(blob, blob.digest))
-        unpacker = Unpacker(self._tree, Budget(), owners=False)
-        with self.store.open_blob(blob) as packed:
-            unpacker.apply(LayerReader(packed, "layer", Budget()))
-        unpacker.finish()
+    def chain(self) -> str:
+        return chain_id(self.layers)
 
 
-def copy_words(step: Instruction, settings: Settings) -> list[str]:
-    """Return the sources and the target of COPY or ADD, variables replaced. Raises: NotSupportedError, WordError."""
-    if step.heredocs:
-        raise NotSupportedError("not supported yet: a document in the file", "put it into a file of the context")
-    _copy_flags(step, settings)
-    form = step.exec_form
-    found = [settings.expand(word) for word in form] if form is not None else settings.split(step.text)
-    if step.keyword == "ADD":
-        _refuse_urls(found)
-    return found
+class _Build:
+    """One build: `results` are what came out so far."""
+
+    def __init__(self, plan: BuildPlan, work: Workshop, cache: BuildCache, progress: Progress) -> None:
+        self.results: list[StepResult] = []
+        self._plan = plan
+        self._work = work
+        self._cache = cache
+        self._progress = progress
+        self._at = located(plan.path)
+        self._stages: dict[int, _Stack] = {}
+
+    def run(self, names: Sequence[str]) -> Image:
+        for stage in self._plan.stages:
+            self._stages[stage.number] = self._stage(stage)
+            self._work.stages[stage.number] = tuple(self._stages[stage.number].layers)
+        last = self._plan.stages[-1]
+        return self._image(last.document, self._stages[last.number], names)
+
+    # Stages
+
+    def _stage(self, stage: StagePlan) -> _Stack:
+        stack = self._base(stage)
+        count = 1 + sum(step.makes_files for step in stage.steps)
+        title = f"{stage.title} " if len(self._plan.stages) > 1 else ""
+        self._progress.begin(f"[{title}1/{count}] FROM {stage.base}")
+        number = 1
+        for step in stage.steps:
+            made = Made(None, self._work.now())
+            if step.makes_files:
+                number += 1
+                made = self._told(step, stack, f"[{title}{number}/{count}] {_first_line(step.text)}", stage.title)
+            entry: Document = {"created": made.created, "created_by": step.text}
+            stack.history.append(entry if made.layer is not None else {**entry, "empty_layer": True})
+            stack.layers += [made.layer] if made.layer is not None else []
+        return stack
+
+    def _base(self, stage: StagePlan) -> _Stack:
+        if stage.base.kind == "stage":
+            base = self._stages[stage.base.stage]
+            return _Stack(list(base.layers), list(base.history))
+        if stage.image is None:
+            return _Stack()
+        return _Stack(list(stage.image.layers), list(stage.image.document.get("history") or []))
+
+    def _told(self, step: Step, stack: _Stack, label: str, stage: str) -> Made:
+        """Do one step, and tell of it."""
+        self._progress.begin(label)
+        began_ns = time.monotonic_ns()
+        with self._at(step.line, step.keyword):
+            made, cached = self._step(step, stack, lambda line: self._progress.output(label, line))
+        spent_ns = time.monotonic_ns() - began_ns
+        result = StepResult(stage, step.keyword, step.line, step.text, cached, spent_ns, made.layer)
+        self.results.append(result)
+        self._progress.end(label, result)
+        return made
+
+    # Steps
+
+    def _step(self, step: Step, stack: _Stack, output: Callable[[str], None]) -> tuple[Made, bool]:
+        """Return what a step made, and whether it was known already."""
+        action = step.action
+        if isinstance(action, Copy):
+            return self._copy(action, stack)
+        if isinstance(action, Run):
+            key = self._key(action, stack, self._mounted(action))
+            where = f"{self._plan.path}:{step.line}: {_first_line(step.text)}"
+            return self._once([key], lambda: self._work.run(action, stack.layers, where, output))
+        assert isinstance(action, MakeDirectory)
+        key = self._key(action, stack, {})
+        return self._once([key], lambda: self._work.make_directory(action.path, stack.layers))
+
+    def _copy(self, action: Copy, stack: _Stack) -> tuple[Made, bool]:
+        """Copies from a tree are looked up by its name first: then nobody needs to read it."""
+        keys = []
+        if action.origin is not None:
+            patterns = "\0".join(action.sources)
+            keys.append(self._key(action, stack, {"tree": self._chain(action.origin), "patterns": patterns}))
+            if (made := self._cache.find(keys[0])) is not None:
+                return made, True
+        files = self._work.files(action.origin)
+        sources = find_all(action.sources, files)
+        keys.append(self._key(action, stack, {"content": content_digest(files, sources, action.inline)}))
+        return self._once(keys, lambda: self._work.copy(action, sources, files, stack.layers))
+
+    def _mounted(self, action: Run) -> dict[str, str]:
+        """Return what decides of the trees that a RUN mounts."""
+        told = {}
+        for mount in action.mounts:
+            if mount.kind == "bind" and mount.origin is None:
+                files = self._work.files(None)
+                told[mount.target] = content_digest(files, find_all([mount.source], files), ())
+            elif mount.origin is not None:
+                told[mount.target] = self._chain(mount.origin)
+        return told
+
+    def _key(self, action: Copy | Run | MakeDirectory, stack: _Stack, inputs: Mapping[str, str]) -> str:
+        return step_key(stack.chain, action, inputs, self._work.epoch_s)
+
+    def _chain(self, origin: Origin) -> str:
+        return chain_id(self._work.layers_of(origin))
+
+    def _once(self, keys: Sequence[str], make: Callable[[], Layer | None]) -> tuple[Made, bool]:
+        """Return what is known under the last key, or made now; it is kept under all of them."""
+        found = self._cache.find(keys[-1])
+        made = found or Made(make(), self._work.now())
+        for key in keys if found is None else keys[:-1]:
+            self._cache.keep(key, made)
+        return made, found is not None
+
+    # The image
+
+    def _image(self, settings: Document, stack: _Stack, names: Sequence[str]) -> Image:
+        """Name the image; one that was made before keeps its times, and so its digest."""
+        key = image_key(settings, stack.history, stack.layers, self._work.epoch_s)
+        store, names = self._work.store, [oci.full_name(name) for name in names]
+        manifest = self._cache.find_image(key)
+        if manifest is not None:
+            images = [store.add_manifest(manifest, name) for name in names]
+            return images[0] if images else store.read_image(manifest)
+        document = {**settings, "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in stack.layers]}}
+        document["history"], document["created"] = stack.history, self._work.now()
+        images = [store.add_image(document, stack.layers, name) for name in names]
+        self._cache.keep_image(key, images[0])
+        return images[0]
 
 
-def _copy_flags(step: Instruction, settings: Settings) -> tuple[Owner, int | None]:
-    owner, mode = Owner(), None
-    for name, text in step.flags:
-        value = settings.expand(text)
-        if name == "chown":
-            owner = parse_owner(value)
-        elif name == "chmod":
-            mode = parse_mode(value)
-        elif name == "from":
-            raise NotSupportedError(f"--from={value}: not supported yet: a second stage", "COPY from the context")
-        else:
-            raise NotSupportedError(f"--{name}: unknown or not supported option", "supported: --chown, --chmod")
-    return owner, mode
-
-
-def _refuse_urls(sources: list[str]) -> None:
-    for source in sources[:-1]:
-        if "://" in source or source.startswith("git@"):
-            hint = "download it beforehand and COPY it: a build must not depend on the network"
-            raise NotSupportedError(f"{source}: not supported: a URL", hint)
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.errors import BuildError
 
@@ -25,8 +26,8 @@ KEYWORDS = (
 
 _DIRECTIVE = re.compile(r"#\s*(syntax|escape|check)\s*=\s*(\S.*?)\s*$", re.IGNORECASE)
 _FLAG = re.compile(r"--([a-z][a-z-]*)(?:=(\S*))?(?:\s+|$)")
-_HEREDOC = re.compile(r"(?<!\S)\d?<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\2")
-_JSON_FORMS = ("ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME")
+HEREDOC = re.compile(r"(?<!\S)\d?<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\2")
+_JSON_FORMS = ("ADD", "CMD", "COPY", "ENTRYPOINT", "HEALTHCHECK", "RUN", "SHELL", "VOLUME")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,26 @@ def error(path: str, line: int, what: str, *, hint: str | None = None) -> BuildE
     return BuildError(f"{path}:{line}: {what}", hint=hint)
 
 
+def read(path: Path) -> Containerfile:
+    """Return the Containerfile at a path. Raises: BuildError where it cannot be read, or is none."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise BuildError(f"{path}: cannot be read: {problem}") from problem
+    return parse(text, str(path))
+
+
+def parse_trigger(text: str, path: str, line: int) -> Instruction:
+    """Return what a base's ONBUILD asks for; `line` is that of FROM. Raises: BuildError."""
+    found = _instruction(text.strip(), path, line)
+    if found.keyword in {"FROM", "ONBUILD", "MAINTAINER"}:
+        raise error(path, line, f"ONBUILD: {found.keyword}: cannot be put off")
+    return found
+
+
 def parse(text: str, path: str) -> Containerfile:
     """Return a Containerfile as data; `path` is for messages. Raises: BuildError with file and line."""
-    lines = text.removeprefix("\ufeff").splitlines()
+    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
     escape = _escape(lines, path)
     arguments, stages = list[Instruction](), list[Stage]()
     for instruction in _instructions(lines, path, escape):
@@ -94,7 +112,8 @@ def parse(text: str, path: str) -> Containerfile:
             what = f"{instruction.keyword}: before the first FROM"
             raise error(path, instruction.line, what, hint="begin with: FROM busybox (or FROM scratch)")
     if not stages:
-        raise error(path, max(len(lines), 1), "FROM: missing", hint="begin with: FROM busybox (or FROM scratch)")
+        count = max(len(lines) - (not lines[-1]), 1)
+        raise error(path, count, "FROM: missing", hint="begin with: FROM busybox (or FROM scratch)")
     return Containerfile(path, tuple(arguments), tuple(stages), escape)
 
 
@@ -150,7 +169,10 @@ def _instruction(line: str, path: str, number: int) -> Instruction:
         text = text[match.end() :]
     if not text:
         raise error(path, number, f"{keyword}: nothing follows")
-    return Instruction(keyword, number, tuple(flags), text, _exec_form(keyword, text, path, number))
+    if keyword == "ONBUILD":
+        parse_trigger(text, path, number)
+    form = text.partition(" ")[2].lstrip() if keyword == "HEALTHCHECK" else text  # it is CMD's there
+    return Instruction(keyword, number, tuple(flags), text, _exec_form(keyword, form, path, number))
 
 
 def _exec_form(keyword: str, text: str, path: str, number: int) -> tuple[str, ...] | None:
@@ -162,7 +184,7 @@ def _exec_form(keyword: str, text: str, path: str, number: int) -> tuple[str, ..
         return None
     try:
         words = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         words = None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         hint = 'write strings in double quotes: ["a", "b"]'
@@ -173,7 +195,7 @@ def _exec_form(keyword: str, text: str, path: str, number: int) -> tuple[str, ..
 def _heredocs(instruction: Instruction, lines: Sequence[str], at: int, path: str) -> tuple[tuple[Heredoc, ...], int]:
     """Return the documents that belong to an instruction, and the line at which the file goes on."""
     documents = []
-    marks = _HEREDOC.findall(instruction.text) if instruction.keyword in {"RUN", "COPY", "ADD"} else []
+    marks = HEREDOC.findall(instruction.text) if instruction.keyword in {"RUN", "COPY", "ADD"} else []
     for dash, quote, name in marks:
         content = []
         while at < len(lines) and (lines[at].lstrip("\t") if dash else lines[at]) != name:

@@ -6,13 +6,14 @@ Source: Dockerfile reference, ".dockerignore file" and "COPY"; Go's path/filepat
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from harness.images.confine import Confined, Names
 
@@ -26,6 +27,14 @@ class ContextError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """One source that is there: its path once links are followed, and the name that it has in a directory."""
+
+    path: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Rule:
     """One line of an ignore file; a rule with `keeps` (`!`) takes back what earlier lines ignore."""
 
@@ -33,7 +42,7 @@ class _Rule:
     keeps: bool
 
 
-def _translate(pattern: str, *, ignore_file: bool) -> re.Pattern[str]:
+def translate(pattern: str, *, ignore_file: bool) -> re.Pattern[str]:
     """Return Docker's pattern as a regular expression: `*` and `?` stop at `/`, `**` does not. Raises: ValueError."""
     out, at = [], 0
     while at < len(pattern):
@@ -76,18 +85,24 @@ def parse_ignore(text: str) -> tuple[_Rule, ...]:
         keeps = line.startswith("!")
         path = os.path.normpath(line.removeprefix("!").strip()).lstrip("/")
         if path != ".":  # Docker ignores a line that means the whole context
-            rules.append(_Rule(_translate(path, ignore_file=True), keeps))
+            rules.append(_Rule(translate(path, ignore_file=True), keeps))
     return tuple(rules)
 
 
 class Context:
     """The files under one directory that its ignore file leaves: relative path -> lstat. Links are never followed."""
 
+    keeps_owners = False
+
     def __init__(self, root: Path, rules: Sequence[_Rule] = ()) -> None:
         self.root = root
         self._rules = rules
         self._confined = Confined(root, beneath=True)
-        self.entries = dict(self._list(""))
+
+    @functools.cached_property
+    def entries(self) -> dict[str, os.stat_result]:
+        """Every path with its lstat; read only where an instruction copies something."""
+        return dict(self._list(""))
 
     def close(self) -> None:
         self._confined.close()
@@ -116,7 +131,7 @@ class Context:
                 ignored = not rule.keeps
         return ignored
 
-    def find(self, source: str) -> list[str]:
+    def find(self, source: str) -> list[Found]:
         """Return the paths that one source of COPY means ("" is the context itself), links on the way followed.
 
         Raises: ContextError when there is none, or when it leads out of the context.
@@ -126,17 +141,17 @@ class Context:
             raise ContextError(f"{source}: leads out of the context", hint)
         wanted = os.path.normpath(source.lstrip("/") or ".")
         if wanted == ".":
-            return [""]
+            return [Found("", "")]
         matches = [wanted] if not set(wanted) & set("*?[\\") else self._matches(wanted)
-        found = [self._real(path) for path in matches]
-        missing = [path for path in found if path and path not in self.entries]
+        found = [Found(self._real(path), path.rpartition("/")[2]) for path in matches]
+        missing = [one for one in found if one.path and one.path not in self.entries]
         if missing or not found:
             raise ContextError(f"{source}: no such file in the context {self.root}", self._hint(wanted))
         return found
 
     def _matches(self, wanted: str) -> list[str]:
         try:
-            pattern = _translate(wanted, ignore_file=False)
+            pattern = translate(wanted, ignore_file=False)
         except ValueError as error:
             raise ContextError(str(error)) from error
         return [path for path in self.entries if pattern.fullmatch(path)]
@@ -156,12 +171,16 @@ class Context:
         near = difflib.get_close_matches(wanted, list(self.entries), n=1)
         return f"did you mean '{near[0]}'?" if near else None
 
+    def status(self, path: str) -> os.stat_result:
+        """Return the lstat of a path that was found; "" is the context itself."""
+        return self.entries[path] if path else self.root.stat()
+
     def below(self, directory: str) -> list[str]:
         """Return every path inside a directory, relative to it, a directory before its entries."""
         prefix = f"{directory}/" if directory else ""
         return [path.removeprefix(prefix) for path in self.entries if path.startswith(prefix)]
 
-    def open(self, path: str) -> IO[bytes]:
+    def open(self, path: str) -> BufferedReader:
         """Return a regular file of the context, opened without following a link."""
         descriptor = self._confined.open_file(_names(path))
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

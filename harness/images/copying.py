@@ -1,76 +1,113 @@
-"""COPY and ADD: files of the context into one layer, at the place where the image's own links lead."""
+"""COPY and ADD: files of a context, a stage or the Containerfile itself into one layer.
+
+They go to the place where the image's own links lead. What is copied is told by its content, never by its times.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader
+from typing import Protocol
 
-from harness.images.confine import Confined, Names
-from harness.images.context import Context, ContextError
-from harness.images.pack import LayerWriter, Owner
+from harness.images.archive import is_archive, unpack_archive
+from harness.images.build_steps import Copy, Inline
+from harness.images.confine import Names
+from harness.images.context import ContextError, Found
+from harness.images.merged import Merged
+from harness.images.pack import LayerWriter, Owner, xattr_headers
 
-_CHOWN = re.compile(r"(\d+)(?::(\d+))?")
-_CHMOD = re.compile(r"[0-7]{3,4}")
-_ARCHIVES = re.compile(r"\.(tar|tgz|tbz2|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
+
+class Files(Protocol):
+    """What COPY takes from: a build context or a merged tree. `keeps_owners`: what is copied keeps whose it is."""
+
+    keeps_owners: bool
+
+    def find(self, source: str) -> list[Found]: ...
+    def status(self, path: str) -> os.stat_result: ...
+    def below(self, directory: str) -> list[str]: ...
+    def open(self, path: str) -> BufferedReader: ...
+    def link_target(self, path: str) -> bytes: ...
+
+
+def find_all(patterns: Sequence[str], files: Files) -> tuple[Found, ...]:
+    """Return what some sources mean, each once. Raises: ContextError."""
+    return tuple(dict.fromkeys(found for pattern in patterns for found in files.find(pattern)))
+
+
+# -- what is copied, as one digest -----------------------------------------------------------------------------------
+
+
+def content_digest(files: Files, sources: Sequence[Found], inline: Sequence[Inline]) -> str:
+    """Return the digest of names, types, modes, owners (where kept), attributes and bytes: not of times.
+
+    Raises: ContextError, OSError.
+    """
+    digest = hashlib.sha256()
+    for found in sources:
+        digest.update(_record(files, found.path, found.name))
+        if stat.S_ISDIR(files.status(found.path).st_mode):
+            for path in files.below(found.path):
+                digest.update(_record(files, _inside(found.path, path), path))
+    for document in inline:
+        digest.update(b"%s\0%d\0%s\0" % (document.name.encode(), len(document.content), document.content))
+    return digest.hexdigest()
+
+
+def _inside(directory: str, path: str) -> str:
+    return f"{directory}/{path}" if directory else path
+
+
+def _record(files: Files, path: str, name: str) -> bytes:
+    status, content = files.status(path), b""
+    if stat.S_ISREG(status.st_mode):
+        with files.open(path) as file:
+            attributes = repr(sorted(xattr_headers(file.fileno()).items())).encode()
+            content = hashlib.file_digest(file, "sha256").digest() + attributes
+    elif stat.S_ISLNK(status.st_mode):
+        content = files.link_target(path)
+    owner = (status.st_uid, status.st_gid) if files.keeps_owners else ()
+    mode = status.st_mode if path or files.keeps_owners else 0  # the context's own directory gives no mode
+    return b"%s\0%o\0%s\0%d\0%s" % (os.fsencode(name), mode, repr(owner).encode(), len(content), content)
+
+
+# -- where it goes ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """What one COPY does: `sources` are found in the context, `target` is a place of the image (canonical).
+    """What one COPY does: `sources` are found, `target` is a place of the image (canonical).
 
-    `into` says that the target is a directory that takes each source under its own name.
+    `into` says that the target is a directory that takes each source under its own name. Without an `owner` everything
+    keeps its own, or root's where it comes from the context.
     """
 
-    sources: tuple[str, ...]
+    sources: tuple[Found, ...]
+    inline: tuple[Inline, ...]
     target: Names
     into: bool
-    owner: Owner
+    owner: Owner | None
     mode: int | None
+    unpack: bool
 
 
-def parse_owner(text: str) -> Owner:
-    """Return --chown=UID[:GID]; the group is the user's number where none is given. Raises: ContextError."""
-    match = _CHOWN.fullmatch(text)
-    if not match:
-        hint = "write numbers, such as --chown=1000:1000: names would have to be looked up in the image"
-        raise ContextError(f"--chown={text}: expected UID[:GID]", hint)
-    return Owner(int(match.group(1)), int(match.group(2) or match.group(1)))
-
-
-def parse_mode(text: str) -> int:
-    """Return --chmod=755 as a mode. Raises: ContextError."""
-    if not _CHMOD.fullmatch(text):
-        raise ContextError(f"--chmod={text}: expected an octal mode", "for instance --chmod=755")
-    return int(text, 8)
-
-
-def plan_copy(
-    words: Sequence[str], context: Context, image: Confined, workdir: str, *, owner: Owner, mode: int | None
-) -> CopyPlan:
-    """Return what `COPY SOURCE... TARGET` means, from the context and the image's tree so far.
-
-    Raises: ContextError.
-    """
-    if len(words) < 2:
-        raise ContextError(f"{' '.join(words)}: expected SOURCE... TARGET")
-    *patterns, target = words
-    sources = tuple(dict.fromkeys(path for pattern in patterns for path in context.find(pattern)))
-    place = image.canonical(os.fsencode(os.path.join(workdir, target)))  # noqa: PTH118 - keeps a trailing slash
+def plan_copy(action: Copy, sources: tuple[Found, ...], files: Files, image: Merged, owner: Owner | None) -> CopyPlan:
+    """Return what a COPY means, from its sources and the image's tree so far. Raises: ContextError."""
+    target = action.target
+    place = image.canonical(os.fsencode(os.path.join(action.workdir, target)))  # noqa: PTH118 - keeps a trailing slash
     status = image.status(place)
-    there = status is not None and stat.S_ISDIR(status.st_mode)
+    there = not place or (status is not None and stat.S_ISDIR(status.st_mode))
     into = there or target.endswith(("/", "/.")) or target == "."
-    if len(sources) > 1 and not into:
+    if len(sources) + len(action.inline) > 1 and not into:
         raise ContextError(f"{target}: several sources need a directory", f"write the target as {target}/")
-    if status is not None and not there and (target.endswith("/") or _is_directory(context, sources[0])):
+    first_is_directory = bool(sources) and stat.S_ISDIR(files.status(sources[0].path).st_mode)
+    if status is not None and not there and (target.endswith("/") or first_is_directory):
         raise ContextError(f"{target}: is a file in the image, not a directory")
-    return CopyPlan(sources, place, into, owner, mode)
-
-
-def _is_directory(context: Context, path: str) -> bool:
-    return not path or stat.S_ISDIR(context.entries[path].st_mode)
+    mode = int(action.mode, 8) if action.mode else None
+    return CopyPlan(sources, action.inline, place, into, owner, mode, action.unpack)
 
 
 @dataclass(slots=True)
@@ -78,63 +115,93 @@ class Copier:
     """Writes the entries of one plan; directories that the image lacks are made on the way (0755)."""
 
     plan: CopyPlan
-    context: Context
-    image: Confined
+    files: Files
+    image: Merged
     writer: LayerWriter
     _made: set[Names] = field(default_factory=set)
+    _first: dict[tuple[int, int], bytes] = field(default_factory=dict)
 
     def copy(self) -> None:
         """Write all. Raises: ContextError; ImageError when a file changes meanwhile."""
         for source in self.plan.sources:
-            if _is_directory(self.context, source):
-                self._copy_directory(source)
-                continue
-            name = os.fsencode(source.rpartition("/")[2])
-            place = (*self.plan.target, name) if self.plan.into else self.plan.target
+            if stat.S_ISDIR(self.files.status(source.path).st_mode):
+                self._copy_directory(source.path)
+            elif not self._unpacked(source.path):
+                place = self._place(source.name)
+                self._parents(place)
+                self._entry(source.path, place)
+        for document in self.plan.inline:
+            place = self._place(document.name)
             self._parents(place)
-            self._entry(source, place)
+            mode = 0o644 if self.plan.mode is None else self.plan.mode
+            self.writer.file(b"/".join(place), document.content, mode, self._owner(None))
+
+    def _place(self, name: str) -> Names:
+        return (*self.plan.target, os.fsencode(name)) if self.plan.into else self.plan.target
+
+    def _unpacked(self, path: str) -> bool:
+        """Unpack an archive of ADD to the target; return whether it is one."""
+        if not self.plan.unpack or not stat.S_ISREG(self.files.status(path).st_mode):
+            return False
+        with self.files.open(path) as file:
+            if not is_archive(file):
+                return False
+            self._parents((*self.plan.target, b""))
+            unpack_archive(file, path, self.writer, self.plan.target, self.plan.owner)
+        return True
 
     def _copy_directory(self, source: str) -> None:
-        """Copy what is in a directory; the directory itself only gives the mode of a target that is not there yet."""
-        mode = 0o755 if not source else stat.S_IMODE(self.context.entries[source].st_mode)
+        """Copy what is in a directory; the directory itself only gives its mode and time to a target that is new."""
         self._parents(self.plan.target)
-        self._directory(self.plan.target, self.plan.mode if self.plan.mode is not None else mode)
-        for path in self.context.below(source):
-            whole = f"{source}/{path}" if source else path
-            self._entry(whole, (*self.plan.target, *os.fsencode(path).split(b"/")))
+        self._directory(self.plan.target, source or None)
+        for path in self.files.below(source):
+            self._entry(_inside(source, path), (*self.plan.target, *os.fsencode(path).split(b"/")))
 
     def _parents(self, place: Names) -> None:
         for depth in range(1, len(place)):
-            self._directory(place[:depth], 0o755)
+            self._directory(place[:depth], None)
 
-    def _directory(self, place: Names, mode: int) -> None:
-        """Make a directory unless the image, or this layer, has it."""
+    def _directory(self, place: Names, source: str | None) -> None:
+        """Make a directory, as `source` is, unless the image, or this layer, has it."""
         if not place or place in self._made:
             return
         self._made.add(place)
         status = self.image.status(place)
-        if status is None:
-            self.writer.directory(b"/".join(place), mode, self.plan.owner)
-        elif not stat.S_ISDIR(status.st_mode):
-            raise ContextError(f"/{os.fsdecode(b'/'.join(place))}: is a file in the image, not a directory")
+        if status is not None:
+            if not stat.S_ISDIR(status.st_mode):
+                raise ContextError(f"/{os.fsdecode(b'/'.join(place))}: is a file in the image, not a directory")
+            return
+        own = None if source is None else self.files.status(source)
+        mode = 0o755 if own is None else stat.S_IMODE(own.st_mode)
+        if own is not None and self.plan.mode is not None:
+            mode = self.plan.mode
+        self.writer.directory(b"/".join(place), mode, self._owner(own), None if own is None else own.st_mtime)
+
+    def _owner(self, status: os.stat_result | None) -> Owner:
+        if self.plan.owner is not None:
+            return self.plan.owner
+        return Owner(status.st_uid, status.st_gid) if status is not None and self.files.keeps_owners else Owner()
 
     def _entry(self, source: str, place: Names) -> None:
-        status, path = self.context.entries[source], b"/".join(place)
+        status, path = self.files.status(source), b"/".join(place)
         mode = self.plan.mode if self.plan.mode is not None else stat.S_IMODE(status.st_mode)
+        owner = self._owner(status)
         if stat.S_ISDIR(status.st_mode):
-            self._directory(place, mode)
+            self._directory(place, source)
         elif stat.S_ISLNK(status.st_mode):
-            self.writer.link(path, self.context.link_target(source), self.plan.owner)
+            self.writer.link(path, self.files.link_target(source), owner, status.st_mtime)
         elif stat.S_ISREG(status.st_mode):
-            with self.context.open(source) as content:
-                self.writer.file(path, content, mode, self.plan.owner)
+            first = self._first_name(status, path)
+            if first != path:
+                self.writer.hard_link(path, first, mode, owner, status.st_mtime)
+                return
+            with self.files.open(source) as content:
+                self.writer.file(path, content, mode, owner, status.st_mtime)
         else:
             raise ContextError(f"{source}: neither file, directory nor link: it cannot be copied")
 
-
-def refuse_archives(sources: Sequence[str]) -> None:
-    """Refuse what ADD would unpack. Raises: ContextError."""
-    for source in sources:
-        if _ARCHIVES.search(source):
-            hint = "COPY it, or unpack it beside the Containerfile and COPY the directory"
-            raise ContextError(f"{source}: unpacking an archive is not supported yet", hint)
+    def _first_name(self, status: os.stat_result, path: bytes) -> bytes:
+        """Return under which path a file with several names came before in this COPY, or this one."""
+        if status.st_nlink == 1:
+            return path
+        return self._first.setdefault((status.st_dev, status.st_ino), path)

@@ -38,8 +38,12 @@ class Settings:
     escape: str = "\\"
     env: dict[str, str] = field(default_factory=dict)
     arguments: dict[str, str] = field(default_factory=dict)
-    shell: tuple[str, ...] = ("/bin/sh", "-c")
     has_cmd: bool = False
+
+    @property
+    def shell(self) -> tuple[str, ...]:
+        """What the shell forms run in: Docker keeps SHELL in the image, and what is built on it has it too."""
+        return tuple(self.config.get("Shell") or ("/bin/sh", "-c"))
 
     @property
     def variables(self) -> dict[str, str]:
@@ -55,6 +59,9 @@ class Settings:
 
     def split(self, text: str) -> list[str]:
         return words.split(text, self.variables, escape=self.escape)
+
+    def expand_document(self, text: str) -> str:
+        return words.expand_document(text, self.variables, escape=self.escape)
 
     def assignments(self, text: str) -> dict[str, str]:
         return words.assignments(text, self.variables, escape=self.escape)
@@ -136,29 +143,58 @@ def _stopsignal(settings: Settings, instruction: Instruction) -> None:
 def _shell(settings: Settings, instruction: Instruction) -> None:
     if not instruction.exec_form:
         raise WordError('expected a JSON list, such as ["/bin/sh", "-c"]')
-    settings.shell = instruction.exec_form
+    settings.config["Shell"] = list(instruction.exec_form)
 
 
-def _healthcheck(_: Settings, __: Instruction) -> None:
-    raise NotSupportedError("not part of an OCI image", "say when it is ready in the scenario: workload.ready")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
+_UNITS_NS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "µs": 10**3, "ns": 1}
+_TIMES = {
+    "interval": "Interval",
+    "timeout": "Timeout",
+    "start-period": "StartPeriod",
+    "start-interval": "StartInterval",
+}
 
 
-def _onbuild(_: Settings, __: Instruction) -> None:
-    raise NotSupportedError("not part of an OCI image", "write the instruction in the Containerfile that needs it")
+def _duration_ns(text: str) -> int:
+    """Return what Go writes as 1m30s, in ns. Raises: WordError."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise WordError(f"{text}: expected a duration, such as 30s or 1m30s")
+    return sum(round(float(number) * _UNITS_NS[unit]) for number, unit in parts)
+
+
+def _healthcheck(settings: Settings, instruction: Instruction) -> None:
+    """Docker's own field: it is not part of the OCI image format, and readers of that ignore it."""
+    kind, _, command = instruction.text.partition(" ")
+    if kind.upper() == "NONE" and not command.strip():
+        settings.config["Healthcheck"] = {"Test": ["NONE"]}
+        return
+    if kind.upper() != "CMD" or not command.strip():
+        raise WordError(f"{instruction.text}: expected NONE or CMD COMMAND")
+    form = instruction.exec_form
+    check: Document = {"Test": ["CMD", *form] if form is not None else ["CMD-SHELL", command.strip()]}
+    for name, value in instruction.flags:
+        if name in _TIMES:
+            check[_TIMES[name]] = _duration_ns(settings.expand(value))
+        elif name == "retries" and value.isdigit():
+            check["Retries"] = int(value)
+        else:
+            raise WordError(f"--{name}={value}: expected --retries=N or one of --{', --'.join(_TIMES)} with a duration")
+    settings.config["Healthcheck"] = check
+
+
+def _onbuild(settings: Settings, instruction: Instruction) -> None:
+    """Docker's own field: a build FROM this image takes these instructions first."""
+    settings.config["OnBuild"] = [*(settings.config.get("OnBuild") or []), instruction.text]
 
 
 def _maintainer(_: Settings, __: Instruction) -> None:
     raise NotSupportedError("deprecated", "LABEL org.opencontainers.image.authors=...")
 
 
-def _run(_: Settings, __: Instruction) -> None:
-    raise NotSupportedError(
-        "not supported yet: the built-in builder starts no container", "make the files beforehand and COPY them"
-    )
-
-
 HANDLERS: Mapping[str, Callable[[Settings, Instruction], None]] = {
     "ARG": _arg, "CMD": _cmd, "ENTRYPOINT": _entrypoint, "ENV": _env, "EXPOSE": _expose, "HEALTHCHECK": _healthcheck,
-    "LABEL": _label, "MAINTAINER": _maintainer, "ONBUILD": _onbuild, "RUN": _run, "SHELL": _shell,
+    "LABEL": _label, "MAINTAINER": _maintainer, "ONBUILD": _onbuild, "SHELL": _shell,
     "STOPSIGNAL": _stopsignal, "USER": _user, "VOLUME": _volume, "WORKDIR": _workdir,
 }  # fmt: skip

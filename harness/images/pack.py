@@ -26,6 +26,7 @@ from harness.images.store import BlobWriter, Store
 from harness.images.tree import Entry, walk
 
 _KEPT_XATTRS = ("user.", "security.capability")
+_KEPT_HEADERS = tuple(f"SCHILY.xattr.{name}" for name in _KEPT_XATTRS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +117,19 @@ class LayerWriter:
             self._add(info, io.BytesIO(content))
             return
         info.size = os.fstat(content.fileno()).st_size
-        info.pax_headers = _xattr_headers(content.fileno())
+        info.pax_headers = xattr_headers(content.fileno())
         try:
             self._add(info, content)
         except OSError as error:
             raise ImageError(f"layer: {info.name}: changed while it was read: {error}") from error
+
+    def member(self, member: tarfile.TarInfo, path: bytes, link: str, owner: Owner, content: IO[bytes] | None) -> None:
+        """Add an entry of another archive at `path`; `link` is what a link holds."""
+        info = self._info(path, tarfile.REGTYPE if member.isreg() else member.type, member.mode, owner, member.mtime)
+        info.linkname, info.size = link, member.size if content is not None else 0
+        info.devmajor, info.devminor = member.devmajor, member.devminor
+        info.pax_headers = {key: value for key, value in member.pax_headers.items() if key.startswith(_KEPT_HEADERS)}
+        self._add(info, content)
 
     def copy(self, base: bytes, entry: Entry, first: bytes | None) -> None:
         """Add an entry of a directory tree as it is; `first` is the earlier path of the same file (hard link)."""
@@ -129,7 +138,7 @@ class LayerWriter:
         if first is not None:
             self.hard_link(entry.path, first, mode, owner, status.st_mtime)
         elif stat.S_ISDIR(status.st_mode):
-            self.directory(entry.path, mode, owner, status.st_mtime, _xattr_headers(source))
+            self.directory(entry.path, mode, owner, status.st_mtime, xattr_headers(source))
         elif stat.S_ISLNK(status.st_mode):
             self.link(entry.path, os.readlink(source), owner, status.st_mtime)  # noqa: PTH115 - bytes
         elif stat.S_ISREG(status.st_mode):
@@ -149,7 +158,8 @@ class LayerWriter:
         self._add(info)
 
 
-def _xattr_headers(fd: int | bytes) -> dict[str, str]:
+def xattr_headers(fd: int | bytes) -> dict[str, str]:
+    """Return the attributes that a layer keeps of an open file (or a path), as PAX headers."""
     try:
         names = [name for name in os.listxattr(fd) if name.startswith(_KEPT_XATTRS)]
     except OSError as error:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_MAX_DEPTH = 50  # of ${a:-${b:-...}}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -24,6 +25,7 @@ class _Scanner:
     variables: Mapping[str, str]
     escape: str
     at: int = 0
+    depth: int = 0
 
     def word(self, stop: str) -> str:
         """Read up to one of the characters of `stop` outside quotes, or to the end."""
@@ -35,7 +37,7 @@ class _Scanner:
             elif char == '"':
                 out.append(self._double())
             elif char == "$":
-                out.append(self._variable())
+                out.append(self.variable())
             elif char == self.escape:
                 out.append(self.text[self.at : self.at + 1])
                 self.at += 1
@@ -58,7 +60,7 @@ class _Scanner:
             if char == '"':
                 return "".join(out)
             if char == "$":
-                out.append(self._variable())
+                out.append(self.variable())
             elif char == self.escape and self.text[self.at : self.at + 1] in ('"', "$", self.escape):
                 out.append(self.text[self.at : self.at + 1])
                 self.at += 1
@@ -66,7 +68,7 @@ class _Scanner:
                 out.append(char)
         raise WordError('a " that is never closed')
 
-    def _variable(self) -> str:
+    def variable(self) -> str:
         braced = self.text[self.at : self.at + 1] == "{"
         match = _VARIABLE.match(self.text, self.at + braced)
         if not match:
@@ -84,7 +86,11 @@ class _Scanner:
         self.at += len(colon) + len(operator)
         if not operator and (colon or self.text[self.at : self.at + 1] != "}"):
             raise WordError(f"${{{name}: expected '}}', ':-' or ':+'")
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise WordError(f"${{{name}: variables more than {_MAX_DEPTH} deep")
         word = self.word("}")
+        self.depth -= 1
         if self.text[self.at : self.at + 1] != "}":
             raise WordError(f"${{{name}: never closed")
         self.at += 1
@@ -99,6 +105,25 @@ class _Scanner:
 def expand(text: str, variables: Mapping[str, str], *, escape: str = "\\") -> str:
     """Return one text with variables replaced and quotes removed; blanks stay. Raises: WordError."""
     return _Scanner(text, variables, escape).word("")
+
+
+def expand_document(text: str, variables: Mapping[str, str], *, escape: str = "\\") -> str:
+    """Return a document with variables replaced; quotes are text there, an escape counts before `$` and itself.
+
+    Raises: WordError.
+    """
+    scanner, out = _Scanner(text, variables, escape), list[str]()
+    while scanner.at < len(text):
+        char, following = text[scanner.at], text[scanner.at + 1 : scanner.at + 2]
+        scanner.at += 1
+        if char == "$":
+            out.append(scanner.variable())
+        elif char == escape and following in ("$", escape):
+            out.append(following)
+            scanner.at += 1
+        else:
+            out.append(char)
+    return "".join(out)
 
 
 def split(text: str, variables: Mapping[str, str], *, escape: str = "\\") -> list[str]:
