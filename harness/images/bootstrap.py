@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import ImageError
@@ -35,8 +36,9 @@ def bootstrap_busybox(store: Store, cache: Path, *, name: str = "busybox:latest"
         program = _program(Path(directory), package)
         applets = run([str(program), "--list"]).stdout.decode().split()
         with store.adding():
-            layer = _layer(store, program.read_bytes(), applets)
-            return store.add_image(_document(layer, version), [layer], name)
+            made_s = int(program.stat().st_mtime)  # the package's own time: the same for every build of the image
+            layer = _layer(store, program.read_bytes(), applets, made_s)
+            return store.add_image(_document(layer, version, made_s), [layer], name)
 
 
 def _package(directory: Path, *, refresh: bool) -> Path:
@@ -59,9 +61,9 @@ def _program(root: Path, package: Path) -> Path:
     raise ImageError(f"package: {package.name}: holds no bin/busybox")
 
 
-def _layer(store: Store, program: bytes, applets: Sequence[str]) -> Layer:
+def _layer(store: Store, program: bytes, applets: Sequence[str], made_s: int) -> Layer:
     def write(out: BlobWriter) -> None:
-        with LayerWriter(out) as writer:
+        with LayerWriter(out, made_s) as writer:
             writer.directory(b"bin")
             writer.file(b"bin/busybox", program, 0o755)
             for applet in sorted(set(applets) - {"busybox"}):
@@ -77,8 +79,10 @@ def _layer(store: Store, program: bytes, applets: Sequence[str]) -> Layer:
     return Layer(blob, blob.digest)
 
 
-def _document(layer: Layer, version: str) -> oci.Document:
+def _document(layer: Layer, version: str, made_s: int) -> oci.Document:
+    created = datetime.fromtimestamp(made_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
+        "created": created,
         "architecture": oci.host_architecture(),
         "os": "linux",
         "config": {
@@ -92,5 +96,5 @@ def _document(layer: Layer, version: str) -> oci.Document:
             },
         },
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
-        "history": [{"created_by": f"harness image bootstrap busybox ({_PACKAGE} {version})"}],
+        "history": [{"created": created, "created_by": f"harness image bootstrap busybox ({_PACKAGE} {version})"}],
     }

@@ -72,6 +72,7 @@ def bootstrap_distribution(base: Base, store: Store, *, name: str) -> Image:
         if not _WORD.fullmatch(package):
             raise UsageError(f"bootstrap: --include: {package}: not a package's name")
     find_program("mmdebstrap")
+    moment = _moment()
     with store.adding(), store.scratch() as scratch:
         scratch.chmod(0o755)  # apt's own user reads there
         tar = scratch / "root.tar"
@@ -82,7 +83,7 @@ def bootstrap_distribution(base: Base, store: Store, *, name: str) -> Image:
         with tar.open("rb") as content:
             blob = store.add_stream(oci.LAYER, content)
         layer = Layer(blob, blob.digest)
-        return store.add_image(_document(base, layer), [layer], name)
+        return store.add_image(_document(base, layer, moment), [layer], name)
 
 
 def _argv(base: Base, tar: Path) -> list[str]:
@@ -122,9 +123,17 @@ def _explain(error: CommandError, base: Base) -> ImageError:
     return ImageError(f"bootstrap: {base.name}: {why}", hint=hint)
 
 
-def _document(base: Base, layer: Layer) -> Document:
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
+def _moment() -> datetime:
+    """Return what the image says of its making. Source: reproducible-builds.org/specs/source-date-epoch."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        return datetime.now(UTC)
+    if not epoch.isdigit():
+        raise UsageError(f"environment: SOURCE_DATE_EPOCH: {epoch!r}: expected seconds since 1970")
+    return datetime.fromtimestamp(int(epoch), UTC)
+
+
+def _document(base: Base, layer: Layer, moment: datetime) -> Document:
     created = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     including = f" --include {','.join(base.include)}" if base.include else ""
     made_by = f"harness image bootstrap {base.name} --variant {base.variant}{including}"

@@ -11,6 +11,8 @@ from harness.errors import ImageError, UsageError
 from harness.images import oci
 from harness.images.build import build_image
 from harness.images.interchange import export_image, import_image
+from harness.images.repack import Compression, parse_compression
+from harness.images.roots import unpack_image
 from harness.images.store import Store
 
 
@@ -33,11 +35,86 @@ def image(store, tmp_path):
     return build_image(tmp_path / "Containerfile", context, store, name="lab/it:1")
 
 
-@pytest.mark.parametrize("fmt", ["oci-dir", "oci-archive"])
+FORMS = ["oci-dir", "oci-archive", "docker-archive"]
+
+
+@pytest.mark.parametrize("fmt", FORMS)
 def test_there_and_back(store, other, image, tmp_path, fmt):
     export_image(store, "lab/it:1", tmp_path / "out", fmt)
     assert import_image(tmp_path / "out", other) == {"lab/it:1": image}
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("fmt", FORMS)
+@pytest.mark.parametrize("how", ["none", "gzip", "gzip:9", "zstd", "zstd:1"])
+def test_packed_layers_hold_the_same_tars(store, other, image, tmp_path, fmt, how):
+    made = export_image(store, "lab/it:1", tmp_path / "out", fmt, parse_compression(how))
+    (back,) = import_image(tmp_path / "out", other).values()
+    assert [layer.diff_id for layer in back.layers] == [layer.diff_id for layer in image.layers]
+    assert back.config_blob.digest == image.config_blob.digest
+    if fmt != "docker-archive":  # which has no manifest of its own
+        assert back.manifest == made.manifest
+    suffix = {"none": ".tar", "gzip": "+gzip", "zstd": "+zstd"}[how.partition(":")[0]]
+    assert all(layer.blob.media_type.endswith(suffix) for layer in back.layers)
+    root = tmp_path / "root"
+    root.mkdir()
+    unpack_image(other, back, root, owners=False)  # which verifies every digest
+    assert (root / "b").read_text() == "f"
+
+
+def test_packing_twice_gives_the_same_bytes_and_packing_back_the_first_image(store, other, image, tmp_path):
+    for name in ("one", "two"):
+        export_image(store, "lab/it:1", tmp_path / name, "oci-archive", Compression("zstd", 19))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    import_image(tmp_path / "one", other)
+    export_image(other, "lab/it:1", tmp_path / "back", "oci-archive", Compression("none"))
+    assert import_image(tmp_path / "back", other)["lab/it:1"] == image
+
+
+def test_a_layer_that_is_packed_so_already_stays_as_it_is(store, other, image, tmp_path):
+    export_image(store, "lab/it:1", tmp_path / "nine", "oci-dir", Compression("gzip", 9))
+    (nine,) = import_image(tmp_path / "nine", other).values()
+    kept = export_image(other, "lab/it:1", tmp_path / "kept", "oci-dir", Compression("gzip"))
+    assert kept.manifest == nine.manifest
+    assert export_image(other, "lab/it:1", tmp_path / "any", "oci-dir", Compression("zstd", plain_only=True)) == kept
+    assert not any((other.path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("text", ["lz4", "", "gzip:0", "gzip:10", "zstd:x", "zstd:23", "none:1", "gzip:-1", "zstd:"])
+def test_wrong_compressions(text):
+    with pytest.raises(UsageError, match=f"compression: {text}: ") as caught:
+        parse_compression(text)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("fmt", FORMS[1:])
+def test_through_a_pipe(store, other, image, fmt):
+    out = io.BytesIO()
+    export_image(store, "lab/it:1", out, fmt)
+    assert import_image(io.BytesIO(gzip.compress(out.getvalue())), other) == {"lab/it:1": image}
+    with pytest.raises(UsageError, match="directory cannot be a stream"):
+        export_image(store, "lab/it:1", out, "oci-dir")
+
+
+def test_a_damaged_layer_is_not_packed(store, image, tmp_path):
+    path = store.blob_path(image.layers[0].blob.digest)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ImageError, match="damaged"):
+        export_image(store, "lab/it:1", tmp_path / "out", "docker-archive", Compression("gzip"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_of_skopeo(store, other, image, tmp_path):
+    directory = tmp_path / "web"
+    directory.mkdir()
+    (directory / "version").write_text("Directory Transport Version: 1.1\n")
+    (directory / "manifest.json").write_bytes(store.blob_path(image.manifest.digest).read_bytes())
+    for blob in (image.config_blob, *(layer.blob for layer in image.layers)):
+        (directory / blob.digest[7:]).write_bytes(store.blob_path(blob.digest).read_bytes())
+    assert import_image(directory, other) == {"web:latest": image}
+    (directory / image.layers[0].blob.digest[7:]).write_bytes(b"x")
+    with pytest.raises(ImageError, match="damaged: its bytes have the digest"):
+        import_image(directory, Store(tmp_path / "third"))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
@@ -133,7 +210,17 @@ def test_an_index_of_platforms_gives_this_machines_image(store, other, image, tm
     blob.write_bytes(data)
     top = {"mediaType": oci.INDEX, "digest": oci.sha256_digest(data), "size": len(data)}
     (tmp_path / "out" / "index.json").write_bytes(oci.canonical_json({"schemaVersion": 2, "manifests": [top]}))
-    assert import_image(tmp_path / "out", other) == {"out:latest": image}
+    said = list[str]()
+    assert import_image(tmp_path / "out", other, log=said.append) == {"out:latest": image}
+    assert said == [f"taken: linux/{oci.host_architecture()}; also there: linux/s390x"]
+
+
+def test_an_image_that_itself_says_it_is_foreign(store, tmp_path):
+    layer = layer_tar("a")
+    config = docker_config(layer).replace(b"amd64", b"mips64le")
+    files = {"l": layer, "c": config, "manifest.json": json.dumps([{"Config": "c", "Layers": ["l"]}]).encode()}
+    with pytest.raises(ImageError, match=r"holds no image for linux/.*: only linux/mips64le"):
+        import_image(archive(tmp_path / "a.tar", files), store)
 
 
 def test_only_a_foreign_image_is_told(store, other, image, tmp_path):
