@@ -49,7 +49,7 @@ VERBS = {
     "gate": Verb("harness.cli.gate", "gate", "Fail where a run got worse than a base run or its history."),
     "history": Verb("harness.cli.history", "history", "Keep the summaries of runs, and look at how they moved."),
     "claims": Verb("harness.cli.report", "claims", "Hold a run against the common claims on VMs and containers."),
-    "image": Verb("harness.cli.image", "image", "Build, import, list and export images."),
+    "image": Verb("harness.cli._image_verbs", "image", "Build, import, list and export images."),
     "container": Verb("harness.cli.container", "container", "Run containers of the built-in runtime by hand."),
     "clean": Verb("harness.cli.clean", "clean", "List and remove what a dead run left behind."),
 }
