@@ -20,7 +20,6 @@ from harness.errors import CapabilityError
 OVERLAY_MAX_LAYERS = 500  # fs/overlayfs/params.h, OVL_MAX_STACK
 # Said aloud, since distributions differ in what they build in; each changes what a copy-up or a rename costs.
 OVERLAY_OPTIONS = ("index=off", "metacopy=off", "redirect_dir=off", "xino=off")
-_PAGE_BYTES = 4095
 Result = TypeVar("Result")
 
 
@@ -104,34 +103,40 @@ def opened(paths: Sequence[Path]) -> Iterator[list[int]]:
         yield fds
 
 
-def overlay(lowers: Sequence[int], upper: Path | None, work: Path | None, *, at: Path, volatile: bool = True) -> int:
-    """Return a detached overlay of layers given as fds, the topmost first; without `upper` it is read-only.
+def overlay(lowers: Sequence[Path], home: Path, *, readonly: bool = False) -> int:
+    """Return a detached overlay of layers, the topmost first, and of the directories `upper` and `work` in `home`.
 
-    `at` is any directory: where a kernel before 6.8 mounts it, in a namespace of its own. Every layer is named by its
-    fd, so no path needs the escapes of overlay's option string, and none is too long for it.
+    Every directory is named by an fd: no path needs the escapes of overlay's option string, none is too long for it,
+    and nobody inside sees the host's paths in /proc/mounts. Raises: CapabilityError.
     """
     if len(lowers) > OVERLAY_MAX_LAYERS:
         raise CapabilityError(f"overlay: {len(lowers)} layers: it stacks {OVERLAY_MAX_LAYERS} at most")
-    writable = [f"upperdir={upper}", f"workdir={work}", *(["volatile"] if volatile else [])] if upper else []
-    options = [*writable, *OVERLAY_OPTIONS]
-    if takes_single_layers():
-        singles = [f"lowerdir+=/proc/self/fd/{fd}" for fd in lowers]
-        return new_mount("overlay", [*singles, *options], attrs=0 if upper else syscalls.MOUNT_ATTR_RDONLY)
-    return in_private_namespace(lambda: overlay_by_options(lowers, options, at))
+    if not takes_single_layers():
+        return in_private_namespace(lambda: overlay_by_options(lowers, home, readonly=readonly))
+    with opened([home, *lowers]) as (own, *fds):
+        singles = [f"lowerdir+=/proc/self/fd/{fd}" for fd in fds]
+        options = _overlay_options(f"/proc/self/fd/{own}", readonly=readonly)
+        return new_mount("overlay", [*singles, *options], attrs=syscalls.MOUNT_ATTR_RDONLY if readonly else 0)
 
 
-def overlay_by_options(lowers: Sequence[int], options: Sequence[str], at: Path) -> int:
+def overlay_by_options(lowers: Sequence[Path], home: Path, *, readonly: bool) -> int:
     """The same by mount(2), which has one page for all options: from within /proc/self/fd a layer is but a number.
 
-    To be called in a private namespace. An overlay needs two layers where none is writable.
+    To be called in a private namespace: overlay takes no layers of another one.
     """
-    numbers = [*lowers, *lowers] if len(lowers) == 1 and not any(o.startswith("upperdir") for o in options) else lowers
-    os.chdir("/proc/self/fd")
-    text = f"lowerdir={':'.join(map(str, numbers))},{','.join(options)}"
-    if len(text) > _PAGE_BYTES:
-        raise CapabilityError(f"overlay: {len(lowers)} layers: their options are longer than mount(2) takes")
-    try:
-        syscalls.mount("overlay", str(at), "overlay", syscalls.MS_NODEV, text)
-    except OSError as error:
-        raise CapabilityError(f"overlay: {len(lowers)} layers: {error.strerror}") from error
-    return syscalls.clone_mount(str(at))
+    with opened([home, *lowers]) as (own, *fds):
+        numbers = fds * 2 if readonly and len(fds) == 1 else fds  # where none is writable it wants two
+        options = ",".join(_overlay_options(str(own), readonly=readonly))
+        os.chdir("/proc/self/fd")
+        text = f"lowerdir={':'.join(map(str, numbers))},{options}"
+        flags = syscalls.MS_NODEV | (syscalls.MS_RDONLY if readonly else 0)
+        try:
+            syscalls.mount("overlay", f"{own}/work", "overlay", flags, text)
+        except OSError as error:
+            raise CapabilityError(f"overlay: {len(lowers)} layers: {error.strerror}") from error
+        return syscalls.clone_mount(f"{own}/work")
+
+
+def _overlay_options(home: str, *, readonly: bool) -> list[str]:
+    writable = [] if readonly else [f"upperdir={home}/upper", f"workdir={home}/work", "volatile"]
+    return [*writable, *OVERLAY_OPTIONS]

@@ -54,14 +54,13 @@ class Erofs:
 
     def mount(self, key: str, *, readonly: bool = False) -> Mounted:
         home, chain = self._place / key, self._chains[self._parents[key]]
-        upper, work = (None, None) if readonly else (home / "upper", home / "work")
         if self._stacked:
-            return Mounted(detached.overlay([self._mounts[name] for name in chain], upper, work, at=home))
+            lowers = [Path(f"/proc/self/fd/{self._mounts[name]}") for name in chain]
+            return Mounted(detached.overlay(lowers, home, readonly=readonly))
         return Mounted(detached.in_private_namespace(lambda: self._mount_all(chain, home, readonly=readonly)))
 
     def _mount_all(self, chain: tuple[str, ...], home: Path, *, readonly: bool) -> int:
         """In a private namespace: an overlay takes no detached mounts as layers before Linux 6.15."""
-        writable = [] if readonly else [f"upperdir={home}/upper", f"workdir={home}/work", "volatile"]
         with ExitStack() as stack:
             lowers = []
             for name in chain:
@@ -71,8 +70,7 @@ class Erofs:
                 syscalls.mount(str(self._devices[name]), str(point), "erofs", syscalls.MS_RDONLY)
                 stack.callback(syscalls.umount2, str(point), syscalls.MNT_DETACH)
                 lowers.append(point)
-            with detached.opened(lowers) as fds:
-                return detached.overlay_by_options(fds, [*writable, *detached.OVERLAY_OPTIONS], self._place)
+            return detached.overlay_by_options(lowers, home, readonly=readonly)
 
     def usage_bytes(self, key: str) -> int:
         return usage.allocated_bytes(self._place / key / "upper")
@@ -103,7 +101,7 @@ def _stacks_files(place: Path) -> bool:
         fd = _mount_image(_make_image(image, trial))
         try:
             make_writable(trial / "over", trial)
-            os.close(detached.overlay([fd], trial / "over" / "upper", trial / "over" / "work", at=trial))
+            os.close(detached.overlay([Path(f"/proc/self/fd/{fd}")], trial / "over"))
         finally:
             os.close(fd)
     except CapabilityError:

@@ -30,10 +30,7 @@ class Overlay:
         self._parents[key] = parent
 
     def mount(self, key: str, *, readonly: bool = False) -> Mounted:
-        home = self._place / key
-        upper, work = (None, None) if readonly else (home / "upper", home / "work")
-        with detached.opened(self._chains[self._parents[key]]) as lowers:
-            return Mounted(detached.overlay(lowers, upper, work, at=home))
+        return Mounted(detached.overlay(self._chains[self._parents[key]], self._place / key, readonly=readonly))
 
     def usage_bytes(self, key: str) -> int:
         return usage.allocated_bytes(self._place / key / "upper")
