@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.results.frame import load
+    from harness.results.frame import history, load, load_many
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "history", "load", "load_many"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load` when it is first used: pandas takes half a second, which `harness --help` need not pay."""
-    if name != "load":
+    """Import the loaders when they are first used: pandas takes half a second, which `harness --help` need not pay."""
+    if name not in {"history", "load", "load_many"}:
         raise AttributeError(f"module 'harness' has no attribute {name!r}")
-    from harness.results.frame import load  # noqa: PLC0415
+    from harness.results import frame  # noqa: PLC0415
 
-    return load
+    return getattr(frame, name)

@@ -8,19 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from harness.errors import UsageError
+from harness.analysis.significance import holm, signed_rank_p
+from harness.analysis.statistics import paired_difference, paired_ratio
+from harness.errors import StoreError, UsageError
+from harness.model.history import Entry
 from harness.model.records import RunRecord, TrialRecord
-from harness.results.store import RunDirectory, find_run
+from harness.results.history import read as read_history
+from harness.results.history import uncollected
+from harness.results.plots import Plots
+from harness.results.store import RunDirectory, find_run, list_runs
 
 COLUMNS = (
     "run_id", "scenario", "trial_id", "runtime", "block", "order", "metric", "value", "unit", "status", "warmup",
     "noisy", "accelerator", "started", "reason",
+)  # fmt: skip
+
+HISTORY = (
+    "run_id", "started", "commit", "host_class", "runtime", "metric", "unit", "median", "lo", "hi", "effect",
+    "effect_lo", "effect_hi", "n", "noisy",
 )  # fmt: skip
 
 
@@ -84,6 +97,63 @@ class Run:
             maximum="max",
         ).join(self.trials.groupby(["metric", "runtime"], observed=True)["unit"].first())
 
+    def compare(self, baseline: str | None = None) -> pd.DataFrame:
+        """Return every metric of every runtime against `baseline` (the run's control), paired by block.
+
+        Columns: kind (ratio, or difference where a value is not above 0), effect with its exact 95 % interval lo and
+        hi (NaN below 6 blocks), n, p of the signed-rank test and p_holm, corrected for the rows of this frame.
+        Properties (assume: exact) have no statistics and are not in it. Raises: UsageError for an unknown runtime.
+        """
+        base = baseline or self.meta.control
+        if base not in self.meta.runtimes:
+            raise UsageError(f"baseline: {base}: not in this run", hint=f"known: {', '.join(self.meta.runtimes)}")
+        noisy = [name for name, text in self.meta.metrics.items() if text.get("assume") != "exact"]
+        rows = [row for metric in noisy for row in _contrasts(self, metric, base)]
+        frame = pd.DataFrame(rows, columns=["metric", "runtime", "kind", "effect", "lo", "hi", "n", "p"])
+        adjusted = holm({str(place): p for place, p in enumerate(frame["p"])})
+        frame["p_holm"] = [adjusted[str(place)] for place in range(len(frame))]
+        return frame.set_index(["metric", "runtime"])
+
+    @cached_property
+    def noise(self) -> pd.DataFrame:
+        """One row a trial: how disturbed the host was, NaN where it does not tell; `flags` joined by commas."""
+        rows = [
+            (record.spec.trial_id, record.spec.runtime, record.spec.block, record.noise.steal_ratio,
+             record.noise.psi_cpu_some_ratio, ",".join(record.noise.flags))
+            for record in self.records
+        ]  # fmt: skip
+        columns = ["trial_id", "runtime", "block", "steal_ratio", "psi_cpu_some_ratio", "flags"]
+        return pd.DataFrame(rows, columns=columns).astype({"steal_ratio": "float64", "psi_cpu_some_ratio": "float64"})
+
+    def samples(self, trial_id: str) -> pd.DataFrame:
+        """Return what was sampled while one trial ran. Raises: UsageError where nothing was."""
+        path = self.path / "samples" / f"{trial_id}.csv.gz"
+        if not path.is_file():
+            raise UsageError(
+                f"samples: {trial_id}: this run has none of it", hint=f"{path.parent} holds those there are"
+            )
+        return pd.read_csv(path)
+
+    @property
+    def plot(self) -> Plots:
+        """Charts: `run.plot.paired("startup.ready", ax=axes)`."""
+        return Plots(self.meta, self.records)
+
+
+def _contrasts(run: Run, metric: str, base: str) -> Iterator[tuple[Any, ...]]:
+    wide = run.wide(metric)
+    for runtime in (name for name in run.meta.runtimes if name != base):
+        pairs = wide[[base, runtime]].dropna().to_numpy()
+        if not len(pairs):
+            continue
+        if (pairs > 0).all():
+            kind, estimate = "ratio", paired_ratio([float(new / old) for old, new in pairs])
+            apart = [float(new) - float(old) for old, new in np.log(pairs)]
+        else:
+            apart = [float(new - old) for old, new in pairs]
+            kind, estimate = "difference", paired_difference(apart)
+        yield metric, runtime, kind, estimate.value, estimate.lo, estimate.hi, estimate.n, signed_rank_p(apart)
+
 
 def _rows(run: RunRecord, record: TrialRecord) -> Iterator[Mapping[str, Any]]:
     spec = record.spec
@@ -118,3 +188,73 @@ def load(run: str | Path, results: str | Path = "results") -> Run:
     named = isinstance(run, str) and "/" not in run
     directory = RunDirectory.open(find_run(Path(results), str(run)) if named else Path(run))
     return Run(directory.run(), directory.trials(), directory.path)
+
+
+def load_many(pattern: str = "*", results: str | Path = "results") -> pd.DataFrame:
+    """Return the trials of all runs in `results` whose id matches a pattern (`*-boot-*`), as one frame like `trials`.
+
+    Raises: StoreError when none matches, or one cannot be read.
+    """
+    found = [path for path in list_runs(Path(results)) if fnmatchcase(path.name, pattern)]
+    if not found:
+        raise StoreError(f"{pattern}: no such run in {results}", hint="harness list runs")
+    return pd.concat([load(path).trials for path in found], ignore_index=True)
+
+
+def history(scenario: str, root: str | Path = "history") -> pd.DataFrame:
+    """Return a scenario's history: one row a run, runtime and metric, oldest first; one `host_class` a file.
+
+    Columns: run_id, started (UTC), commit, host_class, runtime, metric, unit, median, lo, hi, effect, effect_lo,
+    effect_hi, n, noisy. Raises: StoreError when there is none.
+    """
+    files = sorted((Path(root) / scenario).glob("*.jsonl"))
+    if not files:
+        raise StoreError(f"history: {scenario}: none in {root}", hint="harness history add RUN")
+    parts = _Parts()
+    with uncollected():
+        for path in files:
+            for entry in read_history(path):
+                parts.add(entry, path.stem)
+    return parts.frame()
+
+
+class _Parts:
+    """A history on its way to a frame: numbers as arrays, texts as codes, so that a million rows take a second."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+        self._codes: dict[str, list[Any]] = {name: [] for name in ("metric", "unit")}
+        self._of_run: dict[str, list[Any]] = {
+            name: [] for name in ("run_id", "started", "commit", "host_class", "runtime", "noisy")
+        }
+        self._counts: list[int] = []
+        self._known: dict[str, dict[str, int]] = {"metric": {}, "unit": {}}
+
+    def add(self, entry: Entry, host_class: str) -> None:
+        for runtime, cells in entry.cells.items():
+            if not cells:
+                continue
+            self._values.append(np.array(list(cells.values()), dtype="float64"))
+            units = [entry.definitions.get(metric, ("",))[0] for metric in cells]
+            for name, texts in (("metric", cells), ("unit", units)):
+                known = self._known[name]
+                self._codes[name].append([known.setdefault(text, len(known)) for text in texts])
+            self._counts.append(len(cells))
+            of_run = (entry.run_id, entry.started, entry.commit, host_class, runtime, entry.noisy)
+            for name, value in zip(self._of_run, of_run, strict=True):
+                self._of_run[name].append(value)
+
+    def frame(self) -> pd.DataFrame:
+        columns: dict[str, Any] = {}
+        for name, per_run in self._of_run.items():
+            column = pd.Series(pd.to_datetime(per_run, utc=True, format="ISO8601") if name == "started" else per_run)
+            category = column if name in {"started", "noisy"} else column.astype("category")
+            columns[name] = category.repeat(self._counts).reset_index(drop=True)
+        for name, codes in self._codes.items():
+            flat: Any = np.concatenate([np.asarray(part) for part in codes]) if codes else []
+            columns[name] = pd.Categorical.from_codes(flat, categories=list(self._known[name]))
+        values = np.concatenate(self._values) if self._values else np.empty((0, 7))
+        for place, name in enumerate(("median", "lo", "hi", "effect", "effect_lo", "effect_hi")):
+            columns[name] = values[:, place]
+        columns["n"] = values[:, 6].astype("int64")
+        return pd.DataFrame(columns)[list(HISTORY)]

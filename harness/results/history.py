@@ -72,14 +72,14 @@ def read(path: Path) -> tuple[Entry, ...]:
         return ()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    with _uncollected():
+    with uncollected():
         found = {entry.run_id: entry for entry in _parse(data, str(path))}
     return tuple(sorted(found.values(), key=lambda entry: (entry.started, entry.run_id)))
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector away: walking a million fresh numbers again and again takes most of the time."""
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector away in the block: walking a million fresh numbers again and again takes most of the time."""
     was = gc.isenabled()
     gc.disable()
     try:

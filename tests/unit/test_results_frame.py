@@ -1,16 +1,27 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import harness
+from harness.analysis.history import entry_of
+from harness.analysis.summary import analyse
+from harness.charts import style
 from harness.errors import StoreError, UsageError
 from harness.results.frame import COLUMNS
+from harness.results.history import append, history_path
 from harness.results.store import RunDirectory
 from tests.example_run import example_run, example_trials
 
 TRIALS = example_trials()
+(REFERENCE,) = (Path(__file__).parents[2] / "results" / "reference").iterdir()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return harness.load(REFERENCE)
 
 
 @pytest.fixture
@@ -102,3 +113,61 @@ def test_importing_harness_does_not_import_pandas():
     assert output.split() == ["False", "True"]
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         harness.laod  # noqa: B018
+
+
+def test_compare_is_the_report_s_own_effect(reference):
+    found = reference.compare()
+    report = {(c.metric, c.runtime): c.effect for c in analyse(reference.meta, reference.records).cells if c.effect}
+    ratios = found[found["kind"] == "ratio"]
+    for (metric, runtime), row in ratios.iterrows():
+        assert row["effect"] == pytest.approx(report[metric, runtime].value)
+        assert row["lo"] == pytest.approx(report[metric, runtime].lo)
+    assert (found["p_holm"] >= found["p"]).all()
+    assert reference.compare("container").loc[("startup.ready", "vm"), "effect"] > 1
+    with pytest.raises(UsageError, match="baseline"):
+        reference.compare("nobody")
+
+
+def test_noise_has_one_row_a_trial(reference):
+    assert list(reference.noise["trial_id"]) == [record.spec.trial_id for record in reference.records]
+    with pytest.raises(UsageError, match="samples"):
+        reference.samples("b01-vm")
+
+
+@pytest.mark.parametrize("name", ["values", "paired", "ecdf", "order", "phases", "isolation"])
+def test_every_chart_draws_on_given_axes(reference, name):
+    axes = style.new_figure(5, 3).add_subplot()
+    assert getattr(reference.plot, name)(ax=axes) is axes
+    assert axes.get_title() or axes.get_xlabel()
+    assert len(axes.get_figure().axes) == 1
+
+
+def test_charts_of_what_is_not_there_say_so(reference):
+    for draw in (reference.plot.values, reference.plot.paired, reference.plot.ecdf, reference.plot.order):
+        with pytest.raises(UsageError, match=r"no\.such"):
+            draw("no.such")
+    with pytest.raises(UsageError, match="phases: nobody"):
+        reference.plot.phases("nobody")
+
+
+def test_many_runs_are_one_frame():
+    many = harness.load_many("*-quickstart-*", REFERENCE.parent)
+    assert many["run_id"].nunique() == 1
+    with pytest.raises(StoreError, match="no such run"):
+        harness.load_many("*-nothing-*", REFERENCE.parent)
+
+
+def test_history_is_a_frame(tmp_path):
+    entry = entry_of(analyse(example_run(), example_trials()))
+    path = history_path(tmp_path, "boot", "x86-2c")
+    for place in range(3):
+        append(path, replace(entry, run_id=f"r{place}", started=f"2026-01-0{3 - place}T00:00:00+00:00"))
+    frame = harness.history("boot", tmp_path)
+    assert list(frame["run_id"].unique()) == ["r2", "r1", "r0"]
+    row = frame[(frame["run_id"] == "r0") & (frame["runtime"] == "vm") & (frame["metric"] == "startup.ready")].iloc[0]
+    assert row["median"] == entry.cells["vm"]["startup.ready"][0]
+    assert row["unit"] == "ns"
+    control = frame[frame["runtime"] == "process"]
+    assert control["effect"].isna().all()
+    with pytest.raises(StoreError, match="none in"):
+        harness.history("nothing", tmp_path)
