@@ -2,51 +2,129 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from harness.cli._image import JSON, image_facts, open_store, print_json
 from harness.errors import UsageError
+from harness.images import containerfile as parser
 from harness.images import oci
-from harness.images.build import build_image
-from harness.images.resolve import find_containerfile
+from harness.images.build import BuildOptions, BuildResult, build_image_of
+from harness.images.build_plan import Wishes
+from harness.images.build_progress import Lines, Progress, Quiet, StepResult
+from harness.images.containerfile import Containerfile
+
+_STDIN = Path("-")
 
 
 @click.command()
 @click.argument("context", type=click.Path(exists=True, path_type=Path))
-@click.option("-t", "--name", help="NAME[:TAG] of the result; the directory's name where it is left out.")
-@click.option("-f", "--file", "containerfile", type=click.Path(dir_okay=False, path_type=Path),
-              help="The Containerfile; CONTEXT/Containerfile or CONTEXT/Dockerfile where it is left out.")  # fmt: skip
-@click.option("--build-arg", "pairs", multiple=True, metavar="NAME=VALUE", help="A value for ARG NAME. Repeat it.")
+@click.option("-t", "--tag", "--name", "names", multiple=True, metavar="NAME[:TAG]",
+              help="The result's name; the directory's where it is left out. Repeat it for more.")  # fmt: skip
+@click.option("-f", "--file", "path", type=click.Path(dir_okay=False, path_type=Path),
+              help="The Containerfile, or - for stdin; Containerfile or Dockerfile in CONTEXT if left out.")  # fmt: skip
+@click.option("--build-arg", "pairs", multiple=True, metavar="NAME[=VALUE]",
+              help="A value for ARG NAME; without =VALUE the environment's. Repeat it.")  # fmt: skip
+@click.option("--target", default="", metavar="STAGE", help="The stage to build, by name or number; the last one.")
+@click.option("--network", type=click.Choice(["host", "none"]), default="host", show_default=True,
+              help="The network that RUN has.")  # fmt: skip
+@click.option("--no-cache", is_flag=True, help="Make every layer anew.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result.")
+@click.option("--progress", "how", type=click.Choice(["auto", "plain"]), default="auto", show_default=True,
+              help="plain: every line of output, even on a terminal.")  # fmt: skip
 @JSON
-def build(
-    context: Path, name: str | None, containerfile: Path | None, pairs: tuple[str, ...], *, as_json: bool
-) -> None:
+def build(context: Path, names: tuple[str, ...], path: Path | None, **given: Any) -> None:
     """Build an image from the Containerfile in the directory CONTEXT.
 
-    Supported: FROM (scratch or an image of the store), COPY and ADD of files, ENV, ARG, WORKDIR, USER, LABEL, EXPOSE,
-    CMD, ENTRYPOINT, VOLUME, STOPSIGNAL, SHELL, and .dockerignore. The same files give the same digest every time.
+    Everything of a Containerfile works but URLs in ADD and secrets: several stages, RUN (in the built-in runtime, as
+    root), COPY and ADD, documents in the file, .dockerignore. A step whose input did not change is not made again. With
+    SOURCE_DATE_EPOCH the same input gives the same digest on any machine.
 
     \b
-    Example:
-      harness image build images/webserver --name webserver
+    Examples:
+      harness image build images/webserver -t webserver
+      harness image build . --target test --build-arg VERSION=2 --no-cache
     """
-    file = containerfile or find_containerfile(context)
     directory = context if context.is_dir() else context.parent
-    arguments = dict(_pair(text) for text in pairs)
-    chosen = oci.full_name(name or directory.resolve().name.lower())
-    built = build_image(
-        file, directory, open_store(), name=chosen, arguments=arguments, log=lambda s: click.echo(s, err=True)
-    )
-    if as_json:
-        print_json(image=image_facts(chosen, built))
-    else:
-        click.echo(f"{chosen} {built.manifest.digest}")
+    chosen = [oci.full_name(name) for name in names or (directory.resolve().name.lower(),)]
+    wishes = Wishes(dict(_pairs(given["pairs"])), given["target"], given["network"])
+    progress = _progress(given["how"], quiet=given["quiet"])
+    options = BuildOptions(chosen, wishes, use_cache=not given["no_cache"], progress=progress)
+    built = build_image_of(_read(path, context), directory, open_store(), options)
+    if given["as_json"]:
+        print_json(image=image_facts(chosen[0], built.image), build=_document(built))
+        return
+    for name in chosen:
+        click.echo(f"{name} {built.image.manifest.digest}")
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--build-arg: {text}: expected NAME=VALUE")
-    return name, value
+def _read(path: Path | None, context: Path) -> Containerfile:
+    if path != _STDIN:
+        return parser.read(path or parser.find(context))
+    try:
+        return parser.parse(sys.stdin.buffer.read().decode(), "-")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"stdin: {error}") from error
+
+
+def _pairs(words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return the build arguments. Raises: UsageError for a name that the environment does not have."""
+    pairs = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals and name not in os.environ:
+            raise UsageError(f"--build-arg: {word}: expected NAME=VALUE; the environment has no {name}")
+        pairs.append((name, value if equals else os.environ[name]))
+    return pairs
+
+
+def _document(built: BuildResult) -> dict[str, Any]:
+    steps = [
+        {
+            "stage": step.stage, "keyword": step.keyword, "line": step.line, "text": step.text, "cached": step.cached,
+            "duration_ns": step.duration_ns, "layer": step.layer.blob.digest if step.layer else None,
+            "layer_bytes": step.layer_bytes,
+        }
+        for step in built.steps
+    ]  # fmt: skip
+    return {"duration_ns": built.duration_ns, "steps": steps}
+
+
+# -- progress --------------------------------------------------------------------------------------------------------
+
+
+def _progress(how: str, *, quiet: bool) -> Progress:
+    if quiet:
+        return Quiet()
+    if how == "auto" and sys.stderr.isatty() and "CI" not in os.environ:
+        return _Live()
+    return Lines(lambda line: click.echo(line, err=True))
+
+
+class _Live:
+    """One line a step on a terminal; while it runs, the last line that it wrote stands beside it."""
+
+    def begin(self, label: str) -> None:
+        self._show(f" => {label}")
+        if "] FROM " in label:
+            click.echo(err=True)
+
+    def output(self, label: str, line: str) -> None:
+        self._show(f" => {label}  | {line}")
+
+    def end(self, label: str, result: StepResult) -> None:
+        how = "CACHED" if result.cached else f"{result.duration_ns / 1e9:.1f}s"
+        self._show(f" => {label}  {how}", room=len(how) + 2)
+        click.echo(err=True)
+
+    def _show(self, text: str, room: int = 0) -> None:
+        """Write over the line; what does not fit is cut, but for `room` columns at its end."""
+        columns = max(20, (click.get_text_stream("stderr").isatty() and os.get_terminal_size(2).columns) or 80) - 1
+        clean = "".join(char if char.isprintable() else " " for char in text)
+        shown = clean if len(clean) <= columns else clean[: columns - room - 1] + "…" + (clean[-room:] if room else "")
+        click.echo(f"\r\x1b[K{shown}", nl=False, err=True)

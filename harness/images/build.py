@@ -29,7 +29,7 @@ from harness.images.copying import content_digest, find_all
 from harness.images.oci import Document, Image, Layer
 from harness.images.store import Store
 
-__all__ = ["BuildOptions", "BuildResult", "Log", "StepResult", "build", "build_image"]
+__all__ = ["BuildOptions", "BuildResult", "Log", "StepResult", "build_image", "build_image_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ def build_image(
     Raises: BuildError `FILE:LINE: INSTRUCTION: why`; ImageError when the base is not in the store.
     """
     options = BuildOptions((name,), Wishes(dict(arguments or {})), progress=Lines(log))
-    return build(parser.read(containerfile), context, store, options).image
+    return build_image_of(parser.read(containerfile), context, store, options).image
 
 
-def build(file: Containerfile, context: Path, store: Store, options: BuildOptions) -> BuildResult:
+def build_image_of(file: Containerfile, context: Path, store: Store, options: BuildOptions) -> BuildResult:
     """Build the image of a Containerfile. Raises: BuildError `FILE:LINE: INSTRUCTION: why`; ImageError."""
     began_ns = time.monotonic_ns()
     epoch_s = _epoch_s()

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import BuildError
+from harness.errors import BuildError, ImageError
 
+_FILES = ("Containerfile", "Dockerfile")
 KEYWORDS = (
     "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD",
     "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
@@ -75,6 +76,16 @@ class Containerfile:
 def error(path: str, line: int, what: str, *, hint: str | None = None) -> BuildError:
     """Return the error of one line: `PATH:LINE: WHAT`."""
     return BuildError(f"{path}:{line}: {what}", hint=hint)
+
+
+def find(path: Path) -> Path:
+    """Return the Containerfile (or Dockerfile) of a directory, or the file itself. Raises: ImageError."""
+    if path.is_file():
+        return path
+    for name in _FILES:
+        if (path / name).is_file():
+            return path / name
+    raise ImageError(f"image: {path}: no Containerfile there", hint="a build needs a directory with a Containerfile")
 
 
 def read(path: Path) -> Containerfile:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from harness.errors import ImageError, UsageError
 from harness.host.process import find_program
-from harness.images import oci
+from harness.images import containerfile, oci
 from harness.images.build import Log, build_image
 from harness.images.interchange import import_image
 from harness.images.oci import Image
@@ -22,7 +22,6 @@ from harness.images.store import Store
 from harness.model.spec import ImageConfig, RootTree
 
 ImageKind = Literal["build", "oci", "layout", "rootfs", "name"]
-_FILES = ("Containerfile", "Dockerfile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def resolve_image(ref: ImageRef, base_dir: Path, store: Store, *, log: Log = lam
         raise ImageError(f"image: {ref}: no such file or directory: {path}")
     name = f"{ref.kind}/{_slug(path.name)}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if ref.kind == "build":
-        file = find_containerfile(path)
+        file = containerfile.find(path)
         image = build_image(file, file.parent, store, name=name, log=log)
     elif ref.kind == "layout":
         (image,) = import_image(path, store, name=name).values()
@@ -97,7 +96,7 @@ def image_outlook(ref: ImageRef, base_dir: Path, store: Store) -> ImageOutlook:
         hint = "paths count from the scenario's directory"
         raise ImageError(f"{ref.kind}: {path}: no such file or directory", hint=hint)
     if ref.kind == "build":
-        file = find_containerfile(path)
+        file = containerfile.find(path)
         preview = preview_build(file, store)
         base = f", from {_in_store(preview.base, store.find(preview.base))}" if _is_stored(preview) else ""
         return ImageOutlook(f"{file}{base}", preview.config, tuple(preview.refused), preview.user_at)
@@ -131,16 +130,6 @@ def _reference(ref: ImageRef) -> Reference:
         return parse_reference(ref.value)
     except UsageError as error:
         raise ImageError(error.message, hint=error.hint) from error
-
-
-def find_containerfile(path: Path) -> Path:
-    """Return the Containerfile (or Dockerfile) of a directory, or the file itself. Raises: ImageError."""
-    if path.is_file():
-        return path
-    for name in _FILES:
-        if (path / name).is_file():
-            return path / name
-    raise ImageError(f"image: {path}: no Containerfile there", hint="a build needs a directory with a Containerfile")
 
 
 def copy_directory(path: Path, store: Store, name: str) -> Image:
