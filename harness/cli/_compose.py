@@ -145,4 +145,5 @@ def run_record(composition: Composition, prepared: Prepared) -> RunRecord:
         tools={"harness": __version__},
         warnings=composition.loaded.notes,
         study=about.study,
+        reported=about.reported,
     )

@@ -40,8 +40,8 @@ class Prepared:
 
 
 class Subject(Protocol):
-    """What a run is about. `backends` find by its token what it leaves if it dies; `image` and
-    `study` are for run.json.
+    """What a run is about. `backends` find by its token what it leaves if it dies; `image`, `study` and `reported` are
+    for run.json.
     """
 
     @property
@@ -55,6 +55,8 @@ class Subject(Protocol):
 
     @property
     def image(self) -> Mapping[str, Any]: ...
+    @property
+    def reported(self) -> str: ...
     @property
     def study(self) -> Mapping[str, Any]: ...
     def prepare(self, context: RunContext, cleanup: contextlib.ExitStack) -> Prepared:
@@ -120,7 +122,11 @@ class _RuntimesSubject:
     tree: RootTree
     store: Store
     specs: Mapping[str, ArmSpec]
-    stop_metrics: tuple[str, ...] = (READY_METRIC,)
+    reported: str
+
+    @property
+    def stop_metrics(self) -> tuple[str, ...]:
+        return (self.reported or READY_METRIC,)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -157,9 +163,9 @@ def _runtimes(loaded: LoadedScenario, scenario: Scenario, former: RunDirectory |
         former.check_same_image(tree.digest)
     workload = plugins.load("workloads", scenario.workload.kind)
     probes = probes_with(workload, tuple(plugins.load("probes", name) for name in scenario.metrics))
-    return _RuntimesSubject(
-        scenario, backends, probes, tree, store, resolve.arm_specs(scenario, workload, tree, loaded.base_dir)
-    )
+    specs = resolve.arm_specs(scenario, workload, tree, loaded.base_dir)
+    reported = workload.metrics[0].name if workload.metrics else ""
+    return _RuntimesSubject(scenario, backends, probes, tree, store, specs, reported)
 
 
 def _tree(loaded: LoadedScenario, scenario: Scenario, store: Store) -> RootTree:
@@ -189,6 +195,10 @@ class _StudySubject:
     @property
     def image(self) -> Mapping[str, Any]:
         return {}
+
+    @property
+    def reported(self) -> str:
+        return ""
 
     @property
     def study(self) -> Mapping[str, Any]:

@@ -90,6 +90,7 @@ class RunRecord:
     """run.json: how the run was planned and on what it ran. `metrics` maps a name to its definition as stored.
 
     `study` is empty where runtimes are compared, else its `kind`, `doc` and `options`; then there is no image.
+    `reported` is the first metric that the workload itself reports; empty for most workloads.
     """
 
     run_id: str
@@ -108,8 +109,9 @@ class RunRecord:
     warnings: tuple[str, ...] = ()
     stop_reason: str = ""
     study: Mapping[str, Any] = field(default_factory=dict)
+    reported: str = ""
 
     @property
     def headline(self) -> str:
-        """The metric that people ask for first: a study's first, `startup.ready` of runtimes."""
-        return next(iter(self.metrics), READY_METRIC) if self.study else READY_METRIC
+        """The metric that people ask for first: a study's or workload's first, `startup.ready` of other runtimes."""
+        return next(iter(self.metrics), READY_METRIC) if self.study else self.reported or READY_METRIC

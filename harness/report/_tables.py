@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.analysis.findings import KILLED
+from harness.model.records import READY_METRIC
 from harness.model.report import Cell, Effect, Missing, Report
 from harness.model.units import format_bytes, format_ns, format_ratio
 
@@ -161,8 +162,13 @@ def _exact_text(cell: Cell | None) -> str:
 
 def headline(report: Report) -> str:
     """Return one sentence that a stranger understands: how long each runtime takes to be ready, beside the control."""
-    if report.run.study:
-        return _study_headline(report)
+    emulated = [name for name, accelerator in report.accelerators.items() if EMULATION in accelerator.split("+")]
+    caveat = f" {' and '.join(emulated)} ran in software emulation: no measure of VM speed in production."
+    sentence = _metric_headline(report) if report.run.headline != READY_METRIC else _ready_headline(report)
+    return f"{sentence}{caveat if emulated else ''}"
+
+
+def _ready_headline(report: Report) -> str:
     control = report.run.control
     base = report.cell(report.run.headline, control)
     if base is None or base.median is None:
@@ -173,9 +179,7 @@ def headline(report: Report) -> str:
         if runtime != control:
             parts.append(f"{runtime_label(report, runtime)} {_comparison(cell)}")
     ready = f"{runtime_label(report, control)} is ready after {format_value(base.median, base.unit)}"
-    emulated = [name for name, accelerator in report.accelerators.items() if EMULATION in accelerator.split("+")]
-    caveat = f" {' and '.join(emulated)} ran in software emulation: no measure of VM speed in production."
-    return f"{'; '.join([ready, *parts])}.{caveat if emulated else ''}"
+    return f"{'; '.join([ready, *parts])}."
 
 
 def _comparison(cell: Cell | None) -> str:
@@ -191,8 +195,8 @@ def _comparison(cell: Cell | None) -> str:
     return f"takes {text} as long"
 
 
-def _study_headline(report: Report) -> str:
-    """Return the first metric of a study as one sentence: every arm beside the control, or the two ends of many."""
+def _metric_headline(report: Report) -> str:
+    """Return a study's or workload's first metric as one sentence: each arm beside the control, or two ends of many."""
     metric, control = report.run.headline, report.run.control
     cells = [cell for name in report.run.runtimes if (cell := report.cell(metric, name)) and cell.median is not None]
     values = {cell.runtime: format_value(cell.median or 0, cell.unit) for cell in cells}

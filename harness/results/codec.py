@@ -150,6 +150,7 @@ def _run(document: Mapping[str, Any]) -> RunRecord:
         warnings=tuple(document.get("warnings", ())),
         stop_reason=document.get("stop_reason", ""),
         study=dict(document.get("study", {})),
+        reported=document.get("reported", ""),
     )
 
 

@@ -48,5 +48,5 @@ class Reported:
 
 
 def probes_with(workload: Workload, probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
-    """Return the probes of a run, with the workload's own words among them if it has any."""
-    return (*probes, Reported(workload)) if workload.metrics else probes
+    """Return the probes of a run; what the workload itself says comes first, if it says anything."""
+    return (Reported(workload), *probes) if workload.metrics else probes

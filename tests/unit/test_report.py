@@ -52,6 +52,8 @@ def test_format_ratio(ratio, text):
     [
         (1_910_000_000, "ns", "1.91 s"),
         (8 << 20, "bytes", "8.00 MiB"),
+        (8 << 20, "bytes/s", "8.00 MiB/s"),
+        (1234, "1/s", "1234 /s"),
         (1, "bool", "yes"),
         (0, "bool", "no"),
         (41, "count", "41"),
@@ -334,3 +336,9 @@ def test_the_report_needs_no_numpy(results):
     )
     found = subprocess.run([sys.executable, "-c", code, str(results)], check=True, capture_output=True, text=True)
     assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_workload_that_reports_metrics_has_the_first_of_them_in_the_headline():
+    said = tables.headline(analyse(replace(example_run(), reported="memory.pss"), TRIALS))
+    assert said.startswith("memory.pss: process ")
+    assert said.endswith("ran in software emulation: no measure of VM speed in production.")
