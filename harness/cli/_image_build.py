@@ -27,7 +27,7 @@ _STDIN = Path("-")
 @click.option("-t", "--tag", "--name", "names", multiple=True, metavar="NAME[:TAG]",
               help="The result's name; the directory's where it is left out. Repeat it for more.")  # fmt: skip
 @click.option("-f", "--file", "path", type=click.Path(dir_okay=False, path_type=Path),
-              help="The Containerfile, or - for stdin; Containerfile or Dockerfile in CONTEXT if left out.")  # fmt: skip
+              help="The Containerfile, - for stdin; Containerfile or Dockerfile in CONTEXT if left out.")  # fmt: skip
 @click.option("--build-arg", "pairs", multiple=True, metavar="NAME[=VALUE]",
               help="A value for ARG NAME; without =VALUE the environment's. Repeat it.")  # fmt: skip
 @click.option("--target", default="", metavar="STAGE", help="The stage to build, by name or number; the last one.")
@@ -124,7 +124,7 @@ class _Live:
 
     def _show(self, text: str, room: int = 0) -> None:
         """Write over the line; what does not fit is cut, but for `room` columns at its end."""
-        columns = max(20, (click.get_text_stream("stderr").isatty() and os.get_terminal_size(2).columns) or 80) - 1
+        columns = shutil.get_terminal_size().columns - 1
         clean = "".join(char if char.isprintable() else " " for char in text)
         shown = clean if len(clean) <= columns else clean[: columns - room - 1] + "…" + (clean[-room:] if room else "")
         click.echo(f"\r\x1b[K{shown}", nl=False, err=True)
