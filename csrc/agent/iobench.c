@@ -9,7 +9,7 @@
  *     walk=DEPTH:FANOUT        list and stat a tree: FANOUT files and FANOUT directories in each directory
  *
  * Files that `first_write` and `walk` want are taken where the image has them (DIRECTORY/first-SIZE-I, DIRECTORY/tree),
- * and made before where it has not: the answer says which. One line of JSON goes to stdout, and only when all was done
+ * and made before and removed again where it has not: the answer says which. One line of JSON goes to stdout, and only when all was done
  * and found right; else stderr has a reason, and the exit code is 1. Durations are of CLOCK_MONOTONIC, in ns.
  */
 #include "agent.h"
@@ -25,7 +25,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-enum { BLOCK_BYTES = 1 << 20, FILES_MAX = 1000000 };
+enum { BLOCK_BYTES = 1 << 20, FILES_MAX = 1000000, FIRST_MAX = 10000 };
 
 static uint64_t block[BLOCK_BYTES / sizeof(uint64_t)];
 
@@ -160,20 +160,29 @@ static uint64_t first_write(const char *name, uint64_t size)
 	return took;
 }
 
+static void name_first(char *name, size_t len, uint64_t size, uint64_t i)
+{
+	snprintf(name, len, "first-%llu-%llu", (unsigned long long)size, (unsigned long long)i);
+}
+
 static void first_writes(const char *args)
 {
-	uint64_t size = number(&args, 1ull << 40), count = number(&args, 10000), made = 0;
+	static bool made_it[FIRST_MAX];
+	uint64_t size = number(&args, 1ull << 40), count = number(&args, FIRST_MAX), made = 0;
 	char name[64];
 	for (uint64_t i = 0; i < count; i++) {
-		snprintf(name, sizeof name, "first-%llu-%llu", (unsigned long long)size, (unsigned long long)i);
-		if (access(name, F_OK) < 0)
+		name_first(name, sizeof name, size, i);
+		made_it[i] = access(name, F_OK) < 0;
+		if (made_it[i])
 			make_file(name, size), made++;
 	}
 	printf("{\"part\":\"first_write\",\"bytes\":%llu,\"count\":%llu,\"made\":%llu,\"ns\":[", (unsigned long long)size,
 	       (unsigned long long)count, (unsigned long long)made);
 	for (uint64_t i = 0; i < count; i++) {
-		snprintf(name, sizeof name, "first-%llu-%llu", (unsigned long long)size, (unsigned long long)i);
+		name_first(name, sizeof name, size, i);
 		printf("%s%llu", i ? "," : "", (unsigned long long)first_write(name, size));
+		if (made_it[i])
+			must(unlink(name), "unlink", name);
 	}
 	printf("]}");
 }
@@ -285,6 +294,30 @@ static void make_tree(uint64_t depth, uint64_t fanout)
 	}
 }
 
+static void remove_tree(uint64_t depth, uint64_t fanout)
+{
+	char name[32];
+	for (uint64_t i = 0; i < fanout; i++) {
+		snprintf(name, sizeof name, "f%llu", (unsigned long long)i);
+		must(unlink(name), "unlink", name);
+	}
+	for (uint64_t i = 0; depth > 0 && i < fanout; i++) {
+		snprintf(name, sizeof name, "d%llu", (unsigned long long)i);
+		must(chdir(name), "chdir", name);
+		remove_tree(depth - 1, fanout);
+		must(chdir(".."), "chdir", "..");
+		must(rmdir(name), "rmdir", name);
+	}
+}
+
+/* Have one of the two above change what is in `tree`. */
+static void in_tree(void (*change)(uint64_t, uint64_t), uint64_t depth, uint64_t fanout)
+{
+	must(chdir("tree"), "chdir", "tree");
+	change(depth, fanout);
+	must(chdir(".."), "chdir", "..");
+}
+
 /* As `ls -lR` does: read each directory, ask for each entry. */
 static uint64_t walk_tree(int at, const char *name)
 {
@@ -314,13 +347,15 @@ static void walk(const char *args)
 	bool made = access("tree", F_OK) < 0;
 	if (made) {
 		must(mkdir("tree", 0755), "mkdir", "tree");
-		must(chdir("tree"), "chdir", "tree");
-		make_tree(depth, fanout);
-		must(chdir(".."), "chdir", "..");
+		in_tree(make_tree, depth, fanout);
 	}
 	uint64_t start = now_ns(), count = walk_tree(AT_FDCWD, "tree"), took = now_ns() - start;
 	if (count != expected)
 		fail("tree: %llu entries, expected %llu", (unsigned long long)count, (unsigned long long)expected);
+	if (made) {
+		in_tree(remove_tree, depth, fanout);
+		must(rmdir("tree"), "rmdir", "tree");
+	}
 	printf("{\"part\":\"walk\",\"count\":%llu,\"made\":%d,\"ns\":%llu}", (unsigned long long)count, made,
 	       (unsigned long long)took);
 }
