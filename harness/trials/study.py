@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import TrialError
+from harness.errors import HarnessError, TrialError
 from harness.host.noise import Sampler
 from harness.interfaces import StudyArm
 from harness.model.metrics import Metric
@@ -24,15 +24,17 @@ class StudyContender:
     timeout_ns: int | None = None
 
     def run(self, spec: TrialSpec, log_dir: Path, progress: Progress) -> TrialRecord:
-        """Return the record of one trial whatever happened: a TrialError becomes a record, all else goes on up."""
+        """Return the record of one trial; what our own code or the system refused in it becomes its reason."""
         ledger, outcome = Ledger(), Outcome()
         progress(spec, "starting")
         gc.collect()  # what earlier trials left is not collected at this one's cost
         started, sampler = now(), Sampler()
         try:
             self.arm.measure(spec.trial_id, ledger.emit)
-        except TrialError as error:
-            outcome.fail(error)
+        except HarnessError as error:
+            outcome.fail(error if isinstance(error, TrialError) else TrialError(error.message))
+        except OSError as error:
+            outcome.fail(TrialError(str(error)))
         failed = outcome.status != "ok"
         reason = "not measured: the trial failed before" if failed else "the study did not tell"
         ledger.complete(self.metrics, reason)

@@ -1,0 +1,67 @@
+"""What every study promises, whatever it compares: one test file for all of them, each in a small variant."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import plugins
+from harness.cli._known import load_scenario
+from harness.host.paths import cache_dir
+from harness.interfaces import RunContext, Study
+from harness.model.metrics import Absent, Measurement
+from harness.trials import ownership
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+SMALL: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+    "layers": ({"images": 2, "base": "1MiB", "own": "256KiB"}, {name: {"form": name} for name in (
+        "layers", "flattened", "raw", "qcow2", "erofs-layers")}),
+}  # fmt: skip
+"""Options and arms that take a second or two."""
+
+
+@pytest.fixture
+def context() -> Iterator[RunContext]:
+    token = secrets.token_hex(4)
+    scratch = ownership.claim(token, "contract")
+    yield RunContext("contract", token, scratch, cache_dir())
+    ownership.reap(token, [], dry_run=False)
+
+
+@pytest.mark.parametrize("name", plugins.names("studies"))
+def test_it_says_what_it_is(name: str) -> None:
+    study: Study = plugins.load("studies", name)
+    assert study.name == name
+    assert study.doc
+    names = [metric.name for metric in study.metrics]
+    assert len(set(names)) == len(names)
+    assert {metric.partition(".")[0] for metric in names} == {names[0].partition(".")[0]}
+    assert set(study.backends) <= set(plugins.names("backends"))
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_scenarios_are_right(path: Path) -> None:
+    load_scenario(path)
+
+
+@pytest.mark.needs("root", "overlayfs")
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_every_arm_measures_all_it_names_and_leaves_nothing(name: str, context: RunContext) -> None:
+    study: Study = plugins.load("studies", name)
+    own, arms = SMALL[name]
+    options = study.options.model_validate(own)
+    for arm, words in arms.items():
+        arm_options = study.arm_options.model_validate(words)
+        assert all(need.available for need in study.needs(options, arm_options))
+        prepared = study.prepare(arm, options, arm_options, context)
+        for trial in ("b00", "b01"):
+            said: list[Measurement | Absent] = []
+            prepared.measure(trial, said.append)
+            assert sorted(item.metric.name for item in said) == sorted(metric.name for metric in study.metrics)
+        prepared.close()
+    left = [path for path in context.work.rglob("*") if path.is_file()] if context.work.exists() else []
+    assert left == []
