@@ -58,6 +58,17 @@ def _kernel() -> str | None:
     return None if kernel.find(cache_dir()) else f"no guest kernel in {cache_dir()} (scripts/setup fetches it)"
 
 
+def _virtiofsd() -> str | None:
+    from harness.backends import _shares
+    from harness.errors import CapabilityError
+
+    try:
+        _shares.virtiofsd("q35")
+    except CapabilityError as error:
+        return error.message
+    return None
+
+
 def _kvm() -> str | None:
     """Whether a stock kernel boots with KVM: a /dev/kvm that opens proves nothing (nested virtualisation)."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
@@ -114,6 +125,10 @@ def _conformance() -> str | None:
     return None if is_built() else "the validation suites are not built (scripts/conformance --build)"
 
 
+def _registry() -> str | None:
+    return _program("docker-registry") or _program("htpasswd") or _program("openssl")
+
+
 CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "overlayfs": _overlayfs,
@@ -122,13 +137,18 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "libvirt": _libvirt,
     "kernel": _kernel,
     "erofs": functools.partial(_program, "mkfs.erofs"),
+    "virtiofsd": _virtiofsd,
     "apt": functools.partial(_program, "apt-get"),
     "libvirtd": functools.partial(_program, "libvirtd"),
     "crun": functools.partial(_program, "crun"),
     "clang": functools.partial(_program, "clang"),
     "kvm": _kvm,
     "conformance": _conformance,
+    "mmdebstrap": functools.partial(_program, "mmdebstrap"),
     "podman": functools.partial(_program, "podman"),
+    "registry": _registry,
+    "skopeo": functools.partial(_program, "skopeo"),
+    "umoci": functools.partial(_program, "umoci"),
     "dockerd": functools.partial(_program, "dockerd"),
     "docker": functools.partial(_program, "docker"),
 }
