@@ -110,7 +110,7 @@ def copy(argv: Sequence[str], what: str, reference: Reference, *, cwd: Path) -> 
 
 _LOGIN = "harness image login {registry}, or --creds-file FILE"
 _CAUSES: tuple[tuple[str, str, str | None], ...] = (
-    (r"unauthorized|authentication required|incorrect username or password|access to the resource is denied",
+    (r"unauthorized|authentication required|invalid username/password|access to the resource is denied",
      "the registry refuses: not logged in, wrong password, or no right to it", _LOGIN),
     (r"server gave HTTP response to HTTPS client",
      "the registry speaks plain HTTP", "--tls-verify=false, or `insecure = true` for it in registries.conf(5)"),
