@@ -141,6 +141,7 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "apt": functools.partial(_program, "apt-get"),
     "libvirtd": functools.partial(_program, "libvirtd"),
     "crun": functools.partial(_program, "crun"),
+    "chromium": functools.partial(_program, "chromium"),
     "clang": functools.partial(_program, "clang"),
     "kvm": _kvm,
     "conformance": _conformance,

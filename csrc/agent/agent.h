@@ -12,8 +12,9 @@ enum { FD_OUT = 1, FD_ERR = 2, FD_SPEC = 3, FD_MARKS = 4, FD_CONTROL = 5, FD_TRE
 enum ready_kind { READY_EXIT, READY_LINE, READY_TCP, READY_HTTP };
 
 struct spec {
-	char **argv, **env, **modules, **late_modules; /* NULL-terminated */
+	char **argv, **env, **modules, **late_modules, **layers, **mounts; /* NULL-terminated */
 	const char *cwd, *ready_text, *ready_path, *hostname, *root_device, *root_fs;
+	const char *tree_device; /* guest: the unchanged image, where the root is a disk that is written to */
 	const char *net_address, *net_mask, *net_gateway; /* guest: of eth0; NULL without a network */
 	uid_t uid;
 	gid_t gid;
@@ -50,6 +51,13 @@ void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2))
 void vm_boot(struct spec *spec);
 void vm_open_console(const struct spec *spec); /* fds 1, 2 and 5 become virtio-serial ports */
 void vm_power_off(void) __attribute__((noreturn));
+
+/* vm_root.c */
+void vm_must(int result, const char *what); /* die unless it is at least 0 */
+void vm_mount(const char *type, const char *source, const char *target, unsigned long flags, const char *data);
+void vm_make_root(const struct spec *spec); /* at /root; FD_TREE becomes the image as it was, or `vm_open_tree` does that */
+void vm_open_tree(const struct spec *spec);
+void vm_mount_all(const struct spec *spec); /* what the scenario mounts, below the root that we are in */
 
 /* workload.c */
 struct workload {

@@ -137,6 +137,8 @@ void attest(struct buf *json, const struct spec *spec, const struct workload *wo
 	cpu_set_t cpus;
 	CPU_ZERO(&cpus);
 	sha256_init(&tree);
+	if (spec->tree_device)
+		vm_open_tree(spec);
 	int root = openat(FD_TREE, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (root < 0)
 		die("attest: root tree: %s", strerror(errno));

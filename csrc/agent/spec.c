@@ -43,7 +43,7 @@ static enum ready_kind ready_kind(const char *text)
 }
 
 struct lists {
-	struct list argv, env, modules, late;
+	struct list argv, env, modules, late, layers, mounts;
 };
 
 static bool set_list(struct lists *lists, const char *key, char *value)
@@ -52,6 +52,8 @@ static bool set_list(struct lists *lists, const char *key, char *value)
 			    : strcmp(key, "env") == 0	     ? &lists->env
 			    : strcmp(key, "module") == 0     ? &lists->modules
 			    : strcmp(key, "late_module") == 0 ? &lists->late
+			    : strcmp(key, "layer") == 0	     ? &lists->layers
+			    : strcmp(key, "mount") == 0	     ? &lists->mounts
 							     : NULL;
 	if (list)
 		push(list, value);
@@ -66,6 +68,7 @@ static bool set_text(struct spec *spec, const char *key, const char *value)
 	} texts[] = {
 	    {"cwd", &spec->cwd},	     {"ready_text", &spec->ready_text},	  {"ready_path", &spec->ready_path},
 	    {"hostname", &spec->hostname},   {"root_device", &spec->root_device}, {"root_fs", &spec->root_fs},
+	    {"tree_device", &spec->tree_device},
 	    {"net_address", &spec->net_address}, {"net_mask", &spec->net_mask},	  {"net_gateway", &spec->net_gateway},
 	};
 	for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
@@ -124,8 +127,10 @@ void spec_read(struct spec *spec, int fd)
 		at = next;
 	}
 	push(&lists.argv, NULL), push(&lists.env, NULL), push(&lists.modules, NULL), push(&lists.late, NULL);
+	push(&lists.layers, NULL), push(&lists.mounts, NULL);
 	spec->argv = lists.argv.items, spec->env = lists.env.items;
 	spec->modules = lists.modules.items, spec->late_modules = lists.late.items;
+	spec->layers = lists.layers.items, spec->mounts = lists.mounts.items;
 	if (!spec->argv[0])
 		die("spec: no arg: nothing to run");
 }

@@ -1,5 +1,5 @@
-/* The guest's side of what a container's launcher does on the host: a root made of the same read-only tree under an
- * overlay in memory, the usual mounts, loopback, and the console when it is needed. */
+/* The guest's side of what a container's launcher does on the host: a root (vm_root.c), the usual mounts, loopback, and the
+ * console when it is needed. */
 #include "agent.h"
 
 #include <arpa/inet.h>
@@ -25,66 +25,29 @@ enum { DEVICE_WAIT_NS = 1000000000 };
 static int initramfs = -1; /* its root, to find late modules after the root has changed */
 static int devices = -1;   /* its /dev */
 
-static void must(int result, const char *what)
-{
-	if (result < 0)
-		die("guest: %s: %s", what, strerror(errno));
-}
-
 static void load(char **modules)
 {
 	for (char **path = modules; *path; path++) {
 		int fd = openat(initramfs, *path, O_RDONLY | O_CLOEXEC);
-		must(fd, *path);
+		vm_must(fd, *path);
 		if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)
 			die("guest: module %s: %s", *path, strerror(errno));
 		close(fd);
 	}
 }
 
-static void mount_at(const char *type, const char *source, const char *target, unsigned long flags, const char *data)
-{
-	mkdir(target, 0755);
-	if (mount(source, target, type, flags, data) < 0)
-		die("guest: mount %s on %s: %s", type, target, strerror(errno));
-}
-
-static void wait_for_device(const char *path)
-{
-	uint64_t deadline_ns = now_ns() + DEVICE_WAIT_NS;
-	struct stat st;
-	while (stat(path, &st) < 0) {
-		if (now_ns() > deadline_ns)
-			die("guest: %s: no such device: is the disk attached and its driver loaded?", path);
-		poll(NULL, 0, 1);
-	}
-}
-
-static void make_root(const struct spec *spec)
-{
-	char options[64];
-	wait_for_device(spec->root_device);
-	mount_at(spec->root_fs, spec->root_device, "/lower", MS_RDONLY, "");
-	must(dup2(open("/lower", O_RDONLY | O_DIRECTORY | O_CLOEXEC), FD_TREE), "root tree");
-	snprintf(options, sizeof options, "mode=755,size=%llu", (unsigned long long)spec->upper_bytes);
-	mount_at("tmpfs", "tmpfs", "/rw", 0, options);
-	must(mkdir("/rw/upper", 0755), "upper"), must(mkdir("/rw/work", 0755), "work");
-	mount_at("overlay", "overlay", "/root", 0,
-		 "lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work,index=off,metacopy=off,redirect_dir=off,xino=off");
-}
-
 /* An initramfs cannot be pivoted away from: move the new root over it (Documentation/filesystems/ramfs-rootfs-initramfs). */
 static void enter_root(void)
 {
-	must(chdir("/root"), "chdir /root");
-	must(mount(".", "/", NULL, MS_MOVE, NULL), "move root");
-	must(chroot("."), "chroot");
-	must(chdir("/"), "chdir /");
-	mount_at("proc", "proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "");
-	mount_at("sysfs", "sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, "");
-	mount_at("devtmpfs", "devtmpfs", "/dev", MS_NOSUID, "mode=755");
-	mount_at("devpts", "devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620");
-	mount_at("tmpfs", "shm", "/dev/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=65536k");
+	vm_must(chdir("/root"), "chdir /root");
+	vm_must(mount(".", "/", NULL, MS_MOVE, NULL), "move root");
+	vm_must(chroot("."), "chroot");
+	vm_must(chdir("/"), "chdir /");
+	vm_mount("proc", "proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "");
+	vm_mount("sysfs", "sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, "");
+	vm_mount("devtmpfs", "devtmpfs", "/dev", MS_NOSUID, "mode=755");
+	vm_mount("devpts", "devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620");
+	vm_mount("tmpfs", "shm", "/dev/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=65536k");
 	symlink("/proc/self/fd", "/dev/fd");
 	symlink("/proc/self/fd/0", "/dev/stdin");
 	symlink("/proc/self/fd/1", "/dev/stdout");
@@ -117,17 +80,17 @@ static void network_up(const struct spec *spec)
 	struct ifreq request = {.ifr_name = "eth0"};
 	struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	must(fd, "socket");
+	vm_must(fd, "socket");
 	wait_for_interface(fd, &request);
 	request.ifr_addr = inet_address(spec->net_address);
-	must(ioctl(fd, SIOCSIFADDR, &request), "eth0: address");
+	vm_must(ioctl(fd, SIOCSIFADDR, &request), "eth0: address");
 	request.ifr_netmask = inet_address(spec->net_mask);
-	must(ioctl(fd, SIOCSIFNETMASK, &request), "eth0: netmask");
+	vm_must(ioctl(fd, SIOCSIFNETMASK, &request), "eth0: netmask");
 	request.ifr_flags = IFF_UP | IFF_RUNNING;
-	must(ioctl(fd, SIOCSIFFLAGS, &request), "eth0: up");
+	vm_must(ioctl(fd, SIOCSIFFLAGS, &request), "eth0: up");
 	route.rt_dst = route.rt_genmask = inet_address("0.0.0.0");
 	route.rt_gateway = inet_address(spec->net_gateway);
-	must(ioctl(fd, SIOCADDRT, &route), "eth0: default route");
+	vm_must(ioctl(fd, SIOCADDRT, &route), "eth0: default route");
 	close(fd);
 }
 
@@ -143,9 +106,9 @@ static void limit_processes(long pids)
 		die("guest: /proc/loadavg: cannot count processes");
 	free(text.data);
 	int fd = open("/proc/sys/kernel/threads-max", O_WRONLY | O_CLOEXEC);
-	must(fd, "threads-max");
+	vm_must(fd, "threads-max");
 	snprintf(number, sizeof number, "%ld", running + pids);
-	must((int)write(fd, number, strlen(number)), "threads-max");
+	vm_must((int)write(fd, number, strlen(number)), "threads-max");
 	close(fd);
 }
 
@@ -153,7 +116,7 @@ static void limit_processes(long pids)
 static int open_high(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	must(fd, path);
+	vm_must(fd, path);
 	int high = fcntl(fd, F_DUPFD_CLOEXEC, FD_TREE + 1);
 	close(fd);
 	return high;
@@ -170,21 +133,22 @@ void vm_boot(struct spec *spec)
 {
 	silence_kernel();
 	initramfs = open_high("/");
-	mount_at("devtmpfs", "devtmpfs", "/dev", 0, "");
+	vm_mount("devtmpfs", "devtmpfs", "/dev", 0, "");
 	devices = open_high("/dev");
 	int null = open("/dev/null", O_RDWR);
 	for (int fd = 0; fd < FD_TREE; fd++)
 		if (fd != null)
 			dup2(null, fd);
 	load(spec->modules);
-	make_root(spec);
+	vm_make_root(spec);
 	enter_root();
-	must(loopback_up(), "loopback");
+	vm_must(loopback_up(), "loopback");
 	if (spec->net_address)
 		network_up(spec);
+	vm_mount_all(spec);
 	limit_processes(spec->pids);
 	if (*spec->hostname)
-		must(sethostname(spec->hostname, strlen(spec->hostname)), "hostname");
+		vm_must(sethostname(spec->hostname, strlen(spec->hostname)), "hostname");
 }
 
 /* Open the virtio-serial port of that name: /sys/class/virtio-ports/vportNpM/name tells which node it is. */
@@ -206,7 +170,7 @@ static bool open_port(const char *name, int as)
 		closedir(ports);
 	if (found < 0)
 		return false;
-	must(dup2(found, as), name);
+	vm_must(dup2(found, as), name);
 	fcntl(as, F_SETFD, FD_CLOEXEC);
 	close(found);
 	return true;

@@ -26,6 +26,31 @@ class Nic:
     vhost: bool
 
 
+DiskFormat = Literal["raw", "qcow2", "vmdk"]
+ShareKind = Literal["virtiofs", "9p"]
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk. `serial`, at most 20 bytes, is the name by which the guest finds it; the root's is the first disk."""
+
+    path: Path
+    format: DiskFormat = "raw"
+    read_only: bool = True
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A directory of the host that a guest mounts by `tag`. `program`: the virtiofsd that libvirt starts for it."""
+
+    kind: ShareKind
+    tag: str
+    source: Path
+    read_only: bool = False
+    program: Path | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
     """One guest. `sockets` is the directory in which the harness listens: marks, firmware and one per channel.
@@ -42,11 +67,12 @@ class GuestSpec:
     kernel: Path
     initrd: Path
     cmdline: str
-    disk: Path | None
+    disks: tuple[Disk, ...]
     sockets: Path
     memory_bytes: int
     vcpus: int
     nic: Nic | None = None
+    shares: tuple[Share, ...] = ()
     fast_start: bool = True
     by_daemon: bool = False
     owner: str | None = None
@@ -99,16 +125,45 @@ def _add_nic(devices: ET.Element, nic: Nic, guest: GuestSpec) -> None:
     _mmio(interface, guest)
 
 
+def _disk_name(number: int) -> str:
+    """Return vda, ..., vdz, vdaa, ...: libvirt wants names; a guest may see others."""
+    letters = chr(ord("a") + number % 26)
+    return f"vd{chr(ord('a') + number // 26 - 1) if number >= 26 else ''}{letters}"
+
+
+def _add_disk(devices: ET.Element, disk: Disk, number: int, guest: GuestSpec) -> None:
+    """`writeback`: the host's page cache, which fsync in the guest passes: what a container's files have too."""
+    element = _add(devices, "disk", type="file", device="disk")
+    _add(element, "driver", name="qemu", type=disk.format, cache="writeback")
+    _add(element, "source", file=str(disk.path))
+    _add(element, "target", dev=_disk_name(number), bus="virtio")
+    if disk.read_only:
+        _add(element, "readonly")
+    if disk.serial:
+        _add(element, "serial", disk.serial)
+    _mmio(element, guest)
+
+
+def _add_share(devices: ET.Element, share: Share, guest: GuestSpec) -> None:
+    """virtiofs has no read-only mode in libvirt 9: its program sees a read-only mount then (`_shares.py`)."""
+    element = _add(devices, "filesystem", type="mount", accessmode="passthrough")
+    _add(element, "driver", type="virtiofs" if share.kind == "virtiofs" else "path")
+    if share.program is not None:
+        _add(element, "binary", path=str(share.program))
+    _add(element, "source", dir=str(share.source))
+    _add(element, "target", dir=share.tag)
+    if share.read_only and share.kind == "9p":
+        _add(element, "readonly")
+    _mmio(element, guest)
+
+
 def _add_devices(domain: ET.Element, guest: GuestSpec) -> None:
     devices = _add(domain, "devices")
     _add(devices, "emulator", guest.emulator)
-    if guest.disk is not None:
-        disk = _add(devices, "disk", type="file", device="disk")
-        _add(disk, "driver", name="qemu", type="raw", cache="writeback")
-        _add(disk, "source", file=str(guest.disk))
-        _add(disk, "target", dev="vda", bus="virtio")
-        _add(disk, "readonly")
-        _mmio(disk, guest)
+    for number, disk in enumerate(guest.disks):
+        _add_disk(devices, disk, number, guest)
+    for share in guest.shares:
+        _add_share(devices, share, guest)
     if guest.nic is not None:
         _add_nic(devices, guest.nic, guest)
     _add(devices, "controller", type="usb", model="none")
@@ -148,6 +203,10 @@ def domain_xml(guest: GuestSpec) -> str:
     _add(_add(domain, "metadata"), f"{{{METADATA_NAMESPACE}}}run", token=guest.token)
     _add(domain, "memory", str(guest.memory_bytes // 1024), unit="KiB")
     _add(domain, "vcpu", str(guest.vcpus))
+    if any(share.kind == "virtiofs" for share in guest.shares):
+        backing = _add(domain, "memoryBacking")  # virtiofsd reads and writes the guest's memory: it must be shared
+        _add(backing, "source", type="memfd")
+        _add(backing, "access", mode="shared")
     system = _add(domain, "os")
     _add(system, "type", "hvm", arch="x86_64", machine=guest.machine)
     _add(system, "kernel", str(guest.kernel))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.agent.session import AgentSession
-from harness.backends import _connection, _metering
+from harness.backends import _connection, _helpers, _metering
 from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
 from harness.container import syscalls
 from harness.errors import TrialError
@@ -26,6 +26,7 @@ from harness.model.records import Attestation
 
 _ANSWER_NS = 30_000_000_000
 _POWER_OFF_NS = 10_000_000_000
+_HELPER_NS = 2_000_000_000
 _PEERCRED = struct.Struct("3i")
 
 
@@ -55,20 +56,28 @@ class Guest:
     """A guest as an Instance. `start` returns when libvirt does, which is before the guest's first instruction.
 
     `place` is where it is attached to the run's network, None for a guest without one; it is given back at the end.
+    `release` removes the disks that were made for it.
     """
 
     boundary: Boundary = "vm"
 
     def __init__(
-        self, connection: Any, spec: GuestSpec, meter: _metering.Meter | None, place: Attachment | None = None
+        self,
+        connection: Any,
+        spec: GuestSpec,
+        meter: _metering.Meter | None,
+        place: Attachment | None = None,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         self.spec = spec
         self.place = place
+        self._release = release
         self._connection = connection
         self._meter = meter
         self.session = _KernelAware()
         self._pid: int | None = None
         self._pidfd: int | None = None
+        self._helpers: set[int] = set()
         self._stopped = False
         self.rusage: Mapping[str, float] = {}
 
@@ -104,7 +113,11 @@ class Guest:
 
     def create(self) -> None:
         """Have QEMU started; returns before the guest's first instruction."""
-        _connection.create(self._connection, domain_xml(self.spec), by_daemon=self.spec.by_daemon)
+        before = _helpers.running() if self.spec.shares else set()
+        try:
+            _connection.create(self._connection, domain_xml(self.spec), by_daemon=self.spec.by_daemon)
+        finally:
+            self._helpers = _helpers.running() - before if self.spec.shares else set()
 
     def end(self) -> None:
         """End the guest at once."""
@@ -146,7 +159,7 @@ class Guest:
         return self.session.marks
 
     def pids(self) -> tuple[int, ...]:
-        return (self._pid,) if self._pid is not None else ()
+        return (self._pid, *_helpers.with_children(self._helpers)) if self._pid is not None else ()
 
     def cgroup_memory(self) -> CgroupMemory | None:
         return self._meter.memory() if self._meter is not None else None
@@ -190,6 +203,7 @@ class Guest:
                 self.place.close()
             self._wait_until_forgotten()
             self.session.close()
+            self._release()
             if self._pidfd is not None:
                 os.close(self._pidfd)
 
@@ -214,6 +228,7 @@ class Guest:
             if not self._wait_for_exit(_POWER_OFF_NS) and self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 self._wait_for_exit(_POWER_OFF_NS)
+        _helpers.reap(self._helpers, _HELPER_NS)
         if self._meter is not None:
             self._meter.remove()
         shutil.rmtree(self.spec.sockets, ignore_errors=True)

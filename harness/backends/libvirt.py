@@ -3,60 +3,36 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_bytes, encode_spec
-from harness.backends import _accelerator, _connection, _metering, _network, _nic
-from harness.backends._domain import GuestSpec, Machine, domain_xml, kernel_cmdline
+from harness.backends import _accelerator, _connection, _metering, _network, _nic, _vm_mounts, _vm_needs, _vm_storage
+from harness.backends._domain import GuestSpec, domain_xml, kernel_cmdline
 from harness.backends._guest import Guest
+from harness.backends._vm_mounts import VmMounts
+from harness.backends._vm_needs import EMULATOR, verdict_key
+from harness.backends._vm_options import Options, guest_kernel, kernel_has, root_fs
 from harness.errors import CapabilityError
 from harness.host.paths import cache_dir, data_dir
 from harness.host.process import find_program, run
-from harness.images import disk, initramfs, kernel
+from harness.images import initramfs, kernel, trial_volumes
 from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
 from harness.model.mounts import MountSpec
 from harness.model.spec import NetworkKind, WorkloadSpec
 
-EMULATOR = "qemu-system-x86_64"
 _BUS = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
 _LATE_MODULES = ("virtio_console",)
 _SOCKET_PATH_MAX_BYTES = 107  # unix(7): sun_path without its NUL
-
-
-class Options(BaseModel):
-    """What a scenario may say under `backend: libvirt`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    machine: Machine = "q35"
-    accel: Literal["auto", "kvm", "tcg"] = "auto"
-    uri: str | None = None
-    kernel: Path | None = None
-    modules: Path | None = None
-    cmdline: str = ""
-    disk: Literal["erofs", "ext4"] = "erofs"
-    fast_start: bool = True
-
-
-def _kernel(options: Options, cache: Path) -> kernel.GuestKernel:
-    if options.kernel is not None:
-        return kernel.from_path(cache, options.kernel, options.modules)
-    found = kernel.find(cache)
-    if found is None:
-        raise CapabilityError(
-            "guest kernel: not in the cache", hint="scripts/setup fetches it (python -m harness.images.kernel fetch)"
-        )
-    return found
 
 
 @functools.cache
@@ -74,28 +50,27 @@ class _Boot:
     late_modules: tuple[str, ...]
 
 
-def _boot(options: Options, cache: Path, network: NetworkKind) -> _Boot:
-    guest_kernel = _kernel(options, cache)
-    for_workload = (_BUS[options.machine], "virtio_blk", options.disk, "overlay", *_nic.MODULES[network])
-    early = kernel.module_files(guest_kernel, for_workload)
-    every = kernel.module_files(guest_kernel, (*for_workload, *_LATE_MODULES))
+def _boot(options: Options, cache: Path, network: NetworkKind, mounts: VmMounts) -> _Boot:
+    chosen = guest_kernel(options, cache)
+    devices = (_BUS[options.machine], "virtio_blk", *_nic.MODULES[network])
+    for_workload = (*devices, *_vm_storage.modules(options), *mounts.modules)
+    early = kernel.module_files(chosen, for_workload)
+    every = kernel.module_files(chosen, (*for_workload, *_LATE_MODULES))
     paths = [*early, *(path for path in every if path not in early)]
     names = [path.lstrip("/") for path in initramfs.module_paths(paths)]
     base = initramfs.base_initramfs(agent_bytes(), paths)
-    return _Boot(guest_kernel, base, tuple(names[: len(early)]), tuple(names[len(early) :]))
+    return _Boot(chosen, base, tuple(names[: len(early)]), tuple(names[len(early) :]))
 
 
-def _agent_spec(spec: ArmSpec, options: Options, boot: _Boot) -> bytes:
-    """Half of the guest's memory may be written to, as a tmpfs allows by default and as the container side does."""
+def _agent_spec(spec: ArmSpec, boot: _Boot, root: _vm_storage.Root, mounts: VmMounts) -> bytes:
     extra = [
         ("mode", "vm"),
-        ("root_device", "/dev/vda"),
-        ("root_fs", options.disk),
-        ("upper_bytes", str(spec.limits.memory_bytes // 2)),
+        *root.records,
         ("pids", str(spec.limits.pids)),
         ("hostname", spec.runtime),
         *(("module", name) for name in boot.modules),
         *(("late_module", name) for name in boot.late_modules),
+        *mounts.records(),
     ]
     return encode_spec(spec.workload, extra)
 
@@ -110,30 +85,32 @@ def _guest_facts(options: Options, template: GuestSpec, boot: _Boot) -> dict[str
         "kernel_digest": boot.kernel.digest,
         "kernel_bytes": boot.kernel.vmlinux.stat().st_size,
         "initrd_bytes": template.initrd.stat().st_size,
-        "disk_fs": options.disk,
+        "disk_fs": root_fs(options),
+        "storage": options.storage.driver,
         "fast_start": options.fast_start,
         "qemu_started_by": "a libvirt daemon" if template.by_daemon else "this process",
         "domain_xml": domain_xml(template),
     }
 
 
-class LibvirtArm:
-    """A prepared VM runtime: one disk, one initramfs, one connection; every launch is a new transient domain.
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What each guest of an arm gets of its own. `plug` attaches it to the run's network, None without one."""
 
-    `plug` attaches guests to the run's network, None without one.
-    """
+    root: _vm_storage.Root
+    mounts: VmMounts
+    plug: _nic.Plug | None
+
+
+class LibvirtArm:
+    """A prepared VM runtime: its disks, one initramfs, one connection; every launch is a new transient domain."""
 
     def __init__(
-        self,
-        connection: Any,
-        template: GuestSpec,
-        plug: _nic.Plug | None,
-        context: RunContext,
-        facts: Mapping[str, Json],
+        self, connection: Any, template: GuestSpec, parts: _Parts, context: RunContext, facts: Mapping[str, Json]
     ) -> None:
         self._connection = connection
         self._template = template
-        self._plug = plug
+        self._parts = parts
         self._context = context
         self._facts = facts
 
@@ -151,13 +128,15 @@ class LibvirtArm:
 
     def launch(self, trial_id: str) -> Guest:
         sockets = self._context.scratch / trial_id
-        spec = replace(
-            self._template,
-            name=f"harness-{self._context.token}-{trial_id}",
-            sockets=sockets,
-        )
-        spec, place = self._plug.attach(spec) if self._plug else (spec, None)
-        guest = Guest(self._connection, spec, _meter(spec, trial_id), place)
+        spec = replace(self._template, name=f"harness-{self._context.token}-{trial_id}", sockets=sockets)
+        place = trial_volumes.place_of(spec.token, trial_id)
+        with ExitStack() as undo:
+            undo.callback(trial_volumes.remove, place)
+            spec = self._parts.mounts.take(self._parts.root.take(spec, trial_id), trial_id)
+            spec, attached = self._parts.plug.attach(spec) if self._parts.plug else (spec, None)
+            release = functools.partial(trial_volumes.remove, place)
+            guest = Guest(self._connection, spec, _meter(spec, trial_id), attached, release)
+            undo.pop_all()
         try:
             guest.start()
         except BaseException:
@@ -167,8 +146,8 @@ class LibvirtArm:
 
     def close(self) -> None:
         _connection.release(self._connection)
-        if self._plug is not None:
-            self._plug.close()
+        if self._parts.plug is not None:
+            self._parts.plug.close()
         _metering.release(self._context.token)
 
 
@@ -179,22 +158,17 @@ class LibvirtBackend:
 
     def needs(self, options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)
-        return (
-            _need_emulator(),
-            _need_libvirt(options),
-            _need_kernel(options),
-            _need_disk_tool(options),
-            _need_accel(options),
-        )
+        return _vm_needs.needs(options)
 
     def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
-        reason = "guests mount nothing yet"
-        return tuple(Capability(f"mount {mount.target}", available=False, reason=reason) for mount in mounts)
+        assert isinstance(options, Options)
+        return _vm_mounts.needs(mounts, options.share, options.machine, kernel_has(options, cache_dir()))
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)
         kind = _network.choose(spec, "none", _nic.refused(by_daemon=_connection.is_daemon(options.uri)))
-        boot = _boot(options, context.cache, kind)
+        mounts = VmMounts(spec, options.share, options.machine, kernel_has(options, context.cache))
+        boot = _boot(options, context.cache, kind, mounts)
         if options.uri is None and not _connection.knows_qemu(context.cache):
             context.say("libvirt asks QEMU what it can do: about 8 s, once for each QEMU")
         connection = _connection.connect(options.uri, context.cache)
@@ -203,11 +177,11 @@ class LibvirtBackend:
         if _connection.is_daemon(options.uri):
             template = replace(template, by_daemon=True, owner=_connection.qemu_owner(connection))
         template, why = self._accelerated(template, connection, options, context)
-        image = disk.disk_image(spec.tree, data_dir() / "images" / "disks", fs=options.disk)
+        root = _vm_storage.prepare(spec, options, data_dir() / "images" / "disks")
         initrd = context.scratch / f"{spec.runtime}.initrd"
-        agent_spec = _agent_spec(spec, options, boot)
+        agent_spec = _agent_spec(spec, boot, root, mounts)
         initrd.write_bytes(boot.base + initramfs.spec_archive(agent_spec))
-        template = replace(template, initrd=initrd, disk=image.path)
+        template = mounts.prepare(replace(template, initrd=initrd, disks=root.disks), spec.runtime, context)
         plug, network_facts = None, _network.facts(kind)
         if kind == "bridge":
             template, network_facts = _nic.with_nic(template)
@@ -215,11 +189,12 @@ class LibvirtBackend:
         facts: dict[str, Json] = {
             **_guest_facts(options, template, boot),
             "accelerator_reason": why,
-            "disk_bytes": image.size_bytes,
+            **root.facts,
+            **mounts.facts(),
             "network": network_facts,
             **versions,
         }
-        return LibvirtArm(connection, template, plug, context, facts)
+        return LibvirtArm(connection, template, _Parts(root, mounts, plug), context, facts)
 
     def _template(self, memory_bytes: int, vcpus: int, options: Options, boot: _Boot, context: RunContext) -> GuestSpec:
         sockets = context.scratch / "template"
@@ -238,7 +213,7 @@ class LibvirtBackend:
             kernel=boot.kernel.vmlinux,
             initrd=context.scratch / "none",
             cmdline=kernel_cmdline(options.machine, "tcg", tsc_khz=_tsc_khz(), extra=options.cmdline),
-            disk=None,
+            disks=(),
             sockets=sockets,
             memory_bytes=memory_bytes,
             vcpus=vcpus,
@@ -258,7 +233,7 @@ class LibvirtBackend:
         def verdict() -> _accelerator.Verdict:
             return _accelerator.probe(
                 context.cache,
-                _verdict_key(template.kernel, Path(template.emulator), template.machine),
+                verdict_key(template.kernel, Path(template.emulator), template.machine),
                 lambda: _trial_guest(with_kvm, connection, context),
                 context.say,
             )
@@ -267,7 +242,7 @@ class LibvirtBackend:
         return (with_kvm if accelerator == "kvm" else template), why
 
     def tokens(self) -> set[str]:
-        return {token for token, _pid in _guests()} | _network.tokens()
+        return {token for token, _pid in _guests()} | _network.tokens() | trial_volumes.tokens()
 
     def reap(self, token: str, *, dry_run: bool) -> Sequence[str]:
         guests = [pid for found, pid in _guests() if found == token]
@@ -276,14 +251,7 @@ class LibvirtBackend:
             for pid in guests:
                 os.kill(pid, signal.SIGKILL)
         lines = [f"guest: qemu pid {pid} of run {token}" for pid in guests]
-        return [*lines, *others, *_metering.reap(token, dry_run=dry_run)]
-
-
-def _verdict_key(vmlinux: Path, emulator: Path, machine: str) -> str:
-    """What a verdict on KVM holds for: this boot of the host, these very files, this machine type."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    files = " ".join(f"{path.resolve()} {path.stat().st_mtime_ns}" for path in (vmlinux, emulator))
-    return f"{boot_id} {machine} {hashlib.sha256(files.encode()).hexdigest()[:16]}"
+        return [*lines, *others, *_metering.reap(token, dry_run=dry_run), *trial_volumes.reap(token, dry_run=dry_run)]
 
 
 def _trial_guest(template: GuestSpec, connection: Any, context: RunContext) -> Guest:
@@ -318,65 +286,6 @@ def _guests() -> list[tuple[str, int]]:
             if word.startswith(b"guest=harness-"):
                 found.append((word.decode("utf-8", "replace").split("-")[1].split(",")[0], int(entry.name)))
     return found
-
-
-def _need_emulator() -> Capability:
-    try:
-        return Capability("qemu", available=True, reason=str(find_program(EMULATOR)))
-    except CapabilityError as error:
-        return Capability("qemu", available=False, reason=error.message, hint=error.hint)
-
-
-def _need_libvirt(options: Options) -> Capability:
-    try:
-        if options.uri is not None:
-            _connection.check_uri(options.uri)
-        libvirt = _connection.import_libvirt()
-    except CapabilityError as error:
-        return Capability("libvirt", available=False, reason=error.message, hint=error.hint)
-    number = libvirt.getVersion()
-    return Capability("libvirt", available=True, reason=f"libvirt {number // 10**6}.{number // 1000 % 1000}")
-
-
-def _need_kernel(options: Options) -> Capability:
-    try:
-        return Capability("kernel", available=True, reason=_kernel(options, cache_dir()).release)
-    except CapabilityError as error:
-        return Capability("kernel", available=False, reason=error.message, hint=error.hint)
-
-
-def _need_disk_tool(options: Options) -> Capability:
-    tool = "mkfs.erofs" if options.disk == "erofs" else "mke2fs"
-    try:
-        return Capability("disk", available=True, reason=str(find_program(tool)))
-    except CapabilityError as error:
-        return Capability("disk", available=False, reason=error.message, hint=error.hint)
-
-
-def _need_accel(options: Options) -> Capability:
-    """Cheap: says what is known. The proof is a boot, made once when a run is prepared."""
-    if options.accel == "tcg":
-        return Capability("accel", available=True, reason="tcg: asked for by the scenario")
-    missing = _accelerator.device_missing()
-    verdict = _accelerator.Verdict(usable=False, reason=missing) if missing else _known_verdict(options)
-    if verdict is None:
-        return Capability("accel", available=True, reason="kvm, if a guest boots with it (tried at a run)")
-    if verdict.usable:
-        return Capability("accel", available=True, reason=f"kvm: {verdict.reason}")
-    if options.accel == "kvm":
-        return Capability(
-            "accel", available=False, reason=f"kvm is not usable: {verdict.reason}", hint="accel: auto takes TCG then"
-        )
-    return Capability("accel", available=True, reason=f"tcg: kvm is not usable: {verdict.reason}")
-
-
-def _known_verdict(options: Options) -> _accelerator.Verdict | None:
-    """Return what was found since this host's boot, None where KVM was not tried yet."""
-    try:
-        guest_kernel, emulator = _kernel(options, cache_dir()), find_program(EMULATOR)
-    except CapabilityError:
-        return None  # another need says so
-    return _accelerator.cached(cache_dir(), _verdict_key(guest_kernel.vmlinux, emulator, options.machine))
 
 
 PLUGIN = LibvirtBackend()

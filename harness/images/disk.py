@@ -7,6 +7,7 @@ whose kernel has no erofs, and only on request.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _UUID = "68617261-6573-7300-8000-000000000001"  # any fixed one: a random one wo
 _TIMEOUT_NS = 600 * 10**9
 _BLOCK_BYTES = 4096
 _INODE_BYTES = 256
+_ROOM_BYTES, _ROOM_INODES = 1 << 30, 65536  # of a disk that is written to; the file is sparse
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +38,22 @@ class Disk:
     size_bytes: int
 
 
-def disk_image(tree: RootTree, directory: Path, fs: DiskFs = "erofs") -> Disk:
+def disk_image(tree: RootTree, directory: Path, fs: DiskFs = "erofs", *, writable: bool = False) -> Disk:
     """Return the disk of a root tree in `directory`, made if it is not there yet; safe beside other processes.
+
+    A `writable` one, ext4 alone, has a journal and 1 GiB of room.
 
     Raises: CapabilityError when the program that makes it is missing; CommandError when it fails.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{tree.digest.removeprefix('sha256:')}.{fs}"
+    make = _make_erofs if fs == "erofs" else functools.partial(_make_ext4, writable=writable)
+    path = directory / f"{tree.digest.removeprefix('sha256:')}.{'rw-' if writable else ''}{fs}"
     # The lock is the directory itself: no file that anybody could mistake for a disk.
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if not path.exists():
-            _make(tree, path, _make_erofs if fs == "erofs" else _make_ext4)
+            _make(tree, path, make)
     finally:
         os.close(descriptor)
     return Disk(path, fs, path.stat().st_size)
@@ -73,15 +78,20 @@ def _make_erofs(tree: RootTree, path: Path) -> None:
     run(["mkfs.erofs", "--quiet", "-T0", "-U", _UUID, str(path), str(tree.path)], timeout_ns=_TIMEOUT_NS)
 
 
-def _make_ext4(tree: RootTree, path: Path) -> None:
-    """Make an ext4 without journal and without lost+found, which the tree does not have and its digest would show."""
+def _make_ext4(tree: RootTree, path: Path, *, writable: bool) -> None:
+    """Make an ext4 without lost+found, which the tree does not have and its digest would show."""
     inodes = sum(1 for _ in walk(tree.path)) + 64
     # Data, rounded up for each file; inodes; and 1/16 for block maps and long directories. The file is sparse.
     data_bytes = tree.size_bytes + inodes * (_BLOCK_BYTES + _INODE_BYTES)
     blocks = (data_bytes + data_bytes // 16) // _BLOCK_BYTES + 1024
+    features = "^resize_inode"
+    if writable:
+        blocks, inodes = blocks + _ROOM_BYTES // _BLOCK_BYTES, inodes + _ROOM_INODES
+    else:
+        features += ",^has_journal"
     argv = [
         "mke2fs", "-q", "-F", "-t", "ext4", "-b", str(_BLOCK_BYTES), "-m", "0", "-N", str(inodes),
-        "-O", "^has_journal,^resize_inode", "-U", _UUID, "-E", f"hash_seed={_UUID},root_owner=0:0,lazy_itable_init=0",
+        "-O", features, "-U", _UUID, "-E", f"hash_seed={_UUID},root_owner=0:0,lazy_itable_init=0",
         "-d", str(tree.path), str(path), str(blocks),
     ]  # fmt: skip
     run(argv, timeout_ns=_TIMEOUT_NS, env={**os.environ, "LC_ALL": "C", "E2FSPROGS_FAKE_TIME": "1"})

@@ -30,6 +30,9 @@ GUEST = ("root", "qemu", "libvirt", "kernel", "erofs")
 CASES = [
     pytest.param("process", {}, marks=pytest.mark.needs("root", "overlayfs"), id="process"),
     pytest.param("builtin", {}, marks=pytest.mark.needs("root", "overlayfs"), id="builtin"),
+    pytest.param(
+        "libvirt", {"accel": "tcg", "share": "virtiofs"}, marks=pytest.mark.needs(*GUEST, "virtiofsd"), id="virtiofs"
+    ),
 ]
 LIMITS = Limits(cpus=1, memory_bytes=192 << 20, pids=64)
 # Written by a user without privileges: what is written, renamed and read back, and what is refused.

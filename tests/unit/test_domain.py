@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends._domain import CHANNELS, Accelerator, GuestSpec, Machine, Nic, domain_xml, kernel_cmdline
+from harness.backends._domain import (
+    CHANNELS,
+    Accelerator,
+    Disk,
+    GuestSpec,
+    Machine,
+    Nic,
+    Share,
+    domain_xml,
+    kernel_cmdline,
+)
 
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
@@ -21,7 +31,7 @@ def guest(machine: Machine = "q35", accelerator: Accelerator = "tcg", *, fast_st
         kernel=Path("/k/vmlinux"),
         initrd=Path("/k/initrd"),
         cmdline="quiet & <tricky>",
-        disk=Path("/d/disk.erofs"),
+        disks=(Disk(Path("/d/disk.erofs")),),
         sockets=Path("/s"),
         memory_bytes=256 << 20,
         vcpus=2,
@@ -122,3 +132,40 @@ def test_a_microvms_interface_is_on_virtio_mmio_and_has_no_rom() -> None:
     interface = ET.fromstring(domain_xml(replace(guest("microvm"), nic=nic))).find("devices/interface")
     assert interface is not None
     assert [child.tag for child in interface] == ["mac", "target", "model", "driver", "address"]
+
+
+def test_further_disks_are_found_by_their_serial_and_only_those_that_are_written_to_can_be() -> None:
+    disks = (Disk(Path("/d/root"), "vmdk"), Disk(Path("/d/data"), read_only=False, serial="data"))
+    first, second = ET.fromstring(domain_xml(replace(guest(), disks=disks))).findall("devices/disk")
+    assert [disk.find("target").get("dev") for disk in (first, second)] == ["vda", "vdb"]  # type: ignore[union-attr]
+    assert (first.findtext("serial"), second.findtext("serial")) == (None, "data")
+    assert first.find("driver").get("type") == "vmdk"  # type: ignore[union-attr]
+    assert (first.find("readonly") is None, second.find("readonly") is None) == (False, True)
+
+
+def test_names_of_disks_go_on_after_z() -> None:
+    disks = tuple(Disk(Path(f"/d/{number}")) for number in range(28))
+    targets = [target.get("dev") for target in ET.fromstring(domain_xml(replace(guest(), disks=disks))).iter("target")]
+    assert targets[24:28] == ["vdy", "vdz", "vdaa", "vdab"]
+
+
+def test_virtiofs_has_its_program_and_memory_that_it_can_share() -> None:
+    share = Share("virtiofs", "share0", Path("/srv/in"), read_only=True, program=Path("/usr/libexec/virtiofsd"))
+    domain = ET.fromstring(domain_xml(replace(guest(), shares=(share,))))
+    backing = domain.find("memoryBacking")
+    assert backing is not None
+    assert [child.attrib for child in backing] == [{"type": "memfd"}, {"mode": "shared"}]
+    found = {child.tag: child.attrib for child in domain.find("devices/filesystem")}  # type: ignore[union-attr]
+    assert found["driver"] == {"type": "virtiofs"}
+    assert found["binary"] == {"path": "/usr/libexec/virtiofsd"}
+    assert (found["source"], found["target"]) == ({"dir": "/srv/in"}, {"dir": "share0"})
+    assert "readonly" not in found, "libvirt 9 refuses it for virtiofs"
+
+
+def test_9p_needs_no_shared_memory_and_is_read_only_on_the_host() -> None:
+    shares = (Share("9p", "share0", Path("/a"), read_only=True), Share("9p", "share1", Path("/b")))
+    domain = ET.fromstring(domain_xml(replace(guest(), shares=shares)))
+    assert domain.find("memoryBacking") is None
+    first, second = domain.findall("devices/filesystem")
+    assert (first.find("readonly") is None, second.find("readonly") is None) == (False, True)
+    assert first.find("driver").get("type") == "path"  # type: ignore[union-attr]

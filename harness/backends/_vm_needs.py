@@ -1,0 +1,85 @@
+"""What a guest needs of this host, told before anything is started."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.backends import _accelerator, _connection, _vm_storage
+from harness.backends._vm_options import Options, guest_kernel
+from harness.errors import CapabilityError
+from harness.host.paths import cache_dir
+from harness.host.process import find_program
+from harness.interfaces import Capability
+
+EMULATOR = "qemu-system-x86_64"
+
+
+def needs(options: Options) -> Sequence[Capability]:
+    """Return all of it but for what mounts need; cheap, starts nothing."""
+    return (
+        _need_emulator(),
+        _need_libvirt(options),
+        _need_kernel(options),
+        *_vm_storage.needs(options),
+        _need_accel(options),
+    )
+
+
+def verdict_key(vmlinux: Path, emulator: Path, machine: str) -> str:
+    """What a verdict on KVM holds for: this boot of the host, these very files, this machine type."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    files = " ".join(f"{path.resolve()} {path.stat().st_mtime_ns}" for path in (vmlinux, emulator))
+    return f"{boot_id} {machine} {hashlib.sha256(files.encode()).hexdigest()[:16]}"
+
+
+def _need_emulator() -> Capability:
+    try:
+        return Capability("qemu", available=True, reason=str(find_program(EMULATOR)))
+    except CapabilityError as error:
+        return Capability("qemu", available=False, reason=error.message, hint=error.hint)
+
+
+def _need_libvirt(options: Options) -> Capability:
+    try:
+        if options.uri is not None:
+            _connection.check_uri(options.uri)
+        libvirt = _connection.import_libvirt()
+    except CapabilityError as error:
+        return Capability("libvirt", available=False, reason=error.message, hint=error.hint)
+    number = libvirt.getVersion()
+    return Capability("libvirt", available=True, reason=f"libvirt {number // 10**6}.{number // 1000 % 1000}")
+
+
+def _need_kernel(options: Options) -> Capability:
+    try:
+        return Capability("kernel", available=True, reason=guest_kernel(options, cache_dir()).release)
+    except CapabilityError as error:
+        return Capability("kernel", available=False, reason=error.message, hint=error.hint)
+
+
+def _need_accel(options: Options) -> Capability:
+    """Cheap: says what is known. The proof is a boot, made once when a run is prepared."""
+    if options.accel == "tcg":
+        return Capability("accel", available=True, reason="tcg: asked for by the scenario")
+    missing = _accelerator.device_missing()
+    verdict = _accelerator.Verdict(usable=False, reason=missing) if missing else _known_verdict(options)
+    if verdict is None:
+        return Capability("accel", available=True, reason="kvm, if a guest boots with it (tried at a run)")
+    if verdict.usable:
+        return Capability("accel", available=True, reason=f"kvm: {verdict.reason}")
+    if options.accel == "kvm":
+        return Capability(
+            "accel", available=False, reason=f"kvm is not usable: {verdict.reason}", hint="accel: auto takes TCG then"
+        )
+    return Capability("accel", available=True, reason=f"tcg: kvm is not usable: {verdict.reason}")
+
+
+def _known_verdict(options: Options) -> _accelerator.Verdict | None:
+    """Return what was found since this host's boot, None where KVM was not tried yet."""
+    try:
+        vmlinux, emulator = guest_kernel(options, cache_dir()).vmlinux, find_program(EMULATOR)
+    except CapabilityError:
+        return None  # another need says so
+    return _accelerator.cached(cache_dir(), verdict_key(vmlinux, emulator, options.machine))

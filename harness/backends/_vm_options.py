@@ -1,0 +1,79 @@
+"""What a scenario may say under `backend: libvirt`, and the guest's kernel that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from harness.backends import _shares
+from harness.backends._domain import Machine, ShareKind
+from harness.backends._shares import ShareOption
+from harness.errors import CapabilityError
+from harness.images import kernel
+
+StorageDriver = Literal["raw", "ext4", "qcow2", "erofs-layers"]
+
+
+class Storage(BaseModel):
+    """How an image becomes a guest's root. `depth` counts the read-only images below the one that is written to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    driver: StorageDriver = Field(default="raw", description="raw, ext4, qcow2 or erofs-layers")
+    depth: int = Field(default=1, ge=1, le=200, description="qcow2: read-only images below the one that is written to")
+
+    @model_validator(mode="after")
+    def _depth_is_for_chains(self) -> Self:
+        if self.depth != 1 and self.driver != "qcow2":
+            raise ValueError(f"depth: is for qcow2, not for {self.driver}")
+        return self
+
+
+def _long_form(value: Any) -> Any:
+    return {"driver": value} if isinstance(value, str) else value
+
+
+class Options(BaseModel):
+    """What a scenario may say under `backend: libvirt`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    machine: Machine = "q35"
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    uri: str | None = None
+    kernel: Path | None = None
+    modules: Path | None = None
+    cmdline: str = ""
+    disk: Literal["erofs", "ext4"] = "erofs"
+    storage: Annotated[Storage, BeforeValidator(_long_form)] = Storage()
+    share: ShareOption = "auto"
+    fast_start: bool = True
+
+
+def guest_kernel(options: Options, cache: Path) -> kernel.GuestKernel:
+    """Return the kernel that guests boot. Raises: CapabilityError."""
+    if options.kernel is not None:
+        return kernel.from_path(cache, options.kernel, options.modules)
+    found = kernel.find(cache)
+    if found is None:
+        raise CapabilityError(
+            "guest kernel: not in the cache", hint="scripts/setup fetches it (python -m harness.images.kernel fetch)"
+        )
+    return found
+
+
+def root_fs(options: Options) -> Literal["erofs", "ext4"]:
+    """Return the file system of the disk, or of each layer."""
+    return {"raw": options.disk, "ext4": "ext4", "qcow2": "ext4", "erofs-layers": "erofs"}[options.storage.driver]
+
+
+def kernel_has(options: Options, cache: Path) -> Callable[[ShareKind], None]:
+    """Return a check that raises CapabilityError where the guest's kernel has no driver for a kind of share."""
+
+    def check(kind: ShareKind) -> None:
+        kernel.module_files(guest_kernel(options, cache), _shares.MODULES[kind])
+
+    return check

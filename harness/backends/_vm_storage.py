@@ -1,0 +1,93 @@
+"""How an image becomes a guest's root: which disks it has, and what the agent makes of them.
+
+raw, ext4      one read-only disk; the agent puts an overlay over it whose upper directory is in the guest's memory
+qcow2          a chain of images: an ext4 disk at its bottom, a new image for each trial on top; no overlay
+erofs-layers   one disk for each layer of the image, seen by the guest as one; the overlay has them all below it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.backends._domain import Disk, GuestSpec
+from harness.backends._vm_options import Options, root_fs
+from harness.errors import CapabilityError
+from harness.host.process import find_program
+from harness.images import disk, disk_chain, trial_volumes
+from harness.interfaces import ArmSpec, Capability, Json
+
+_ROOT = "/dev/vda"  # the first disk of a domain, on PCI as on virtio-mmio
+_TREE = "/dev/vdb"
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The root of an arm's guests. `below`: what the image of each trial is put on, None where nothing is written."""
+
+    disks: tuple[Disk, ...]
+    records: tuple[tuple[str, str], ...]
+    facts: dict[str, Json] = field(default_factory=dict)
+    below: Disk | None = None
+
+    def take(self, guest: GuestSpec, trial_id: str) -> GuestSpec:
+        """Return the guest with its disks, one of them new where the root is written to. Raises: CommandError."""
+        if self.below is None:
+            return replace(guest, disks=self.disks)
+        place = trial_volumes.place_of(guest.token, trial_id)
+        place.mkdir(parents=True, exist_ok=True)
+        top = disk_chain.put_on(self.below.path, self.below.format, place / "ROOT.qcow2")
+        return replace(guest, disks=(Disk(top, "qcow2", read_only=False), *self.disks))
+
+
+def modules(options: Options) -> tuple[str, ...]:
+    """Return the modules that the guest needs for its root."""
+    return (root_fs(options), *(() if options.storage.driver == "qcow2" else ("overlay",)))
+
+
+def prepare(spec: ArmSpec, options: Options, directory: Path) -> Root:
+    """Return the root of a spec's image; disks are made in `directory`, unless they are there.
+
+    Raises: CapabilityError, CommandError, ImageError.
+    """
+    if options.storage.driver == "qcow2":
+        return _chain(spec, options.storage.depth, directory)
+    image = disk.disk_image(spec.tree, directory, fs=root_fs(options))
+    facts: dict[str, Json] = {
+        "disk_bytes": image.size_bytes,
+        "writable_layer": "overlay, its upper directory in memory",
+    }
+    return Root((Disk(image.path),), _in_memory(spec, image.fs), facts)
+
+
+def _in_memory(spec: ArmSpec, fs: str) -> tuple[tuple[str, str], ...]:
+    """Half of the guest's memory may be written to, as a tmpfs allows by default and as the container side does."""
+    return (("root_device", _ROOT), ("root_fs", fs), ("upper_bytes", str(spec.limits.memory_bytes // 2)))
+
+
+def _chain(spec: ArmSpec, depth: int, directory: Path) -> Root:
+    """The tree is attested from the same chain without its top, as a second disk: what is written changes the first."""
+    image = disk.disk_image(spec.tree, directory, fs="ext4", writable=True)
+    below = disk_chain.chain(image.path, depth)
+    facts: dict[str, Json] = {
+        "disk_bytes": image.size_bytes,
+        "chain_depth": depth,
+        "writable_layer": "a qcow2 image for each trial, on top of the chain",
+    }
+    lowest = Disk(below.path, below.format)
+    return Root((lowest,), (("root_device", _ROOT), ("root_fs", "ext4"), ("tree_device", _TREE)), facts, lowest)
+
+
+def needs(options: Options) -> Sequence[Capability]:
+    """Return the programs that make the disks."""
+    programs = ["mkfs.erofs" if root_fs(options) == "erofs" else "mke2fs"]
+    programs += ["qemu-img"] if options.storage.driver == "qcow2" else []
+    return tuple(_need_program(program) for program in programs)
+
+
+def _need_program(name: str) -> Capability:
+    try:
+        return Capability("disk", available=True, reason=str(find_program(name)))
+    except CapabilityError as error:
+        return Capability("disk", available=False, reason=error.message, hint=error.hint)
