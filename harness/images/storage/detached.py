@@ -111,6 +111,8 @@ def overlay(lowers: Sequence[Path], home: Path, *, readonly: bool = False) -> in
     """
     if len(lowers) > OVERLAY_MAX_LAYERS:
         raise CapabilityError(f"overlay: {len(lowers)} layers: it stacks {OVERLAY_MAX_LAYERS} at most")
+    if readonly and len(lowers) == 1:  # an overlay wants two layers where none is writable
+        return directory(lowers[0], readonly=True)
     if not takes_single_layers():
         return in_private_namespace(lambda: overlay_by_options(lowers, home, readonly=readonly))
     with opened([home, *lowers]) as (own, *fds):
@@ -124,11 +126,12 @@ def overlay_by_options(lowers: Sequence[Path], home: Path, *, readonly: bool) ->
 
     To be called in a private namespace: overlay takes no layers of another one.
     """
+    if readonly and len(lowers) == 1:
+        return directory(lowers[0], readonly=True)
     with opened([home, *lowers]) as (own, *fds):
-        numbers = fds * 2 if readonly and len(fds) == 1 else fds  # where none is writable it wants two
         options = ",".join(_overlay_options(str(own), readonly=readonly))
         os.chdir("/proc/self/fd")
-        text = f"lowerdir={':'.join(map(str, numbers))},{options}"
+        text = f"lowerdir={':'.join(map(str, fds))},{options}"
         flags = syscalls.MS_NODEV | (syscalls.MS_RDONLY if readonly else 0)
         try:
             syscalls.mount("overlay", f"{own}/work", "overlay", flags, text)
