@@ -21,7 +21,7 @@ import pytest
 from harness import plugins
 from harness.errors import HarnessError, TrialError
 from harness.host.paths import cache_dir
-from harness.images import initramfs, kernel, kmodules
+from harness.images import debs, initramfs, kernel, kmodules
 from harness.images.bootstrap import bootstrap_busybox
 from harness.images.resolve import ImageRef, resolve_image
 from harness.images.store import Store
@@ -97,7 +97,7 @@ class Suite:
 def suite_tree(place: Path) -> RootTree:
     """Return the root of guests that run tests, made in `place`. Skips where compiled packages could not be loaded."""
     root = place / "root"
-    shutil.copytree(_image.base_tree(cache_dir(), _image.TEST_PACKAGES), root, symlinks=True)
+    shutil.copytree(debs.base_tree(cache_dir(), _image.TEST_PACKAGES), root, symlinks=True)
     if (there := _image.python_version(root)) != sys.version_info[:2]:
         pytest.skip(
             f"the distribution's Python is {there}, this one {sys.version_info[:2]}: packages do not load there"
@@ -105,7 +105,7 @@ def suite_tree(place: Path) -> RootTree:
     _image.add_distributions(root, DISTRIBUTIONS)
     _add_tests(root)
     _add_system(root)
-    _image.add_harness(root, SCRIPT)
+    debs.add_harness(root, SCRIPT)
     return resolve_image(ImageRef("rootfs", str(root)), place, Store(place / "store"))
 
 
@@ -131,7 +131,7 @@ def _add_system(root: Path) -> None:
     for name, text in ETC.items():
         (root / "etc" / name).write_text(text)
     (root / "root").mkdir(mode=0o700, exist_ok=True)
-    _image.add_applets(root)
+    debs.add_applets(root)
     found = kernel.find(cache_dir())
     assert found is not None
     files = kernel.module_files(found, MODULES)

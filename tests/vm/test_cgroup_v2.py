@@ -17,6 +17,7 @@ import pytest
 
 from harness import plugins
 from harness.host.paths import cache_dir
+from harness.images import debs
 from harness.images.resolve import ImageRef, resolve_image
 from harness.images.store import Store
 from harness.interfaces import ArmSpec, RunContext
@@ -55,9 +56,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def tree(place: Path) -> RootTree:
     root = place / "root"
-    shutil.copytree(_image.base_tree(cache_dir()), root, symlinks=True)
+    shutil.copytree(debs.base_tree(cache_dir()), root, symlinks=True)
     _image.add_busybox_image(root)
-    _image.add_harness(root, SCRIPT)
+    debs.add_harness(root, SCRIPT)
     return resolve_image(ImageRef("rootfs", str(root)), place, Store(place / "store"))
 
 
