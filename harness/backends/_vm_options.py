@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.backends import _shares
 from harness.backends._domain import Machine, ShareKind
@@ -32,10 +32,6 @@ class Storage(BaseModel):
         return self
 
 
-def _long_form(value: Any) -> Any:
-    return {"driver": value} if isinstance(value, str) else value
-
-
 class Options(BaseModel):
     """What a scenario may say under `backend: libvirt`."""
 
@@ -48,9 +44,14 @@ class Options(BaseModel):
     modules: Path | None = None
     cmdline: str = ""
     disk: Literal["erofs", "ext4"] = "erofs"
-    storage: Annotated[Storage, BeforeValidator(_long_form)] = Storage()
+    storage: StorageDriver | Storage = "raw"
     share: ShareOption = "auto"
     fast_start: bool = True
+
+    @property
+    def stored(self) -> Storage:
+        """The option `storage` as if its long form had been written."""
+        return self.storage if isinstance(self.storage, Storage) else Storage(driver=self.storage)
 
 
 def guest_kernel(options: Options, cache: Path) -> kernel.GuestKernel:
@@ -67,7 +68,7 @@ def guest_kernel(options: Options, cache: Path) -> kernel.GuestKernel:
 
 def root_fs(options: Options) -> Literal["erofs", "ext4"]:
     """Return the file system of the disk, or of each layer."""
-    return {"raw": options.disk, "ext4": "ext4", "qcow2": "ext4", "erofs-layers": "erofs"}[options.storage.driver]
+    return {"raw": options.disk, "ext4": "ext4", "qcow2": "ext4", "erofs-layers": "erofs"}[options.stored.driver]
 
 
 def kernel_has(options: Options, cache: Path) -> Callable[[ShareKind], None]:

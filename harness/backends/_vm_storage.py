@@ -15,21 +15,27 @@ from harness.backends._domain import Disk, GuestSpec
 from harness.backends._vm_options import Options, root_fs
 from harness.errors import CapabilityError
 from harness.host.process import find_program
-from harness.images import disk, disk_chain, trial_volumes
+from harness.images import disk, disk_chain, layer_disks, trial_volumes
+from harness.images.store import Store
 from harness.interfaces import ArmSpec, Capability, Json
 
 _ROOT = "/dev/vda"  # the first disk of a domain, on PCI as on virtio-mmio
 _TREE = "/dev/vdb"
+_OVERLAY = "overlay, its upper directory in the guest's memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """The root of an arm's guests. `below`: what the image of each trial is put on, None where nothing is written."""
+    """The root of an arm's guests. `below`: what the image of each trial is put on, None where nothing is written.
+
+    `keep`, as long as it lives, keeps what the disks are made of.
+    """
 
     disks: tuple[Disk, ...]
     records: tuple[tuple[str, str], ...]
     facts: dict[str, Json] = field(default_factory=dict)
     below: Disk | None = None
+    keep: Store | None = None
 
     def take(self, guest: GuestSpec, trial_id: str) -> GuestSpec:
         """Return the guest with its disks, one of them new where the root is written to. Raises: CommandError."""
@@ -43,7 +49,7 @@ class Root:
 
 def modules(options: Options) -> tuple[str, ...]:
     """Return the modules that the guest needs for its root."""
-    return (root_fs(options), *(() if options.storage.driver == "qcow2" else ("overlay",)))
+    return (root_fs(options), *(() if options.stored.driver == "qcow2" else ("overlay",)))
 
 
 def prepare(spec: ArmSpec, options: Options, directory: Path) -> Root:
@@ -51,12 +57,14 @@ def prepare(spec: ArmSpec, options: Options, directory: Path) -> Root:
 
     Raises: CapabilityError, CommandError, ImageError.
     """
-    if options.storage.driver == "qcow2":
-        return _chain(spec, options.storage.depth, directory)
+    if options.stored.driver == "qcow2":
+        return _chain(spec, options.stored.depth, directory)
+    if options.stored.driver == "erofs-layers":
+        return _layers(spec)
     image = disk.disk_image(spec.tree, directory, fs=root_fs(options))
     facts: dict[str, Json] = {
         "disk_bytes": image.size_bytes,
-        "writable_layer": "overlay, its upper directory in memory",
+        "writable_layer": _OVERLAY,
     }
     return Root((Disk(image.path),), _in_memory(spec, image.fs), facts)
 
@@ -64,6 +72,17 @@ def prepare(spec: ArmSpec, options: Options, directory: Path) -> Root:
 def _in_memory(spec: ArmSpec, fs: str) -> tuple[tuple[str, str], ...]:
     """Half of the guest's memory may be written to, as a tmpfs allows by default and as the container side does."""
     return (("root_device", _ROOT), ("root_fs", fs), ("upper_bytes", str(spec.limits.memory_bytes // 2)))
+
+
+def _layers(spec: ArmSpec) -> Root:
+    image = layer_disks.layered_disk(spec.tree)
+    facts: dict[str, Json] = {
+        "disk_bytes": image.size_bytes, "layers": len(image.extents), "layers_made": image.made,
+        "writable_layer": _OVERLAY,
+    }  # fmt: skip
+    layers = (("layer", f"{offset} {length}") for offset, length in image.extents)
+    records = (*_in_memory(spec, "erofs"), *layers)
+    return Root((Disk(image.path, "vmdk"),), records, facts, keep=image.store)
 
 
 def _chain(spec: ArmSpec, depth: int, directory: Path) -> Root:
@@ -82,7 +101,7 @@ def _chain(spec: ArmSpec, depth: int, directory: Path) -> Root:
 def needs(options: Options) -> Sequence[Capability]:
     """Return the programs that make the disks."""
     programs = ["mkfs.erofs" if root_fs(options) == "erofs" else "mke2fs"]
-    programs += ["qemu-img"] if options.storage.driver == "qcow2" else []
+    programs += ["qemu-img"] if options.stored.driver == "qcow2" else []
     return tuple(_need_program(program) for program in programs)
 
 

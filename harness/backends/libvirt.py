@@ -86,7 +86,7 @@ def _guest_facts(options: Options, template: GuestSpec, boot: _Boot) -> dict[str
         "kernel_bytes": boot.kernel.vmlinux.stat().st_size,
         "initrd_bytes": template.initrd.stat().st_size,
         "disk_fs": root_fs(options),
-        "storage": options.storage.driver,
+        "storage": options.stored.driver,
         "fast_start": options.fast_start,
         "qemu_started_by": "a libvirt daemon" if template.by_daemon else "this process",
         "domain_xml": domain_xml(template),

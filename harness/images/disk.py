@@ -41,13 +41,16 @@ class Disk:
 def disk_image(tree: RootTree, directory: Path, fs: DiskFs = "erofs", *, writable: bool = False) -> Disk:
     """Return the disk of a root tree in `directory`, made if it is not there yet; safe beside other processes.
 
-    A `writable` one, ext4 alone, has a journal and 1 GiB of room.
+    A `writable` one, ext4 alone, has a journal and 1 GiB of room, and is the lowest image of a chain (`disk_chain`).
 
     Raises: CapabilityError when the program that makes it is missing; CommandError when it fails.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     make = _make_erofs if fs == "erofs" else functools.partial(_make_ext4, writable=writable)
-    path = directory / f"{tree.digest.removeprefix('sha256:')}.{'rw-' if writable else ''}{fs}"
+    hexadecimal = tree.digest.removeprefix("sha256:")
+    if writable:
+        directory /= f"{hexadecimal}.chain"
+    path = directory / ("001" if writable else f"{hexadecimal}.{fs}")
+    directory.mkdir(parents=True, exist_ok=True)
     # The lock is the directory itself: no file that anybody could mistake for a disk.
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

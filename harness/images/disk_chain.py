@@ -1,7 +1,7 @@
 """Chains of qcow2 images: each holds what differs from the one below it, as the layers of a container do.
 
-    NAME               the lowest image, raw
-    NAME.chain/002     the second one, empty, over it; and so on: a deeper chain continues a shorter one
+    disks/ROOT_DIGEST.chain/001     the lowest image, raw (`disk.disk_image`)
+    disks/ROOT_DIGEST.chain/002     the second one, empty, over it; and so on: a deeper chain continues a shorter one
 
 Images that hold nothing make a chain deep without changing what is read; only the way to it gets longer.
 """
@@ -36,13 +36,11 @@ def chain(lowest: Path, depth: int) -> Link:
     top = Link(lowest, "raw")
     if depth == 1:
         return top
-    directory = lowest.with_name(f"{lowest.name}.chain")
-    directory.mkdir(exist_ok=True)
-    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lock = os.open(lowest.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for number in range(2, depth + 1):
-            path = directory / f"{number:03}"
+            path = lowest.with_name(f"{number:03}")
             if not path.exists():
                 put_on(top.path, top.format, path.with_suffix(".partial")).rename(path)
             top = Link(path, "qcow2")
