@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from harness.model.metrics import Absent, Measurement, Metric
 from harness.model.milestones import Mark
-from harness.model.mounts import MountSpec
 from harness.model.records import Attestation
 from harness.model.report import Report
 from harness.model.spec import ImageConfig, Limits, NetworkKind, RootTree, WorkloadSpec
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from harness.model.mounts import MountSpec
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Emit = Callable[[Measurement | Absent], None]

@@ -130,8 +130,18 @@ def _sha256(path: Path) -> str:
 # -- the timed path --------------------------------------------------------------------------------------------------
 
 
-def start(kit: Kit, steps: int, trial_id: str, requested_ns: int, on_deleted: Callable[[], None]) -> LocalInstance:
-    """Start one instance by a plan's memfd. `on_deleted` removes what the caller made for it. Raises: BackendError."""
+def start(
+    kit: Kit,
+    steps: int,
+    trial_id: str,
+    requested_ns: int,
+    on_deleted: Callable[[], None],
+    mounts: Sequence[int] = (),
+) -> LocalInstance:
+    """Start one instance by a plan's memfd. `on_deleted` removes what the caller made for it.
+
+    `mounts` are the detached ones that the plan names. Raises: BackendError.
+    """
     session = AgentSession()
     session.marks.append(Mark(REQUESTED, requested_ns))
     with ExitStack() as undo, ExitStack() as theirs:
@@ -140,7 +150,8 @@ def start(kit: Kit, steps: int, trial_id: str, requested_ns: int, on_deleted: Ca
         session.start()
         group = kit.group(trial_id)
         with translated(kit.runtime):
-            container = Container.start(steps, [*fds, steps], group, kit.limits, program=kit.agent, extra=kit.extra)
+            extra = (*kit.extra, *mounts)
+            container = Container.start(steps, [*fds, steps], group, kit.limits, program=kit.agent, extra=extra)
         undo.pop_all()
     return LocalInstance(kit, session, container, on_deleted)
 
@@ -173,6 +184,8 @@ class LocalInstance:
         self._on_deleted = on_deleted
         self._stopped = False
         self.address: str | None = None
+        self.helpers: tuple[int, ...] = ()
+        """Processes of the host that serve it alone."""
 
     @property
     def marks(self) -> Sequence[Mark]:
@@ -184,7 +197,7 @@ class LocalInstance:
         return self._container.pid
 
     def pids(self) -> tuple[int, ...]:
-        return self._container.pids()
+        return (*self._container.pids(), *self.helpers)
 
     def cgroup_memory(self) -> CgroupMemory | None:
         with translated(self._runtime):

@@ -6,17 +6,19 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _local, _mounts, _network
+from harness.backends import _local, _mounts, _network, _storage
 from harness.container import defaults, launcher, plan, seccomp, seccomp_default
 from harness.container.errors import ContainerError
 from harness.container.spec import Capabilities, ContainerSpec, Namespace, Overlay, Process, Seccomp
 from harness.errors import CapabilityError
+from harness.host.paths import data_dir
+from harness.images.storage import leftovers
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
 from harness.model.mounts import MountSpec
 from harness.model.spec import NetworkKind
@@ -34,6 +36,7 @@ class Options(BaseModel):
     no_new_privs: bool = True
     seccomp: Literal["default", "unconfined"] = "default"
     cgroup_join: Literal["fast", "procs"] = "fast"
+    storage: _storage.DriverName | _storage.Storage = "overlay"
 
 
 def namespaces(network: NetworkKind, path: str) -> tuple[Namespace, ...]:
@@ -67,7 +70,7 @@ def container_spec(spec: ArmSpec, options: Options, workspace: str) -> Container
     )
 
 
-def _container(spec: ArmSpec, options: Options, kit: _local.Kit) -> ContainerSpec:
+def _container(spec: ArmSpec, options: Options, kit: _local.Kit, roots: _storage.Roots) -> ContainerSpec:
     container = container_spec(spec, options, str(kit.context.scratch))
     if options.seccomp == "default":
         profile = seccomp_default.default_profile(options.capabilities)
@@ -75,12 +78,24 @@ def _container(spec: ArmSpec, options: Options, kit: _local.Kit) -> ContainerSpe
         kit.filter(program, f"default, {len(program) // seccomp.INSTRUCTION_BYTES} instructions")
         process = replace(container.process, seccomp=Seccomp(program, seccomp.flags(profile)))
         container = replace(container, process=process)
-    return container
+    return roots.fill(container, _launch(container, kit).fd_mounts)
+
+
+def _launch(container: ContainerSpec, kit: _local.Kit) -> plan.Launch:
+    return kit.launch(seccomp=container.process.seccomp is not None, keyring=f"_ses.{kit.parent}")
 
 
 def _steps(container: ContainerSpec, kit: _local.Kit) -> tuple[plan.Step, ...]:
-    launch = kit.launch(seccomp=container.process.seccomp is not None, keyring=f"_ses.{kit.parent}")
-    return plan.container_steps(container, launch)
+    return plan.container_steps(container, _launch(container, kit))
+
+
+@dataclass(frozen=True, slots=True)
+class _Makers:
+    """What is made for each container apart: its network, its volumes, its root."""
+
+    places: _network.Places
+    volumes: _mounts.Volumes
+    roots: _storage.Roots
 
 
 class BuiltinArm:
@@ -95,14 +110,12 @@ class BuiltinArm:
         self,
         kit: _local.Kit,
         container: ContainerSpec,
-        places: _network.Places,
-        volumes: _mounts.Volumes,
+        makers: _Makers,
         facts: Mapping[str, Json],
     ) -> None:
         self._kit = kit
         self._container = container
-        self._places = places
-        self._volumes = volumes
+        self._places, self._volumes, self._roots = makers.places, makers.volumes, makers.roots
         self._plan = launcher.plan_memfd(_steps(container, kit))
         self.facts: Mapping[str, Json] = {**kit.facts(), **facts}
 
@@ -116,16 +129,19 @@ class BuiltinArm:
             def remove() -> None:  # the container's mounts have ended with its last process
                 place.close()
                 self._volumes.drop(trial_id)
+                self._roots.drop(trial_id)
 
             steps = self._plan if place.path is None and not volumes else self._plan_for(place.path, volumes)
             try:
                 requested_ns = time.monotonic_ns()
-                started = _local.start(self._kit, steps, trial_id, requested_ns, remove)
+                with self._roots.prepared(trial_id, undo) as root:
+                    started = _local.start(self._kit, steps, trial_id, requested_ns, remove, root.fds)
             finally:
                 if steps != self._plan:
                     os.close(steps)
             undo.pop_all()
         started.address = place.address
+        started.helpers = root.helpers
         return started
 
     def _plan_for(self, network: str | None, volumes: Mapping[str, Path]) -> int:
@@ -138,6 +154,7 @@ class BuiltinArm:
     def close(self) -> None:
         os.close(self._plan)
         self._places.close()
+        self._roots.close()
         self._kit.close()
 
 
@@ -147,7 +164,8 @@ class BuiltinBackend:
     options: type[BaseModel] = Options
 
     def needs(self, options: BaseModel) -> Sequence[Capability]:
-        return _local.needs()
+        assert isinstance(options, Options)
+        return (*_local.needs(), *_storage.needs(_storage.long_form(options.storage)))
 
     def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
         return _mounts.needs(mounts)
@@ -159,8 +177,10 @@ class BuiltinBackend:
             kit = _local.Kit(spec, "container", context)
             undo.callback(kit.close)
             kit.cgroup_join = options.cgroup_join
+            roots = _storage.Roots(spec, _storage.long_form(options.storage), context)
+            undo.callback(roots.close)
             try:
-                container = _container(spec, options, kit)
+                container = _container(spec, options, kit, roots)
                 steps = _steps(container, kit)
             except ContainerError as error:
                 raise CapabilityError(
@@ -174,15 +194,17 @@ class BuiltinBackend:
             "no_new_privs": options.no_new_privs,
             "network": _network.facts(kind, "veth"),
             "mounts": volumes.facts(),
+            "storage": roots.facts(),
             "plan": [str(step) for step in steps],
         }
-        return BuiltinArm(kit, container, places, volumes, facts)
+        return BuiltinArm(kit, container, _Makers(places, volumes, roots), facts)
 
     def tokens(self) -> set[str]:
-        return _local.tokens()
+        return _local.tokens() | leftovers.tokens(data_dir())
 
     def reap(self, token: str, *, dry_run: bool) -> Sequence[str]:
-        return _local.reap(token, dry_run=dry_run)
+        lines = _local.reap(token, dry_run=dry_run)  # processes first: what they have mounted is busy
+        return [*lines, *leftovers.reap(data_dir(), token, dry_run=dry_run)]
 
 
 PLUGIN = BuiltinBackend()

@@ -1,0 +1,178 @@
+"""Which storage driver makes the roots of an arm's containers, over how many layers: a scenario's option `storage`.
+
+Preparing a writable layer and mounting it is part of a start, as it is in any engine. What the agent attests is a
+read-only mount of the same layers, made once by the same driver.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from harness.container.spec import ContainerSpec, Detached, Overlay
+from harness.errors import BackendError, CapabilityError
+from harness.host.paths import data_dir
+from harness.images.storage import detached, kinds, padding
+from harness.images.storage.overlay import make_writable
+from harness.interfaces import ArmSpec, Capability, Json, RunContext
+
+DriverName = Literal["overlay", "fuse-overlayfs", "vfs", "btrfs", "erofs", "devicemapper", "aufs"]
+_VIEW = "view"
+
+
+class Storage(BaseModel):
+    """The long form. `depth` read-only layers lie beneath the writable one: the image's tree, and what changes nothing.
+
+    `writable` is where the writable layer of overlay is: in memory (a tmpfs of the container's own) unless it says
+    `disk`, as every other driver has it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    driver: DriverName = "overlay"
+    depth: int = Field(default=1, ge=1, le=detached.OVERLAY_MAX_LAYERS)
+    writable: Literal["memory", "disk"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Storage:
+        if self.writable == "memory" and self.driver != "overlay":
+            raise ValueError(f"writable: memory is for overlay alone; {self.driver} writes to the disk")
+        return self
+
+    @property
+    def in_memory(self) -> bool:
+        return self.driver == "overlay" and self.writable != "disk"
+
+
+def long_form(option: DriverName | Storage) -> Storage:
+    """Return the option as if its long form had been written."""
+    return option if isinstance(option, Storage) else Storage(driver=option)
+
+
+def needs(storage: Storage) -> list[Capability]:
+    """Return what the driver needs; the overlay of every container is among the backend's own needs."""
+    if storage.in_memory:
+        return []
+    found = kinds.available(storage.driver, data_dir())
+    return [replace(found, name=f"storage {storage.driver}")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """The layers of an arm, lowest first."""
+
+    directories: tuple[Path, ...]
+
+    @property
+    def topmost_first(self) -> tuple[Path, ...]:
+        return self.directories[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One container's: the mounts that the launcher is given, and the pids of processes of the host that serve it."""
+
+    fds: tuple[int, ...]
+    helpers: tuple[int, ...] = ()
+
+
+class Roots:
+    """Makes the roots of an arm's containers. What it puts on the disk is in the run's own directory."""
+
+    def __init__(self, spec: ArmSpec, storage: Storage, context: RunContext) -> None:
+        self._storage = storage
+        self._base, self._token = data_dir(), context.token
+        self._fds: tuple[int, ...] = ()
+        self._facts: Mapping[str, Json] = {}
+        with ExitStack() as undo:
+            undo.callback(kinds.release, self._base, self._token)
+            self._layers = self._pad(spec, undo)
+            if storage.in_memory and storage.depth > 1:
+                self._view_overlay(spec.runtime, undo)
+            elif not storage.in_memory:
+                self._open_driver(spec.runtime, undo)
+            self._undo = undo.pop_all()
+
+    def _pad(self, spec: ArmSpec, undo: ExitStack) -> _Layers:
+        if self._storage.depth == 1:
+            return _Layers((spec.tree.path,))
+        place = kinds.home(self._base, self._token) / f"{spec.runtime}-layers"
+        undo.callback(shutil.rmtree, place)
+        return _Layers((spec.tree.path, *padding.pad(spec.tree.path, self._storage.depth - 1, place)))
+
+    def _view_overlay(self, runtime: str, undo: ExitStack) -> None:
+        home = kinds.home(self._base, self._token) / f"{runtime}-{_VIEW}"
+        make_writable(home, self._layers.directories[-1])
+        undo.callback(shutil.rmtree, home)
+        fd = detached.overlay(self._layers.topmost_first, home, readonly=True)
+        undo.callback(os.close, fd)
+        self._fds = (fd,)
+
+    def _open_driver(self, runtime: str, undo: ExitStack) -> None:
+        driver = kinds.open_driver(self._storage.driver, self._base, self._token, runtime)
+        undo.callback(driver.close)
+        parent = None
+        for number, directory in enumerate(self._layers.directories):
+            driver.add(f"layer-{number}", parent, directory)
+            parent = f"layer-{number}"
+        assert parent is not None
+        self._top, self._driver, self._facts = parent, driver, driver.facts
+        driver.prepare(_VIEW, parent)
+        undo.callback(driver.remove, _VIEW)
+        view = driver.mount(_VIEW, readonly=True)
+        undo.callback(os.close, view.fd)
+        self._fds = (view.fd,)
+
+    def fill(self, container: ContainerSpec, first_fd: int) -> ContainerSpec:
+        """Return the container with this storage; from `first_fd` on the launcher has the mounts that it is given."""
+        if not self._fds:
+            return container
+        lowers = tuple(map(str, self._layers.topmost_first))
+        root = Overlay(lowers) if self._storage.in_memory else Detached(first_fd + 1)
+        return replace(container, root=root, attested=Detached(first_fd))
+
+    @contextmanager
+    def prepared(self, trial_id: str, undo: ExitStack) -> Iterator[Root]:
+        """Yield the root of a new container; `undo` gets what takes its writable layer away again.
+
+        Our own hold on the mount ends with the block: by then the container has it. Raises: BackendError.
+        """
+        if self._storage.in_memory:
+            yield Root(self._fds)
+            return
+        with _translated(self._storage.driver):
+            self._driver.prepare(trial_id, self._top)
+            undo.callback(self.drop, trial_id)
+            mounted = self._driver.mount(trial_id)
+        try:
+            yield Root((*self._fds, mounted.fd), mounted.helpers)
+        finally:
+            os.close(mounted.fd)
+
+    def drop(self, trial_id: str) -> None:
+        """Remove the writable layer of a container that is gone. Raises: BackendError."""
+        if not self._storage.in_memory:
+            with _translated(self._storage.driver):
+                self._driver.remove(trial_id)
+
+    def facts(self) -> dict[str, Json]:
+        where = "memory" if self._storage.in_memory else "disk"
+        return {"driver": self._storage.driver, "depth": self._storage.depth, "writable": where, **self._facts}
+
+    def close(self) -> None:
+        self._undo.close()
+
+
+@contextmanager
+def _translated(driver: str) -> Iterator[None]:
+    try:
+        yield
+    except (CapabilityError, OSError) as error:
+        raise BackendError(f"storage: {driver}: {error}") from error
