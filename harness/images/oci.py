@@ -106,10 +106,15 @@ class Image:
     @property
     def chain_id(self) -> str:
         """Digest of the stack of layers: images with equal layers unpack to one tree (config.md, "Layer ChainID")."""
-        chain = ""
-        for layer in self.layers:
-            chain = sha256_digest(f"{chain} {layer.diff_id}".encode()) if chain else layer.diff_id
-        return chain or sha256_digest(b"")
+        return chain_ids(self.layers)[-1]
+
+
+def chain_ids(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Return the digest of the stack up to each layer, lowest first; without layers, one for the empty stack."""
+    chain: list[str] = []
+    for layer in layers:
+        chain.append(sha256_digest(f"{chain[-1]} {layer.diff_id}".encode()) if chain else layer.diff_id)
+    return tuple(chain) or (sha256_digest(b""),)
 
 
 def parse_json(data: bytes, what: str) -> Document:

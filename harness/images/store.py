@@ -2,12 +2,15 @@
 
     oci-layout  index.json  blobs/sha256/HEX      the layout: any OCI tool can read it
     trees/HEX  trees/HEX.json                     unpacked root trees, by chain id   (harness.images.roots)
+    layers/HEX  layers/HEX.json                   unpacked single layers, by chain id (harness.images.stack)
+    cache/KEY.json                                the build cache: `pins`, the blobs that each record keeps
     disks/HEX.erofs                               disks of VMs, by root digest       (harness.images.disk)
     tmp/  locks/                                  work in progress; its guards
 
 Nothing half made is ever visible: everything is written under tmp/, synced and renamed into place, so a process that is
-killed leaves only files in tmp/, which `collect` removes. Two locks (flock, gone with their process) order the rest:
-writers share `store` while they add what no name refers to yet, `collect` takes it alone; `index` guards index.json.
+killed leaves only files in tmp/, which the next collection (harness.images.collection) removes. Two locks (flock, gone
+with their process) order the rest: writers share `store` while they add what no name refers to yet, a collection takes
+it alone; `index` guards index.json.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        for name in ("blobs/sha256", "trees", "disks", "tmp", "locks"):
+        for name in ("blobs/sha256", "trees", "layers", "disks", "cache", "tmp", "locks"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         if not (self.path / "oci-layout").exists():
             with self.lock("index"):
@@ -198,7 +201,7 @@ class Store:
 
     def names(self) -> dict[str, Descriptor]:
         """Return every name with its manifest, sorted by name."""
-        entries = self._read_index()
+        entries = self.entries()
         return {name: e for name, e in sorted((e.annotations.get(oci.REF_NAME, ""), e) for e in entries) if name}
 
     def find(self, name: str) -> Image:
@@ -216,7 +219,8 @@ class Store:
             raise ImageError(f"image: {wanted}: not in the store {self.path}", hint=hint)
         self._change_index(remove=wanted)
 
-    def _read_index(self) -> list[Descriptor]:
+    def entries(self) -> list[Descriptor]:
+        """Return what index.json lists, named or not. Raises: ImageError when it is damaged."""
         document = oci.parse_json((self.path / "index.json").read_bytes(), f"{self.path}/index.json")
         entries = document.get("manifests")
         if not isinstance(entries, list):
@@ -229,44 +233,9 @@ class Store:
     def _change_index(self, *, set_names: Mapping[str, Descriptor] | None = None, remove: str = "") -> None:
         new = set_names or {}
         with self.lock("index"):
-            kept = [e for e in self._read_index() if e.annotations.get(oci.REF_NAME) not in {*new, remove}]
+            kept = [e for e in self.entries() if e.annotations.get(oci.REF_NAME) not in {*new, remove}]
             added = [Descriptor(m.media_type, m.digest, m.size_bytes, {oci.REF_NAME: n}) for n, m in new.items()]
             self._write_index([*kept, *added])
-
-    # Removal
-
-    def collect(self) -> list[str]:
-        """Remove every blob and tree that no name leads to, and all dead work in progress; return what went, by path.
-
-        Waits until no other process adds anything. A tree that a live process has opened stays.
-        """
-        with self.lock("store"), self.lock("index"):
-            blobs, trees = self._referenced()
-            dead = [path for path in (self.path / "blobs" / "sha256").iterdir() if path.name not in blobs]
-            dead += list((self.path / "tmp").iterdir())
-            dead += [path for path in (self.path / "trees").glob("*.json") if path.stem not in trees]
-            gone = [path for path in dead if _discard(path)] + self._collect_unrecorded()
-            return [str(path.relative_to(self.path)) for path in gone]
-
-    def _collect_unrecorded(self) -> list[Path]:
-        """Remove trees without a record and disks of no recorded tree; return their paths."""
-        records = list((self.path / "trees").glob("*.json"))
-        made = {record.stem for record in records}
-        disks = {str(oci.parse_json(r.read_bytes(), str(r)).get("root_digest")).partition(":")[2] for r in records}
-        dead = [path for path in (self.path / "trees").iterdir() if path.is_dir() and path.name not in made]
-        made_disks = [*(self.path / "disks").glob("*.erofs"), *(self.path / "disks").glob("*.ext4")]
-        dead += [path for path in made_disks if path.stem not in disks]
-        return [path for path in dead if _discard(path)]
-
-    def _referenced(self) -> tuple[set[str], set[str]]:
-        """Return the file names of the blobs and trees that the index leads to."""
-        blobs, trees = set(), set()
-        for entry in self._read_index():
-            image = self.read_image(entry)
-            trees.add(image.chain_id.removeprefix("sha256:"))
-            for blob in (image.manifest, image.config_blob, *(layer.blob for layer in image.layers)):
-                blobs.add(blob.digest.removeprefix("sha256:"))
-        return blobs, trees
 
 
 def commit_file(file: IO[bytes], temporary: Path, path: Path) -> None:
@@ -280,25 +249,6 @@ def commit_file(file: IO[bytes], temporary: Path, path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _discard(path: Path) -> bool:
-    """Remove a file, a directory, or a tree by its record; return whether it went (a tree in use does not)."""
-    if path.parent.name == "trees" and path.suffix == ".json":
-        with path.open("rb") as record:
-            try:
-                fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            path.unlink()
-            shutil.rmtree(
-                path.with_suffix(""), ignore_errors=True
-            )  # what is left has no record: the next pass takes it
-    elif path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-    return True
 
 
 def _nearest(wanted: str, names: Sequence[str]) -> str | None:
