@@ -11,7 +11,10 @@ import pytest
 
 from harness import plugins
 from harness.cli._known import load_scenario
-from harness.host.paths import cache_dir
+from harness.errors import ImageError
+from harness.host.paths import cache_dir, data_dir
+from harness.images.bootstrap import bootstrap_busybox
+from harness.images.store import Store
 from harness.interfaces import RunContext, Study
 from harness.model.metrics import Absent, Measurement
 from harness.trials import ownership
@@ -20,8 +23,20 @@ SCENARIOS = Path(__file__).parents[2] / "scenarios"
 SMALL: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "layers": ({"images": 2, "base": "1MiB", "own": "256KiB"}, {name: {"form": name} for name in (
         "layers", "flattened", "raw", "qcow2", "erofs-layers")}),
+    "build-cache": ({"steps": 3, "loops": 0, "step_size": "4KiB"}, {
+        "cold": {"change": "cold"}, "end": {"change": "end"}}),
 }  # fmt: skip
 """Options and arms that take a second or two."""
+
+
+@pytest.fixture(scope="session")
+def _busybox() -> None:
+    """The base that studies build on and ship, unless it is there already."""
+    store = Store(data_dir() / "images")
+    try:
+        store.find("busybox")
+    except ImageError:
+        bootstrap_busybox(store, cache_dir())
 
 
 @pytest.fixture
@@ -49,6 +64,7 @@ def test_shipped_scenarios_are_right(path: Path) -> None:
 
 
 @pytest.mark.needs("root", "overlayfs")
+@pytest.mark.usefixtures("_busybox")
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_every_arm_measures_all_it_names_and_leaves_nothing(name: str, context: RunContext) -> None:
     study: Study = plugins.load("studies", name)
