@@ -264,4 +264,6 @@ def _missing_hint(wanted: str, names: Sequence[str]) -> str:
     if wanted == "busybox:latest":
         return "make it: harness image bootstrap busybox"
     near = _nearest(wanted, names)
-    return near or "see `harness image ls`; import one: harness image import FILE_OR_DIRECTORY --name NAME"
+    if near is None and wanted.startswith("debian:"):
+        return f"make it: harness image bootstrap {wanted}"
+    return near or f"see `harness image ls`; fetch it: harness image pull {wanted}, or from a file: harness image import"
