@@ -51,6 +51,7 @@ VERBS = {
     "claims": Verb("harness.cli.report", "claims", "Hold a run against the common claims on VMs and containers."),
     "image": Verb("harness.cli._image_verbs", "image", "Build, import, list and export images."),
     "container": Verb("harness.cli.container", "container", "Run containers of the built-in runtime by hand."),
+    "volume": Verb("harness.cli.volume", "volume", "Keep data apart from containers: named volumes."),
     "clean": Verb("harness.cli.clean", "clean", "List and remove what a dead run left behind."),
 }
 

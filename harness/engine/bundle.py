@@ -11,6 +11,7 @@ from typing import Any
 from harness.container import defaults
 from harness.container.config_example import VERSION
 from harness.engine import profiles
+from harness.engine.idmap import is_idmap, mappings
 from harness.engine.request import Limits, MountWish, Request
 from harness.errors import UsageError
 from harness.images.oci import Image
@@ -209,12 +210,20 @@ def _wished(request: Request, image: Image, place: Place) -> list[Document]:
         if wish.kind == "tmpfs":
             mounts.append(_mount(wish.target, "tmpfs", "tmpfs", [*_QUIET, *wish.options]))
             continue
-        words = ["rro" if word == "ro" else word for word in wish.options if word not in {"rw", "nocopy"}]
-        spread = [] if any(word in _PROPAGATIONS for word in words) else ["rprivate"]
-        mounts.append(_mount(wish.target, "bind", str(place.sources[number]), ["rbind", *spread, *words]))
+        mounts.append(_bind(wish, str(place.sources[number])))
     return sorted(mounts, key=lambda mount: str(mount["destination"]).count("/"))
 
 
+def _bind(wish: MountWish, source: str) -> Document:
+    maps = [word for word in wish.options if is_idmap(word)]
+    words = ["rro" if word == "ro" else word for word in wish.options if word not in {"rw", "nocopy", *maps}]
+    spread = [] if any(word in _PROPAGATIONS for word in words) else ["rprivate"]
+    depth = "bind" if "bind" in words else "rbind"
+    mount = _mount(wish.target, "bind", source, [depth, *spread, *(word for word in words if word not in _DEPTHS)])
+    return {**mount, **mappings(maps[-1])} if maps else mount
+
+
+_DEPTHS = ("bind", "rbind")
 _PROPAGATIONS = {
     f"{recursive}{word}" for recursive in ("", "r") for word in ("private", "shared", "slave", "unbindable")
 }

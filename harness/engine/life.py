@@ -15,7 +15,7 @@ from harness.container.create import CreateOptions, Streams
 from harness.container.errors import ContainerError
 from harness.container.launcher import Launched
 from harness.container.spec import Process
-from harness.engine import bundle
+from harness.engine import bundle, volumes
 from harness.engine.failure import ContainerFailed, failed
 from harness.engine.logs import LogWriter
 from harness.engine.prepare import Prepared, signal_number
@@ -54,9 +54,7 @@ def make(shelf: Shelf, prepared: Prepared) -> Made:
             home = Home(shelf.path / f".{place.id}")
             home.path.mkdir(mode=0o700)
             _write(home, prepared)
-            for path in place.sources.values():
-                if path.is_relative_to(shelf.volumes):
-                    path.mkdir(parents=True, exist_ok=True)
+            volumes.prepare(shelf, prepared)
             lock = home.lock()
             home.path.rename(place.directory)
     except OSError as error:

@@ -84,7 +84,7 @@ def _sources(shelf: Shelf, wishes: tuple[MountWish, ...]) -> tuple[dict[int, Pat
         elif wish.kind == "volume":
             name = wish.source or shelf.new_id() + shelf.new_id()
             nameless += [] if wish.source else [name]
-            sources[number] = shelf.volumes / name
+            sources[number] = shelf.volumes.path / name
     return sources, tuple(nameless)
 
 

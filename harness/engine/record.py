@@ -6,7 +6,7 @@
     DATA/containers/ID/log              what it wrote (`logs.py`)
     DATA/containers/ID/lock             held by the process that watches it
     DATA/containers/ID/upper, work      its writable layer
-    DATA/volumes/NAME                   volumes
+    DATA/volumes/NAME                   volumes (`harness.images.volumes`)
     RUN/.containers/ID                  the runtime's own state, gone with a reboot
 
 `harness clean` looks for the remains of runs by their tokens, and passes over names that begin with a dot.
@@ -31,6 +31,7 @@ from harness.container.errors import ContainerError
 from harness.container.oci import Runtime
 from harness.errors import CapabilityError, UsageError
 from harness.host.paths import cache_dir, data_dir, runtime_dir
+from harness.images.volumes import Volumes
 from harness.model.document import did_you_mean
 
 ID_BYTES = 6
@@ -163,7 +164,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.path = data_dir() / "containers"
-        self.volumes = data_dir() / "volumes"
+        self.volumes = Volumes(data_dir())
         self.runtime = Runtime(str(runtime_dir() / ".containers"), cache_dir=str(cache_dir() / "seccomp"))
 
     def home(self, container_id: str) -> Home:
@@ -246,7 +247,8 @@ class Shelf:
                 hint = "a process that hangs in the kernel keeps a cgroup; another try may help"
                 raise CapabilityError(f"container: {container_id}: {error}", hint=hint) from error
         for volume in record.volumes if record is not None else ():
-            shutil.rmtree(self.volumes / volume, ignore_errors=True)
+            with suppress(CapabilityError):
+                self.volumes.remove(volume)
         shutil.rmtree(self.home(container_id).path, ignore_errors=True)
 
     def sweep(self) -> None:

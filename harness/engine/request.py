@@ -11,6 +11,7 @@ from typing import Literal
 
 from harness.container import options as mount_words
 from harness.container.defaults import CAPABILITIES, DOCKER_CAPABILITIES
+from harness.engine.idmap import is_idmap, mappings
 from harness.errors import UsageError
 from harness.model.document import did_you_mean
 from harness.model.units import parse_size_bytes
@@ -113,7 +114,9 @@ def parse_volume(text: str) -> MountWish:
     options = tuple(word for word in words.split(",") if word)
     known = {"ro", "rw", "nosuid", "nodev", "noexec", "z", "Z", "nocopy", "bind", "rbind", *mount_words.PROPAGATION}
     for word in options:
-        if word not in known:
+        if is_idmap(word):
+            mappings(word)
+        elif word not in known:
             near = did_you_mean(word, known)
             raise UsageError(f"-v: {text}: {word!r} is unknown{near}", hint="for instance: -v /srv/data:/data:ro")
         if word in {"z", "Z"}:
@@ -136,7 +139,23 @@ def parse_tmpfs(text: str) -> MountWish:
 
 _MOUNT_KEYS = {"type": "type", "source": "source", "src": "source", "target": "target", "dst": "target",
                "destination": "target", "readonly": "readonly", "ro": "readonly", "tmpfs-size": "size",
-               "tmpfs-mode": "mode", "bind-propagation": "propagation"}  # fmt: skip
+               "tmpfs-mode": "mode", "bind-propagation": "propagation", "volume-nocopy": "nocopy",
+               "idmap": "idmap"}  # fmt: skip
+
+
+_OF_KIND = {"size": "tmpfs", "mode": "tmpfs", "propagation": "bind", "idmap": "bind", "nocopy": "volume"}
+
+
+def _check_long(said: Mapping[str, str], kind: str, text: str) -> None:
+    """Refuse what would have no effect."""
+    for key, owner in _OF_KIND.items():
+        if key in said and kind != owner:
+            raise UsageError(f"--mount: {text}: {key} is for type={owner}, not for {kind}")
+    if "propagation" in said and said["propagation"] not in mount_words.PROPAGATION:
+        near = did_you_mean(said["propagation"], mount_words.PROPAGATION)
+        raise UsageError(f"--mount: {text}: propagation {said['propagation']!r} is unknown{near}")
+    if "idmap" in said:
+        mappings(f"idmap={said['idmap']}")
 
 
 def parse_mount(text: str) -> MountWish:
@@ -150,6 +169,9 @@ def parse_mount(text: str) -> MountWish:
     kind, target = said.get("type", "volume"), _absolute(said.get("target", ""), "--mount", text)
     options = ["ro"] if said.get("readonly") in {"true", "1"} else []
     options += [said["propagation"]] if "propagation" in said else []
+    options += ["nocopy"] if said.get("nocopy") in {"true", "1"} else []
+    options += [f"idmap={said['idmap']}"] if "idmap" in said else []
+    _check_long(said, kind, text)
     if kind == "tmpfs":
         options += [f"{key}={said[key]}" for key in ("size", "mode") if key in said]
         return MountWish("tmpfs", "tmpfs", target, tuple(options))
