@@ -57,7 +57,7 @@ def _secret(path: Path) -> str:
     return text.strip("\r\n")
 
 
-@click.command()
+@click.command(short_help="Fetch an image from a registry.")
 @click.argument("reference", metavar="[REGISTRY/]NAME[:TAG]")
 @click.option("--name", help="NAME[:TAG] in the store; the same as in the registry where it is left out.")
 @_access
@@ -98,7 +98,7 @@ def _progress() -> registry.Progress:
     return show
 
 
-@click.command()
+@click.command(short_help="Send an image to a registry.")
 @click.argument("name")
 @click.argument("reference", metavar="[REGISTRY/]NAME[:TAG]")
 @click.option("--compress", metavar="HOW",
@@ -123,7 +123,7 @@ def push(name: str, reference: str, compress: str | None, access: Access, *, as_
         click.echo(f"{reference} {digest}")
 
 
-@click.command()
+@click.command(short_help="Keep the password of a registry for pull and push.")
 @click.argument("host", metavar="REGISTRY")
 @click.option("-u", "--username", help="Asked for where it is left out.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")

@@ -22,7 +22,7 @@ from harness.model.units import format_bytes, format_ns
 _STREAM = Path("-")
 
 
-@click.command(name="import")
+@click.command(name="import", short_help="Take images from a file, a directory or a pipe.")
 @click.argument("source", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--name", help="NAME[:TAG] for a source that holds one image; its own name where it is left out.")
 @JSON
@@ -48,7 +48,7 @@ def import_(source: Path, name: str | None, *, as_json: bool) -> None:
         click.echo(f"{text} {one.manifest.digest}")
 
 
-@click.command()
+@click.command(short_help="Write an image to a file, a directory or a pipe.")
 @click.argument("name")
 @click.argument("target", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--format", "fmt", type=click.Choice(get_args(ExportFormat)),
@@ -97,7 +97,7 @@ def _output() -> IO[bytes]:
     return sys.stdout.buffer
 
 
-@click.command()
+@click.command(short_help="Make a base image from a distribution's packages.")
 @click.argument("base", metavar="BASE")
 @click.option("--name", help="NAME[:TAG] of the result; BASE where it is left out.")
 @click.option("--refresh", is_flag=True, help="busybox: ask for its newest package, even if one is cached.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harness import plugins
+from harness.cli._output import note
 from harness.errors import CapabilityError, ImageError
 from harness.host.paths import data_dir
 from harness.images.resolve import resolve_image
@@ -73,7 +74,9 @@ def subject(loaded: LoadedScenario, former: RunDirectory | None) -> Subject:
     if isinstance(scenario, StudyScenario):
         plugin: StudyPlugin = plugins.load("studies", scenario.study.kind)
         _refuse_missing(arm_needs(loaded))
-        return _StudySubject(scenario, plugin, tuple(plugins.load("backends", name) for name in plugin.backends))
+        backends = (plugins.try_load("backends", name) for name in plugin.backends)
+        here = tuple(backend for backend in backends if not isinstance(backend, plugins.Unavailable))
+        return _StudySubject(scenario, plugin, here)
     return _runtimes(loaded, scenario, former)
 
 
@@ -171,6 +174,8 @@ def _runtimes(loaded: LoadedScenario, scenario: Scenario, former: RunDirectory |
 def _tree(loaded: LoadedScenario, scenario: Scenario, store: Store) -> RootTree:
     reference = resolve.image_ref(scenario)
     try:
+        if reference.kind == "oci":  # a pull takes its time
+            return resolve_image(reference, loaded.base_dir, store, log=note)
         return resolve_image(reference, loaded.base_dir, store)
     except ImageError as error:
         if error.hint is None and reference.kind in {"build", "layout", "rootfs"}:

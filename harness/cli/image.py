@@ -27,13 +27,14 @@ def image() -> None:
 
     \b
     First steps:
-      harness image bootstrap busybox       a base image, from Debian's package
+      harness image bootstrap busybox       a small base image, from Debian's package
+      harness image pull debian:12-slim     or one from a registry
       harness image build images/webserver  an image of your own
       harness image ls
     """
 
 
-@image.command()
+@image.command(short_help="List the images of the store.")
 @JSON
 def ls(*, as_json: bool) -> None:
     """List the images of the store by name, with their digests and the size of their layers."""
@@ -52,7 +53,7 @@ def ls(*, as_json: bool) -> None:
         click.echo(f"{facts['name']:{width}}  {facts['digest'][:19]}  {facts['layers']:>6}  {size:>9}")
 
 
-@image.command()
+@image.command(short_help="Show one image: how it is run, its layers, its history.")
 @click.argument("name")
 @JSON
 def inspect(name: str, *, as_json: bool) -> None:
@@ -82,7 +83,7 @@ def inspect(name: str, *, as_json: bool) -> None:
         click.echo(f"{key:8} {value}")
 
 
-@image.command()
+@image.command(short_help="Remove images, and what no other image needs.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def rm(names: tuple[str, ...]) -> None:
     """Remove images by name, and every layer, tree and disk that no other image needs.
@@ -104,7 +105,7 @@ def rm(names: tuple[str, ...]) -> None:
         raise ImageError("\n".join(error.message for error in failed), hint=hint or None)
 
 
-@image.command()
+@image.command(short_help="Make the disk on which a VM gets an image.")
 @click.argument("name")
 @click.option("--fs", type=click.Choice(["erofs", "ext4"]), default="erofs", show_default=True,
               help="ext4 is for guests whose kernel has no erofs.")  # fmt: skip

@@ -61,7 +61,7 @@ def resolve_image(ref: ImageRef, base_dir: Path, store: Store, *, log: Log = lam
         file = containerfile.find(path)
         image = build_image(file, file.parent, store, name=name, log=log)
     elif ref.kind == "layout":
-        (image,) = import_image(path, store, name=name).values()
+        (image,) = import_image(path, store, name=name, log=log).values()
     else:
         image = copy_directory(path, store, name)
     return open_tree(store, image, str(ref))
