@@ -102,7 +102,7 @@ def _progress() -> registry.Progress:
 @click.argument("name")
 @click.argument("reference", metavar="[REGISTRY/]NAME[:TAG]")
 @click.option("--compress", metavar="HOW",
-              help="Pack all layers: gzip or zstd, or with a level: zstd:19. Left out, plain ones with gzip.")  # fmt: skip
+              help="Pack all layers: gzip or zstd, or as zstd:19. Left out, plain ones with gzip.")  # fmt: skip
 @_access
 @JSON
 def push(name: str, reference: str, compress: str | None, access: Access, *, as_json: bool) -> None:
