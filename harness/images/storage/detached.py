@@ -141,5 +141,5 @@ def overlay_by_options(lowers: Sequence[Path], home: Path, *, readonly: bool) ->
 
 
 def _overlay_options(home: str, *, readonly: bool) -> list[str]:
-    writable = [] if readonly else [f"upperdir={home}/upper", f"workdir={home}/work", "volatile"]
+    writable = [] if readonly else [f"upperdir={home}/upper", f"workdir={home}/work"]
     return [*writable, *OVERLAY_OPTIONS]

@@ -35,7 +35,7 @@ class Erofs:
         self._undo = ExitStack()
         self._stacked = _stacks_files(place)
         how = "its file" if self._stacked else "a loop device"
-        self.facts: dict[str, Json] = {"images_from": how, "options": [*detached.OVERLAY_OPTIONS, "volatile"]}
+        self.facts: dict[str, Json] = {"images_from": how, "options": [*detached.OVERLAY_OPTIONS]}
 
     def add(self, name: str, parent: str | None, layer: Path) -> None:
         image = _make_image(self._place / f"{name}.erofs", layer)

@@ -62,7 +62,7 @@ class FuseOverlayfs:
         lowers = ":".join(str(path).translate(_ESCAPED) for path in self._chains[self._parents[key]])
         options = f"lowerdir={lowers}"
         if not readonly:
-            options += f",upperdir={str(home / 'upper').translate(_ESCAPED)},workdir={home / 'work'},volatile"
+            options += f",upperdir={str(home / 'upper').translate(_ESCAPED)},workdir={home / 'work'}"
         with (home / "log").open("ab") as log:
             return start([PROGRAM, "-f", "-o", options, f"/dev/fd/{fuse}"], keep_fds=[fuse], stderr=log)
 

@@ -20,7 +20,7 @@ class Overlay:
         self._chains: dict[str, tuple[Path, ...]] = {}
         self._parents: dict[str, str] = {}
         api = "fsconfig lowerdir+" if detached.takes_single_layers() else "mount(2), layers by number"
-        self.facts: dict[str, Json] = {"options": [*detached.OVERLAY_OPTIONS, "volatile"], "layers_by": api}
+        self.facts: dict[str, Json] = {"options": [*detached.OVERLAY_OPTIONS], "layers_by": api}
 
     def add(self, name: str, parent: str | None, layer: Path) -> None:
         self._chains[name] = (layer, *(self._chains[parent] if parent else ()))
