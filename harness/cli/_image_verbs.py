@@ -15,6 +15,12 @@ class ImageGroup(click.Group):
             return build
         return _all().get_command(ctx, cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Let the group that has all verbs say which one was meant."""
+        return super().resolve_command(ctx, args) if args[0] == "build" else _all().resolve_command(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return _all().list_commands(ctx)
 
