@@ -13,11 +13,13 @@ from typing import Literal
 from harness.errors import CommandError, ImageError, UsageError
 from harness.host.process import find_program, run
 from harness.images import oci
+from harness.images.disk_errors import disk_errors_told
 from harness.images.oci import Document, Image, Layer
 from harness.images.store import Store
 
 Variant = Literal["extract", "custom", "essential", "apt", "minbase", "buildd", "important", "standard"]
 
+_ROOM = "make room where the store is (harness image gc), and in $TMPDIR, where mmdebstrap works"
 _TIMEOUT_NS = 3600 * 10**9
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DISTRIBUTIONS = ("debian", "ubuntu")
@@ -73,7 +75,7 @@ def bootstrap_distribution(base: Base, store: Store, *, name: str) -> Image:
             raise UsageError(f"bootstrap: --include: {package}: not a package's name")
     find_program("mmdebstrap")
     moment = _moment()
-    with store.adding(), store.scratch() as scratch:
+    with disk_errors_told(f"bootstrap: {base.name}", _ROOM), store.adding(), store.scratch() as scratch:
         scratch.chmod(0o755)  # apt's own user reads there
         tar = scratch / "root.tar"
         try:
@@ -115,7 +117,9 @@ def _explain(error: CommandError, base: Base) -> ImageError:
     lines = error.stderr_tail.splitlines()
     why = next((line[3:] for line in lines if line.startswith("E: ")), error.message)
     hint = None
-    if any("NO_PUBKEY" in line for line in lines) or "not signed" in error.stderr_tail:
+    if "No space left on device" in error.stderr_tail:
+        why, hint = "no space left on device", _ROOM
+    elif any("NO_PUBKEY" in line for line in lines) or "not signed" in error.stderr_tail:
         hint = f"its keys are missing: apt-get install {base.distribution}-archive-keyring, or --keyring FILE"
         hint = hint.replace("ubuntu-archive-keyring", "ubuntu-keyring")
     elif "does not have a Release file" in error.stderr_tail:

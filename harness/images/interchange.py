@@ -11,6 +11,7 @@ from typing import IO, Literal
 
 from harness.errors import ImageError, UsageError
 from harness.images import oci
+from harness.images.disk_errors import disk_errors_told
 from harness.images.oci import Descriptor, Document, Image
 from harness.images.parcel import Parcel, wrap, write_directory, write_docker_archive, write_oci_archive
 from harness.images.repack import Compression
@@ -21,6 +22,7 @@ ExportFormat = Literal["oci-dir", "oci-archive", "docker-archive"]
 Log = Callable[[str], None]
 
 _MAX_NESTED = 4
+_ROOM = "make room there; with --compress the store needs some, too, while it lasts"
 
 
 # In
@@ -36,7 +38,8 @@ def import_image(
 
     Raises: ImageError, UsageError.
     """
-    with store.adding():
+    what = f"import: {source if isinstance(source, Path) else 'standard input'}"
+    with store.adding(), disk_errors_told(what, f"make room where the store is, {store.path}: harness image gc"):
         opened = _open(source, store)
         reading = _Reading(opened, store, log)
         found = reading.layout() if opened.document("oci-layout") is not None else reading.docker()
@@ -182,14 +185,14 @@ def export_image(
             raise UsageError(
                 "export: an OCI directory cannot be a stream", hint="choose an archive: --format oci-archive"
             )
-        with wrap(store, name, compression) as parcel:
+        with disk_errors_told("export: standard output", _ROOM), wrap(store, name, compression) as parcel:
             _write_archive(parcel, target, fmt)
             return parcel
     if target.exists():
         raise UsageError(f"export: {target}: exists already", hint="choose another target, or remove it first")
     if not target.absolute().parent.is_dir():
         raise UsageError(f"export: {target}: the directory that is to hold it does not exist")
-    with wrap(store, name, compression) as parcel:
+    with disk_errors_told(f"export: {target}", _ROOM), wrap(store, name, compression) as parcel:
         _write_path(parcel, target, fmt)
         return parcel
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from harness.errors import CommandError, ImageError, UsageError
 from harness.host.process import run
 from harness.images import oci, skopeo
+from harness.images.disk_errors import disk_errors_told
 from harness.images.interchange import Log, import_image
 from harness.images.oci import Descriptor, Document, Image
 from harness.images.parcel import wrap, write_directory
@@ -28,6 +29,7 @@ from harness.model.units import format_bytes
 Progress = Callable[[int, int], None]  # bytes that are here, bytes that are wanted
 
 _MAX_NESTED = 4
+_ROOM = "make room where the store is (harness image gc); what goes and comes lies there for a while"
 _PROGRESS_PERIOD_S = 0.2
 _PLAIN_TO_GZIP = Compression("gzip", plain_only=True)
 
@@ -50,7 +52,7 @@ def pull_image(
     """
     reference = parse_reference(text)
     local = oci.full_name(name) if name is not None else reference.local_name
-    with store.adding(), store.scratch() as scratch:
+    with disk_errors_told(f"pull: {reference}", _ROOM), store.adding(), store.scratch() as scratch:
         manifest, data = _own_manifest(reference, access, log)
         image = reference.at(manifest.digest)
         config, layers = oci.parse_manifest(oci.parse_json(data, f"pull: {image}"), f"pull: {image}")
@@ -185,7 +187,8 @@ def push_image(
     reference = parse_reference(text)
     if reference.digest:
         raise UsageError(f"push: {text}: a digest cannot be chosen", hint="push to REGISTRY/NAME:TAG")
-    with wrap(store, name, compression) as parcel, store.scratch() as scratch:
+    room = disk_errors_told(f"push: {reference}", _ROOM)
+    with room, wrap(store, name, compression) as parcel, store.scratch() as scratch:
         write_directory(parcel, scratch / "layout")
         log(f"{parcel.name} to {reference}: layers: {len(parcel.layers)} ({format_bytes(parcel.size_bytes)})")
         with skopeo.options(access, reference.registry, "dest-") as chosen:

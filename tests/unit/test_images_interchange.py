@@ -96,6 +96,11 @@ def test_through_a_pipe(store, other, image, fmt):
         export_image(store, "lab/it:1", out, "oci-dir")
 
 
+def test_a_full_disk_is_no_bug(store, image, tmp_path):
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(ImageError, match="no space left on device"):  # noqa: PTH123
+        export_image(store, "lab/it:1", full, "oci-archive")
+
+
 def test_a_damaged_layer_is_not_packed(store, image, tmp_path):
     path = store.blob_path(image.layers[0].blob.digest)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
