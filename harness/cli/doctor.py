@@ -18,6 +18,8 @@ from harness.cli._subject import backend_needs
 from harness.container import kernel_features
 from harness.host import facts as host
 from harness.host import noise
+from harness.host.paths import data_dir
+from harness.images.storage import kinds
 from harness.interfaces import Capability
 from harness.model.units import format_bytes
 
@@ -50,7 +52,7 @@ class Diagnosis:
 def doctor(ctx: click.Context, *, as_json: bool) -> None:
     """Say what this host is, which backends work here and why the others do not, and how noisy it is now.
 
-    Takes a second to watch the CPUs; starts nothing. Ends with 3 when no backend at all works.
+    Takes a second to watch the CPUs, another to try storage drivers; starts nothing. Ends with 3 when no backend at all works.
     """
     facts = host.host_facts()
     backends = {name: default_needs(name) for name in plugins.names("backends")}
@@ -62,6 +64,11 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
         _show(facts, tools, backends, diagnoses)
     if not any(all(need.available for need in needs) for needs in backends.values()):
         ctx.exit(EXIT_MISSING)
+
+
+def storage_drivers() -> list[Capability]:
+    """Return each storage driver, tried with a tiny image."""
+    return [kinds.available(name, data_dir()) for name in kinds.KINDS]
 
 
 def default_needs(name: str) -> tuple[Capability, ...]:
@@ -163,6 +170,9 @@ def _show(
     for feature in kernel_features.probe():
         verdict = "?    " if feature.available is None else "ok   " if feature.available else "no   "
         click.echo(f"  {verdict}  {feature.name}: {feature.use if feature.available else feature.without}")
+    click.echo("\nstorage drivers, for the built-in container runtime")
+    for driver in storage_drivers():
+        print_need(driver, indent=2)
     click.echo("\nnoise now")
     for item in diagnoses:
         verdict = "?    " if item.disturbs is None else "NOISY" if item.disturbs else "ok   "
@@ -205,6 +215,7 @@ def _document(
             }
             for name, needs in backends.items()
         },
+        "storage_drivers": [capability_json(driver) for driver in storage_drivers()],
         "kernel_features": [feature._asdict() for feature in kernel_features.probe()],
         "noise": [
             {"name": item.name, "disturbs": item.disturbs, "found": item.found,

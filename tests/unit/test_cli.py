@@ -418,6 +418,9 @@ def test_list_runs_of_an_empty_place(tmp_path, capsys):
 @pytest.fixture
 def _at_once(monkeypatch):
     monkeypatch.setattr("harness.cli.doctor.SAMPLE_S", 0.0)
+    monkeypatch.setattr(
+        "harness.cli.doctor.storage_drivers", lambda: [Capability("btrfs", available=False, reason="no mkfs.btrfs")]
+    )
 
 
 @pytest.mark.usefixtures("_at_once")
@@ -425,6 +428,7 @@ def test_doctor_names_what_works_and_what_does_not(capsys):
     assert main.run(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "  fake: works\n" in out
+    assert "  MISSING  btrfs: no mkfs.btrfs\n" in out
     assert (
         "  lost: does not work here\n    MISSING  backend: cannot be loaded: No module named 'no_such_library'" in out
     )

@@ -65,7 +65,7 @@ class DeviceMapper:
         self._meta = devices[0]
 
     def _device(self, name: str) -> Path:
-        return Path("/dev/mapper") / (self._prefix + name)
+        return _node(self._prefix + name)
 
     def _message(self, text: str) -> None:
         _dmsetup("message", self._pool, "0", text)
@@ -75,7 +75,7 @@ class DeviceMapper:
         self._ids[name] = number = self._next
         self._next += 1
         self._message(how.format(number))
-        table = f"0 {_DEVICE_BYTES // _SECTOR_BYTES} thin /dev/mapper/{self._pool} {number}"
+        table = f"0 {_DEVICE_BYTES // _SECTOR_BYTES} thin {_node(self._pool)} {number}"
         _dmsetup("create", self._prefix + name, "--table", table)
 
     def add(self, name: str, parent: str | None, layer: Path) -> None:
@@ -128,6 +128,14 @@ class DeviceMapper:
         shutil.rmtree(self._place)
 
 
+def _node(name: str) -> Path:
+    """Return the kernel's own node of a device: a name in /dev/mapper is udev's work, which not every system has."""
+    for file in Path("/sys/block").glob("dm-*/dm/name"):
+        if file.read_text().strip() == name:
+            return Path("/dev") / file.parents[1].name
+    raise CapabilityError(f"devicemapper: {name}: no such device")
+
+
 def device_names() -> list[str]:
     """Return the names of all devices that runs made, pools last; none where there is no device mapper."""
     if not _is_loaded():
@@ -162,7 +170,12 @@ def _remove(name: str) -> None:
 
 
 def _dmsetup(*arguments: str) -> str:
-    return run(["dmsetup", *arguments], timeout_ns=_TOOL_NS).stdout.decode()
+    """Return what dmsetup prints. Its first line says what went wrong, the last only that it did."""
+    try:
+        return run(["dmsetup", *arguments], timeout_ns=_TOOL_NS).stdout.decode()
+    except CommandError as error:
+        said = error.stderr_tail.strip().splitlines()
+        raise CommandError(error.argv, error.returncode, "; ".join(said[:-1] or said)) from None
 
 
 def _open(place: Path, token: str) -> Driver:
