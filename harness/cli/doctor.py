@@ -52,7 +52,8 @@ class Diagnosis:
 def doctor(ctx: click.Context, *, as_json: bool) -> None:
     """Say what this host is, which backends work here and why the others do not, and how noisy it is now.
 
-    Takes a second to watch the CPUs, another to try storage drivers; starts nothing. Ends with 3 when no backend at all works.
+    Takes a second to watch the CPUs, and another to try storage drivers; starts nothing. Ends with 3 when no backend at
+    all works.
     """
     facts = host.host_facts()
     backends = {name: default_needs(name) for name in plugins.names("backends")}

@@ -16,6 +16,7 @@ from harness.cli._known import load_scenario
 from harness.cli._output import annotation
 from harness.cli._plan import trial_medians_ns
 from harness.errors import CapabilityError, HarnessError, Interrupted, Problem, UsageError
+from harness.interfaces import Capability
 from harness.model.records import RunRecord, TrialRecord, TrialSpec
 from harness.model.scenario import scenario_hash
 from harness.results.store import RunDirectory
