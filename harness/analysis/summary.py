@@ -71,6 +71,7 @@ def analyse(run: RunRecord, trials: Sequence[TrialRecord], notes: Sequence[Findi
         warmup_blocks=len({trial.spec.block for trial in trials if trial.spec.warmup}),
         trials=len(trials),
         accelerators=accelerators,
+        records=tuple(trials),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from harness.analysis.statistics import median, median_estimate, paired_ratio
 from harness.charts import style
@@ -23,6 +23,7 @@ Records = Sequence[TrialRecord]
 Blocks = Mapping[int, float]
 _LOG_FROM_RATIO = 8.0
 _JITTER = 0.22
+_WIDTH_INCHES = 5.4  # so that letters stay readable where a phone shrinks it
 
 
 def by_block(records: Records, runtime: str, metric: str) -> dict[int, float]:
@@ -53,7 +54,7 @@ def label(records: Records, runtime: str) -> str:
 def _axes(ax: Axes | None, rows: int) -> Axes:
     if ax is not None:
         return ax
-    axes: Axes = style.new_figure(8.0, 1.3 + 0.55 * rows).add_subplot()
+    axes: Axes = style.new_figure(_WIDTH_INCHES, 1.25 + 0.5 * rows).add_subplot()
     return axes
 
 
@@ -74,7 +75,8 @@ def _scale(axes: Axes, values: Sequence[float], unit: str, which: Literal["x", "
         base = 2.0 if unit == "bytes" else 10.0
         decades = math.log(max(positive) / min(positive), base)
         (axes.set_xscale if which == "x" else axes.set_yscale)("log", base=base)
-        axis.set_major_locator(LogLocator(base=base, subs=(1.0, 3.0) if base == 10.0 and decades < 4 else (1.0,)))
+        subs = (1.0, 3.0) if base == 10.0 and decades < 2 else (1.0,)
+        axis.set_major_locator(LogLocator(base=base, subs=subs, numticks=6))
         axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(style.ratio_formatter() if unit == "ratio to control" else style.unit_formatter(unit))
 
@@ -99,7 +101,7 @@ def values(run: RunRecord, records: Records, metric: str = "startup.ready", ax: 
         _rows(axes, [label(records, runtime) for runtime in reversed(names)])
         _scale(axes, [value for own in found.values() for value in own.values()], _unit(run, metric))
         axes.set_xlabel(f"{metric}, {_arrow(run, metric)}".rstrip(", "))
-        axes.set_title(f"{metric}: every trial, median, 95 % interval")
+        axes.set_title(f"{metric}: trials, median, 95 % interval")
     return axes
 
 
@@ -137,7 +139,7 @@ def paired(run: RunRecord, records: Records, metric: str = "startup.ready", ax: 
         _rows(axes, [label(records, runtime) for runtime in reversed(kept)])
         _scale(axes, [1.0, *(value for own in kept.values() for value in own)], "ratio to control")
         axes.set_xlabel(f"ratio to {run.control} of the same block, {_arrow(run, metric)}".rstrip(", "))
-        axes.set_title(f"{metric} against {run.control}: blocks, estimate, 95 % interval")
+        axes.set_title(f"{metric} against {run.control}: 95 % interval")
     return axes
 
 
@@ -179,7 +181,7 @@ def order(run: RunRecord, records: Records, metric: str = "startup.ready", ax: A
             axes.plot(failed, [0.02] * len(failed), "x", color=style.ALARM, transform=axes.get_xaxis_transform())
             axes.plot([], [], shapes[runtime], color=colours[runtime], label=label(records, runtime))
         _scale(axes, [float(r.metrics[metric].value) for r in ran if metric in r.metrics], _unit(run, metric), "y")
-        axes.set_xlabel("trial, in the order of the run (hollow: warm-up, red edge: disturbed, x: failed)")
+        axes.set_xlabel("trial, in order (hollow: warm-up, red edge: disturbed, x: failed)")
         axes.set_ylabel(metric)
         axes.set_title(f"{metric} over the run")
         axes.legend(loc="best")
@@ -210,15 +212,16 @@ def phases(run: RunRecord, records: Records, runtime: str, ax: Axes | None = Non
             axes.barh(row, max(0.0, end - begin), left=begin, height=0.62, color=style.COLOURS[row % 6])
             text = style.unit_formatter("ns")(max(0.0, end - begin), None)
             inside = end > 0.75 * total
-            axes.text(begin if inside else end, row, f" {text} ", va="center", ha="right" if inside else "left",
-                      fontsize=9)  # fmt: skip
+            axes.annotate(text, (begin if inside else end, row), (-4 if inside else 4, 0), va="center", fontsize=9,
+                          textcoords="offset points", ha="right" if inside else "left")  # fmt: skip
             begin = max(begin, end)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.invert_yaxis()
         axes.set_xlim(0, total * 1.02)
         axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.xaxis.set_major_formatter(style.unit_formatter("ns"))
-        axes.set_xlabel("since requested, on the host's clock (medians)")
+        axes.set_xlabel("since requested, host's clock, medians")
         axes.set_title(f"{label(records, runtime)}: from {REQUESTED} to {rows[-1][0]}")
     return axes
 

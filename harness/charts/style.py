@@ -20,7 +20,7 @@ from harness.model.units import format_bytes, format_ns
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 MARKERS = "osD^vPX*"
-INK, FAINT, ALARM, GOOD = "#333333", "#bbbbbb", "#c1272d", "#009e73"
+INK, FAINT, GRID, ALARM = "#333333", "#bbbbbb", "#e6e6e6", "#c1272d"
 DPI = 150
 _RC: Any = {
     "font.family": "DejaVu Sans",
@@ -34,7 +34,7 @@ _RC: Any = {
     "axes.titlesize": 11.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "grid.color": "#e6e6e6",
+    "grid.color": GRID,
     "legend.frameon": False,
     "svg.hashsalt": "harness",
     "svg.fonttype": "none",
@@ -78,14 +78,26 @@ def ratio_formatter() -> FuncFormatter:
     return FuncFormatter(lambda value, _place: f"{value:.3g}x")
 
 
-def to_svg(figure: Figure, *, title: str, description: str) -> str:
-    """Return a figure as SVG text for a page: no date, no XML head, named and described for screen readers."""
+_ON_PAGE = {INK: "currentColor", FAINT: "var(--faint, #bbbbbb)", GRID: "var(--grid, #e6e6e6)"}
+
+
+def to_svg(figure: Figure, *, title: str, description: str, on_page: bool = False) -> str:
+    """Return a figure as SVG text, named and described for screen readers, without a date.
+
+    `on_page`: for a page with light and dark colours, from which it takes those of text and grid; no background then.
+    """
     with look():
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=on_page)
     text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    if on_page:
+        text = re.sub(r' width="[\d.]+pt"| height="[\d.]+pt"', "", text, count=2)
+        for colour, variable in _ON_PAGE.items():
+            text = text.replace(f"fill: {colour}", f"fill: {variable}").replace(
+                f"stroke: {colour}", f"stroke: {variable}"
+            )
+    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     head, rest = text.split(">", 1)
     names = f"<title>{_escape(title)}</title><desc>{_escape(description)}</desc>"
     return f'{head} role="img" aria-label="{_escape(title)}">{names}{rest}'

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from harness.model.records import RunRecord
+from harness.model.records import RunRecord, TrialRecord
 
 Verdict = Literal["holds", "fails", "not shown"]
 
@@ -132,6 +132,7 @@ class Report:
     """A run, analysed. `cells` are ordered by metric, then by the scenario's order of runtimes.
 
     `blocks` and `warmup_blocks` count blocks with any trial; `trials` counts all trials, warm-up and failed ones too.
+    `records` are these trials, for charts of what lies behind a median.
     """
 
     run: RunRecord
@@ -145,6 +146,7 @@ class Report:
     warmup_blocks: int = 0
     trials: int = 0
     accelerators: Mapping[str, str] = field(default_factory=dict)
+    records: tuple[TrialRecord, ...] = field(default=(), repr=False)
 
     def cell(self, metric: str, runtime: str) -> Cell | None:
         """Return one cell, None where this run has no such metric."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from harness.analysis.decision import Decision, Outcome
 from harness.analysis.gate import Change
@@ -43,7 +44,7 @@ def amount(change: Change) -> str:
     """Return how much changed, with its interval: `1.12x [1.08 - 1.17]`, or nothing where that is not told."""
     if change.value is None:
         return ""
-    kind = "ratio" if change.scale == "ratio" else "difference"
+    kind: Literal["ratio", "difference"] = "ratio" if change.scale == "ratio" else "difference"
     return effect_text(Effect(kind, change.value, change.lo, change.hi, change.n, ""), change.unit)
 
 

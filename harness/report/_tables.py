@@ -9,7 +9,7 @@ from harness.model.records import READY_METRIC
 from harness.model.report import Cell, Effect, Missing, Report
 from harness.model.units import format_bytes, format_ns, format_ratio
 
-HEADLINE_ARMS_MAX = 6
+HEADLINE_ARMS_MAX = 4
 """Of more arms than these, the first sentence names the lowest and the highest."""
 MARKER = "marker."
 MARKER_WRITE = "marker.write"
@@ -24,7 +24,10 @@ _EQUIVALENT = "within 5 %"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One metric of one runtime as text. `worse` says whether the effect is a change for the worse, None: neither."""
+    """One metric of one runtime as text. `worse` says whether the effect is a change for the worse, None: neither.
+
+    `value` is the median in the base unit, to sort by.
+    """
 
     metric: str
     arrow: str
@@ -35,6 +38,7 @@ class Row:
     effect: str
     wording: str
     worse: bool | None
+    value: float
 
 
 def format_value(value: float, unit: str) -> str:
@@ -129,6 +133,7 @@ def _row(report: Report, cell: Cell) -> Row:
         effect=effect,
         wording=wording(cell.effect) if cell.effect else "",
         worse=_worse(cell.effect, better),
+        value=cell.median,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from harness.interfaces import Renderer
@@ -26,7 +26,9 @@ class JsonRenderer:
     doc = "one JSON document (harness.report/1), base units, unrounded"
 
     def render(self, report: Report) -> str:
-        document = {"schema": SCHEMA, "headline": tables.headline(report), **asdict(report)}
+        content = asdict(replace(report, records=()))
+        del content["records"]  # trials.jsonl holds them
+        document = {"schema": SCHEMA, "headline": tables.headline(report), **content}
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

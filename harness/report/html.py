@@ -1,0 +1,97 @@
+"""The report as one HTML page that needs nothing else: charts inside as SVG, no script from outside, light and dark.
+
+Tables sort by a click or by the keyboard; without JavaScript they are only not sortable. Every chart says in words what
+it shows. The page is the same for the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from harness.interfaces import Renderer
+from harness.model.report import Report
+from harness.report import _tables as tables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One chart: its heading, its SVG, and what it shows in words."""
+
+    title: str
+    svg: str
+    words: str
+
+
+class HtmlRenderer:
+    name = "html"
+    suffix = ".html"
+    doc = "one self-contained page: charts, sortable tables, light and dark"
+
+    def render(self, report: Report) -> str:
+        import jinja2  # noqa: PLC0415 - 60 ms
+
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+            undefined=jinja2.StrictUndefined,
+        )  # fmt: skip
+        environment.globals["t"] = tables
+        return environment.get_template("_page.html.j2").render(
+            report=report,
+            run=report.run,
+            pictures=list(_pictures(report)),
+            rows=tables.rows(report, without=(tables.MARKER,)),
+            matrix=tables.exact_matrix(report),
+        )
+
+
+PLUGIN: Renderer = HtmlRenderer()
+
+
+def _pictures(report: Report) -> Iterator[Picture]:
+    """Yield the charts that this run has data for; a chart that has none is not there."""
+    from harness.charts import run as charts  # noqa: PLC0415 - matplotlib takes a second
+
+    run, records = report.run, report.records
+    headline = run.headline
+    for metric in dict.fromkeys((headline, "memory.pss")):
+        if any(charts.by_block(records, runtime, metric) for runtime in run.runtimes):
+            words = charts.describe(run, records, metric)
+            yield _picture(f"{metric}: every trial", words, partial(charts.values, run, records, metric))
+    if _has_pairs(report, headline):
+        cells = [report.cell(headline, runtime) for runtime in run.runtimes]
+        effects = [
+            f"{cell.runtime} {tables.effect_text(cell.effect, cell.unit)}" for cell in cells if cell and cell.effect
+        ]
+        words = f"{headline} against {run.control}: {', '.join(effects)}"
+        yield _picture(f"{headline}: against {run.control}", words, partial(charts.paired, run, records, headline))
+    for runtime in run.runtimes:
+        if charts.milestones(records, runtime):
+            words = charts.milestone_words(records, runtime)
+            title = f"Phases of a start: {tables.runtime_label(report, runtime)}"
+            yield _picture(title, words, partial(charts.phases, run, records, runtime))
+    if any(charts.by_block(records, runtime, headline) for runtime in run.runtimes):
+        words = "values in the order of the trials: a slope is drift, a red edge a disturbed trial"
+        yield _picture(f"{headline}: over the run", words, partial(charts.order, run, records, headline))
+        words = "the further left a line, the smaller its values; a steep line varies little"
+        yield _picture(f"{headline}: distribution", words, partial(charts.ecdf, run, records, headline))
+
+
+def _has_pairs(report: Report, metric: str) -> bool:
+    found = [cell.effect for cell in report.cells if cell.metric == metric and cell.effect is not None]
+    return any(effect.kind == "ratio" for effect in found)
+
+
+def _picture(title: str, words: str, draw: Callable[[], Axes]) -> Picture:
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    from harness.charts import style  # noqa: PLC0415
+
+    figure = draw().figure
+    assert isinstance(figure, Figure)
+    return Picture(title, style.to_svg(figure, title=title, description=words, on_page=True), words)
