@@ -44,7 +44,8 @@ def load_order(tree: Path, names: Iterable[str]) -> tuple[Path, ...]:
             order[name] = files[name]
         else:
             opened.add(name)
-            pending.extend(reversed(_depends(files[name])))
+            hard, soft = _depends(files[name])
+            pending.extend(reversed([*_found(soft, files), *hard]))
     return tuple(order.values())
 
 
@@ -88,13 +89,24 @@ def _builtin(tree: Path) -> frozenset[str]:
     return frozenset(module_name(Path(line)) for line in lines)
 
 
-def _depends(path: Path) -> list[str]:
+def _found(soft: Iterable[str], files: Mapping[str, Path]) -> list[str]:
+    """Return those of `soft` that are modules; an algorithm's generic module is named after it (crc32c_generic)."""
+    return [module for name in soft for module in (name, f"{name}_generic") if module in files]
+
+
+def _depends(path: Path) -> tuple[list[str], list[str]]:
+    """Return what a module depends on, and what it wants before it where that exists (`softdep=pre: crc32c`).
+
+    Without the second, libcrc32c finds no algorithm and refuses to be loaded (its init returns ENOENT).
+    """
     try:
         info = elf.section(module_bytes(path), b".modinfo")
     except ValueError as error:
         raise CapabilityError(f"kernel module: {path}: {error}", hint="fetch the kernel again") from error
-    for record in (info or b"").split(b"\0"):
-        key, _, value = record.partition(b"=")
+    records = [record.partition(b"=") for record in (info or b"").split(b"\0")]
+    soft = [value.decode().removeprefix("pre:").split("post:")[0] for key, _, value in records if key == b"softdep"]
+    for key, _, value in records:
         if key == b"depends":
-            return [canonical(name) for name in value.decode().split(",") if name]
+            hard = [canonical(name) for name in value.decode().split(",") if name]
+            return hard, [canonical(name) for text in soft for name in text.split()]
     raise CapabilityError(f"kernel module: {path}: its .modinfo names no dependencies", hint="fetch the kernel again")

@@ -356,6 +356,12 @@ def test_dash_and_underscore_are_the_same_name(tmp_path):
     assert loaded(kernel, "virtio_blk") == loaded(kernel, "virtio-blk") == ["crc32c_intel", "virtio_blk"]
 
 
+def test_what_a_module_wants_before_it_is_loaded_where_there_is_such_a_module(tmp_path):
+    tree = {"libcrc32c.ko": "\0softdep=pre: crc32c ghost", "ext4.ko": "\0softdep=post: late", "crc32c_generic.ko": ""}
+    kernel = module_tree(tmp_path, tree)
+    assert loaded(kernel, "libcrc32c", "ext4") == ["crc32c_generic", "libcrc32c", "ext4"]
+
+
 def test_built_in_modules_need_no_file(tmp_path):
     kernel = module_tree(tmp_path, {"erofs.ko": "libcrc32c"}, builtin=["fs/ext4/ext4.ko", "lib/libcrc32c.ko"])
     assert loaded(kernel, "ext4", "erofs") == ["erofs"]
