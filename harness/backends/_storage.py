@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from harness.container.spec import ContainerSpec, Detached, Overlay
 from harness.errors import BackendError, CapabilityError
@@ -51,9 +51,12 @@ class Storage(BaseModel):
         return self.driver == "overlay" and self.writable != "disk"
 
 
-def long_form(option: DriverName | Storage) -> Storage:
-    """Return the option as if its long form had been written."""
-    return option if isinstance(option, Storage) else Storage(driver=option)
+def _long_form(value: object) -> object:
+    """`storage: btrfs` is `storage: {driver: btrfs}`."""
+    return {"driver": value} if isinstance(value, str) else value
+
+
+StorageOption = Annotated[Storage, BeforeValidator(_long_form, json_schema_input_type=DriverName | Storage)]
 
 
 def needs(storage: Storage) -> list[Capability]:

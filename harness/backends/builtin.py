@@ -36,7 +36,7 @@ class Options(BaseModel):
     no_new_privs: bool = True
     seccomp: Literal["default", "unconfined"] = "default"
     cgroup_join: Literal["fast", "procs"] = "fast"
-    storage: _storage.DriverName | _storage.Storage = "overlay"
+    storage: _storage.StorageOption = _storage.Storage()
 
 
 def namespaces(network: NetworkKind, path: str) -> tuple[Namespace, ...]:
@@ -165,7 +165,7 @@ class BuiltinBackend:
 
     def needs(self, options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)
-        return (*_local.needs(), *_storage.needs(_storage.long_form(options.storage)))
+        return (*_local.needs(), *_storage.needs(options.storage))
 
     def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
         return _mounts.needs(mounts)
@@ -177,7 +177,7 @@ class BuiltinBackend:
             kit = _local.Kit(spec, "container", context)
             undo.callback(kit.close)
             kit.cgroup_join = options.cgroup_join
-            roots = _storage.Roots(spec, _storage.long_form(options.storage), context)
+            roots = _storage.Roots(spec, options.storage, context)
             undo.callback(roots.close)
             try:
                 container = _container(spec, options, kit, roots)

@@ -80,10 +80,9 @@ def test_allocated_bytes_count_a_file_with_two_names_once(tmp_path):
 
 def test_short_form_of_a_scenario():
     options = plugins.load("backends", "builtin").options
-    assert _storage.long_form(options(storage="btrfs").storage) == _storage.Storage(driver="btrfs")
-    deep = options.model_validate({"storage": {"driver": "overlay", "depth": 60}})
-    assert _storage.long_form(deep.storage).depth == 60
-    assert _storage.long_form(options().storage).in_memory
+    assert options.model_validate({"storage": "btrfs"}).storage == _storage.Storage(driver="btrfs")
+    assert options.model_validate({"storage": {"driver": "overlay", "depth": 60}}).storage.depth == 60
+    assert options().storage.in_memory
 
 
 @pytest.mark.parametrize(
