@@ -35,4 +35,4 @@ def _all() -> click.Group:
     return verbs
 
 
-image = ImageGroup("image")
+image = ImageGroup("image", help="Build, fetch, look at and pass on images.")
