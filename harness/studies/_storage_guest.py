@@ -48,7 +48,7 @@ class Guest:
             place.mkdir(parents=True)
             self._undo.callback(shutil.rmtree, place)
             tree = _make_tree(place / "root", context.cache, files or {})
-            workload = WorkloadSpec((PYTHON, *_SERVER, "serve"), _ENV, ready=Ready("line", text='"ready"'))
+            workload = WorkloadSpec((PYTHON, *_SERVER, "serve"), _ENV, ready=Ready("line", text="ready"))
             options = libvirt.PLUGIN.options.model_validate({})
             arm = libvirt.PLUGIN.prepare(ArmSpec("storage-guest", tree, workload, LIMITS), options, context)
             self._undo.callback(arm.close)
@@ -57,13 +57,6 @@ class Guest:
             self._instance.wait(READY, time.monotonic_ns() + _BOOT_NS)
             undo.pop_all()
         self.accelerator = arm.accelerator
-        self.about: Mapping[str, Json] = self._about()
-
-    def _about(self) -> Mapping[str, Json]:
-        """What the server said of its kernel: its first line."""
-        line = self._instance.output()[0].decode().splitlines()[0]
-        about: Mapping[str, Json] = json.loads(line)["ready"]
-        return about
 
     def run(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:
         """Run a program in the guest. Raises: TrialError."""

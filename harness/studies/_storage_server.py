@@ -1,10 +1,10 @@
 """Runs inside a guest: measures storage drivers there, on request; with nothing but the standard library.
 
-    python3 -m harness.studies._storage_server serve         make a disk, say `{"ready": ...}`, answer for ever
+    python3 -m harness.studies._storage_server serve         make a disk, print "ready", answer for ever
     python3 -m harness.studies._storage_server ask JSON      hand a request to it, print the answer
 
-A request is {"call": "open", "arm", "driver", "depth"}, {"call": "trial", "arm", "key"} or {"call": "close", "arm"}; an
-answer {"ok": ...} or {"error": TEXT, "hint": TEXT}.
+A request is {"call": "about", "driver"}, {"call": "open", "arm", "driver", "depth"}, {"call": "trial", "arm", "key"} or
+{"call": "close", "arm"}; an answer {"ok": ...} or {"error": TEXT, "hint": TEXT}.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ def make_disk() -> None:
 
 def answer(request: dict[str, Any], benches: dict[str, Bench]) -> object:
     """Carry out one request. Raises: HarnessError, OSError."""
+    if request["call"] == "about":
+        found = kinds.available(request["driver"], PLACE)
+        return {"kernel": os.uname().release, "available": found.available, "reason": found.reason}
     arm = request["arm"]
     if request["call"] == "open":
         benches[arm] = Bench(request["driver"], request["depth"], PLACE, TOKEN, arm)
@@ -74,9 +77,7 @@ def serve() -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(SOCKET)
     listener.listen()
-    found = {name: kinds.available(name, PLACE) for name in kinds.KINDS}
-    about = {name: capability.reason for name, capability in found.items() if not capability.available}
-    print(json.dumps({"ready": {"kernel": os.uname().release, "unavailable": about}}), flush=True)
+    print("ready", flush=True)
     benches: dict[str, Bench] = {}
     while True:
         connection = listener.accept()[0]

@@ -137,12 +137,12 @@ class StorageStudy:
                 del self._guests[context.token]
                 guest.close()
 
-        facts["kernel"] = guest.about["kernel"]
-        unavailable = guest.about["unavailable"]
-        assert isinstance(unavailable, dict)
-        if driver in unavailable:
+        about = guest.ask(_CALL_NS, call="about", driver=driver)
+        assert isinstance(about, dict)
+        facts["kernel"] = about["kernel"]
+        if not about["available"]:
             leave()
-            return UnavailableArm(facts, f"in the guest: {unavailable[driver]}", guest.accelerator)
+            return UnavailableArm(facts, f"in the guest: {about['reason']}", guest.accelerator)
         told = guest.ask(_CALL_NS, call="open", arm=arm, driver=driver, depth=facts["depth"])
         assert isinstance(told, dict)
 

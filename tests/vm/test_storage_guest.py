@@ -57,10 +57,6 @@ def told(guest: _storage_guest.Guest) -> dict[str, Any]:
     return answer
 
 
-def test_guest_has_the_drivers_but_aufs(guest: _storage_guest.Guest) -> None:
-    assert guest.about["unavailable"] == {"aufs": "this kernel has no such file system"}
-
-
 @pytest.mark.parametrize("name", WANTED)
 def test_contract(name: str, told: dict[str, Any], subtests: pytest.Subtests) -> None:
     expected = storage_contract.CHECKS if WANTED[name] == "all" else WANTED[name].split(",")
