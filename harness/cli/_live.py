@@ -44,7 +44,7 @@ def header(plan: Plan, directory: Path, record: RunRecord) -> list[str]:
         *(f"note: {warning}" for warning in record.warnings),
     ]
     for runtime, arm in record.arms.items():
-        if arm.get("accelerator"):
+        if arm.get("accelerator_reason"):
             lines.append(
                 f"{runtime}   {arm.get('machine')}, accelerator {arm['accelerator']}: {arm['accelerator_reason']}"
             )

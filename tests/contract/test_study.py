@@ -20,13 +20,29 @@ from harness.model.metrics import Absent, Measurement
 from harness.trials import ownership
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
-SMALL: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
-    "layers": ({"images": 2, "base": "1MiB", "own": "256KiB"}, {name: {"form": name} for name in (
-        "layers", "flattened", "raw", "qcow2", "erofs-layers")}),
-    "build-cache": ({"steps": 3, "loops": 0, "step_size": "4KiB"}, {
-        "cold": {"change": "cold"}, "end": {"change": "end"}}),
-}  # fmt: skip
-"""Options and arms that take a second or two."""
+SMALL = [
+    pytest.param(
+        "layers",
+        {"images": 2, "base": "1MiB", "own": "256KiB"},
+        [{"form": form} for form in ("layers", "flattened", "raw", "qcow2", "erofs-layers")],
+        id="layers",
+    ),
+    pytest.param(
+        "build-cache",
+        {"steps": 3, "loops": 0, "step_size": "4KiB"},
+        [{"change": "cold"}, {"change": "end"}],
+        id="build-cache",
+    ),
+    pytest.param("portability", {}, [{"form": "oci-zstd"}], id="portability"),
+    pytest.param(
+        "portability",
+        {},
+        [{"form": "qcow2-zstd", "accel": "tcg"}],
+        id="portability-vm",
+        marks=pytest.mark.needs("qemu", "libvirt", "kernel", "erofs"),
+    ),
+]
+"""Options and arms that take a second or two, a VM four."""
 
 
 @pytest.fixture(scope="session")
@@ -65,19 +81,23 @@ def test_shipped_scenarios_are_right(path: Path) -> None:
 
 @pytest.mark.needs("root", "overlayfs")
 @pytest.mark.usefixtures("_busybox")
-@pytest.mark.parametrize("name", sorted(SMALL))
-def test_every_arm_measures_all_it_names_and_leaves_nothing(name: str, context: RunContext) -> None:
+@pytest.mark.parametrize(("name", "own", "arms"), SMALL)
+def test_every_arm_measures_all_it_names_and_leaves_nothing(
+    name: str, own: dict[str, Any], arms: list[dict[str, Any]], context: RunContext
+) -> None:
     study: Study = plugins.load("studies", name)
-    own, arms = SMALL[name]
     options = study.options.model_validate(own)
-    for arm, words in arms.items():
+    for number, words in enumerate(arms):
+        arm = f"arm-{number}"
         arm_options = study.arm_options.model_validate(words)
         assert all(need.available for need in study.needs(options, arm_options))
         prepared = study.prepare(arm, options, arm_options, context)
-        for trial in ("b00", "b01"):
+        for trial in (f"b00-{arm}", f"b01-{arm}")[: 1 if "accel" in words else 2]:
             said: list[Measurement | Absent] = []
             prepared.measure(trial, said.append)
             assert sorted(item.metric.name for item in said) == sorted(metric.name for metric in study.metrics)
         prepared.close()
     left = [path for path in context.work.rglob("*") if path.is_file()] if context.work.exists() else []
     assert left == []
+    for backend in study.backends:
+        assert plugins.load("backends", backend).reap(context.token, dry_run=True) == []
