@@ -18,7 +18,8 @@ BASE = Image(BLOB, BLOB, (), {"config": {}}, ImageConfig())
 PIECES = st.sampled_from([
     "a", "$A", "${A:-b}", "${A", "$", "'", '"', "\\", "`", "=", "<<EOF", "<<-'X'", "EOF", "[", '["a"]', "[[[[", "{",
     "--from=a", "--from=0", "--chown=", "--mount=type=cache", "--mount=target=/x,uid=9", "--mount=", "--interval=1m",
-    "AS", "b", "#", " ", "\t", "*", "..", "é", "\x00", "\u2028", "0", "99999999999999999999", "NONE", "CMD", "/", "\ud800",
+    "AS", "b", "#", " ", "\t", "*", "..", "é", "\x00", "\u2028", "0", "99999999999999999999", "NONE", "CMD", "/",
+    "\ud800",
 ])  # fmt: skip
 LINES = st.builds(
     lambda keyword, pieces, gap: f"{keyword}{gap}" + gap.join(pieces),
