@@ -126,12 +126,16 @@ def has_filesystem(name: str) -> bool:
 def has_fs_option(fs_type: str, key: str, value: str) -> bool:
     """Return whether a file system knows an option (fsconfig(2), FSCONFIG_SET_STRING); nothing is mounted.
 
-    Raises: OSError (EPERM) without CAP_SYS_ADMIN.
+    One that does not speak fsconfig(2) itself, as overlay before Linux 6.5, takes any option, to judge all of them at
+    the mount: it counts as not knowing it. Raises: OSError (EPERM) without CAP_SYS_ADMIN.
     """
     fd = _check(_libc.syscall(FEATURES["fsopen"], _path(fs_type), _FSOPEN_CLOEXEC), fs_type)
     try:
-        done = _libc.syscall(_FSCONFIG, fd, 1, key.encode(), value.encode(), 0)
-        return int(done) == 0
+        known, nonsense = (
+            int(_libc.syscall(_FSCONFIG, fd, FSCONFIG_SET_STRING, name.encode(), value.encode(), 0)) == 0
+            for name in (key, "nonsense")
+        )
+        return known and not nonsense
     finally:
         os.close(fd)
 
