@@ -6,6 +6,7 @@ the host's kernel has not. Compare a guest's arms with each other alone: emulate
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -109,7 +110,8 @@ class StorageStudy:
         assert isinstance(arm_options, ArmOptions)
         if arm_options.where == "guest":
             return _storage_guest.needs()
-        return []
+        root = os.geteuid() == 0
+        return [Capability("root", root, "" if root else f"uid {os.geteuid()}", None if root else "run as root")]
 
     def prepare(self, arm: str, options: BaseModel, arm_options: BaseModel, context: RunContext) -> StudyArm:
         assert isinstance(options, Options)

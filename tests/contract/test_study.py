@@ -33,6 +33,9 @@ SMALL = [
         [{"change": "cold"}, {"change": "end"}],
         id="build-cache",
     ),
+    pytest.param(
+        "storage", {"depth": 2}, [{"driver": "overlay"}, {"driver": "btrfs"}, {"driver": "aufs"}], id="storage"
+    ),
     pytest.param("portability", {}, [{"form": "oci-zstd"}], id="portability"),
     pytest.param(
         "portability",
