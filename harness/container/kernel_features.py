@@ -68,7 +68,7 @@ def _seccomp() -> bool:
 _OTHERS: tuple[tuple[str, Callable[[], bool | None], str, str], ...] = (
     ("CLONE_INTO_CGROUP", _into_cgroup, "born in its cgroup2 group", "cgroup v1: it moves itself, by `tasks`"),
     ("cgroup.kill", _cgroup_kill, "a group ends at once", "it is frozen and its processes are killed one by one"),
-    ("overlay lowerdir+", _overlay_layers, "500 layers", "200 layers: one page of options"),
+    ("overlay lowerdir+", _overlay_layers, "overlays of config.json: 500 layers", "one page of options for them"),
     ("user namespaces", _user_namespaces, "rootless containers, mapped ids", "rootless containers do not work"),
     ("time namespaces", lambda: os.path.exists("/proc/self/ns/time"), "clocks with offsets", "refused where asked"),
     ("seccomp", _seccomp, "system calls are filtered", "containers with a filter are refused"),
