@@ -25,7 +25,7 @@ from harness.images.build_steps import BuildPlan, Copy, MakeDirectory, Origin, R
 from harness.images.build_work import Workshop
 from harness.images.containerfile import Containerfile
 from harness.images.context import ContextError, open_context
-from harness.images.copying import content_digest, find_all
+from harness.images.files import content_digest, find_all
 from harness.images.oci import Document, Image, Layer
 from harness.images.store import Store
 

@@ -15,7 +15,7 @@ from harness.container import syscalls
 from harness.container.spec import Mount
 from harness.images.build_steps import Run, RunMount
 from harness.images.context import ContextError
-from harness.images.copying import Files, find_all
+from harness.images.files import Files, find_all
 
 if TYPE_CHECKING:
     from harness.images.build_work import Workshop

@@ -19,6 +19,7 @@ from pathlib import Path
 from harness.container import defaults, launcher, plan, seccomp, seccomp_default, syscalls
 from harness.container.spec import Capabilities, ContainerSpec, Mount, Namespace, Overlay, Process, Seccomp
 from harness.errors import BuildError, CapabilityError
+from harness.host.paths import cache_dir
 from harness.images.build_steps import Run
 from harness.images.confine import Names
 from harness.images.merged import Merged
@@ -89,7 +90,7 @@ def _launch(spec: ContainerSpec, profile: seccomp.Profile, streams: tuple[int, i
     with ExitStack() as stack:
         steps = launcher.plan_memfd(plan.container_steps(spec, how))
         stack.callback(os.close, steps)
-        program = launcher.sealed_memfd("seccomp", seccomp.compiled(profile, None))
+        program = launcher.sealed_memfd("seccomp", seccomp.compiled(profile, str(cache_dir() / "seccomp")))
         stack.callback(os.close, program)
         return launcher.launch(steps, streams, [program]).pid
 

@@ -1,4 +1,9 @@
-"""What makes the layers of a build: files copied, directories made, commands run, over the layers so far."""
+"""What makes the layers of a build: files copied, directories made, commands run, over the layers so far.
+
+What only that needs is imported when it is done: a build in which nothing changed does none of it.
+"""
+
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
@@ -15,16 +20,14 @@ from harness.errors import CapabilityError
 from harness.images import oci
 from harness.images.build_steps import Copy, Origin, Run
 from harness.images.context import Context, Found
-from harness.images.copying import Copier, Files, plan_copy
-from harness.images.merged import Merged
+from harness.images.files import Files
 from harness.images.oci import Layer
-from harness.images.pack import LayerWriter, Owner
 from harness.images.store import BlobWriter, Store
-from harness.images.tree_files import TreeFiles
-from harness.images.users import resolve_in
 
 if TYPE_CHECKING:
     from harness.images.build_run import RunFailed
+    from harness.images.merged import Merged
+    from harness.images.pack import LayerWriter, Owner
 
 _TAIL_LINES = 20
 _AS_ROOT = "run as root: only root can unpack the owners of files"
@@ -58,22 +61,26 @@ class Workshop:
             return self.context
         if os.geteuid() != 0:
             raise CapabilityError(f"--from={origin}: not root", hint=_AS_ROOT)
+        from harness.images.tree_files import TreeFiles
+
         return TreeFiles(self.tree(self.layers_of(origin)), f"{origin}")
 
     def tree(self, layers: Sequence[Layer]) -> Merged:
+        from harness.images.merged import Merged
+
         return Merged(self._directories(layers))
 
     def _directories(self, layers: Sequence[Layer]) -> tuple[Path, ...]:
         """Return layers as directories, unpacked where they are not yet."""
-        from harness.images.layers import Budget, LayerReader  # noqa: PLC0415 - not where all is in the cache
+        from harness.images.layers import Budget, LayerReader
 
         if not layers:
             return ()
         if os.geteuid() == 0:
-            from harness.images.stack import open_chain  # noqa: PLC0415
+            from harness.images.stack import open_chain
 
             return open_chain(self.store, layers).directories
-        from harness.images.unpack import Unpacker  # noqa: PLC0415
+        from harness.images.unpack import Unpacker
 
         tree = self._fresh()
         unpacker = Unpacker(tree, Budget(), owners=False)
@@ -105,12 +112,16 @@ class Workshop:
 
     def copy(self, action: Copy, sources: tuple[Found, ...], files: Files, layers: Sequence[Layer]) -> Layer | None:
         """Copy what was found. Raises: ContextError, UsageError for an unknown owner."""
+        from harness.images.copying import Copier, plan_copy
+
         tree = self.tree(layers)
         plan = plan_copy(action, sources, files, tree, _owner(action.owner, tree))
         return self._layer(lambda writer: Copier(plan, files, tree, writer).copy())
 
     def _layer(self, write: Callable[[LayerWriter], None]) -> Layer | None:
         """Store what `write` writes as a layer; nothing written is no layer."""
+        from harness.images.pack import LayerWriter
+
         count = 0
 
         def fill(out: BlobWriter) -> None:
@@ -124,9 +135,9 @@ class Workshop:
 
     def run(self, action: Run, layers: Sequence[Layer], where: str, output: Callable[[str], None]) -> Layer | None:
         """Run a command. Raises: RunFailed for one that ends with another code than 0; `where` is FILE:LINE: TEXT."""
-        from harness.container.errors import ContainerError  # noqa: PLC0415 - not where all is in the cache
-        from harness.images import build_run, diff  # noqa: PLC0415
-        from harness.images.build_mounts import RunMounts  # noqa: PLC0415
+        from harness.container.errors import ContainerError
+        from harness.images import build_run, diff
+        from harness.images.build_mounts import RunMounts
 
         tail = deque[str](maxlen=_TAIL_LINES)
 
@@ -150,13 +161,16 @@ def _owner(text: str, tree: Merged) -> Owner | None:
     """Return --chown=USER[:GROUP]; a number alone is the group too, a name's group is the one in /etc/passwd."""
     if not text:
         return None
+    from harness.images.pack import Owner
+    from harness.images.users import resolve_in
+
     user, colon, _ = text.partition(":")
     found = resolve_in(tree, text)
     return Owner(found.uid, found.gid if colon or not user.isdigit() else found.uid)
 
 
 def _not_started(error: Exception, where: str, action: Run) -> RunFailed:
-    from harness.images.build_run import RunFailed  # noqa: PLC0415
+    from harness.images.build_run import RunFailed
 
     number, step = getattr(error, "errno", 0), getattr(error, "step", "")
     if number == errno.ENOENT and ("find" in step or "exec" in step):

@@ -1,80 +1,21 @@
 """COPY and ADD: files of a context, a stage or the Containerfile itself into one layer.
 
-They go to the place where the image's own links lead. What is copied is told by its content, never by its times.
+They go to the place where the image's own links lead.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BufferedReader
-from typing import Protocol
 
 from harness.images.archive import is_archive, unpack_archive
 from harness.images.build_steps import Copy, Inline
 from harness.images.confine import Names
 from harness.images.context import ContextError, Found
+from harness.images.files import Files, inside
 from harness.images.merged import Merged
-from harness.images.pack import LayerWriter, Owner, xattr_headers
-
-
-class Files(Protocol):
-    """What COPY takes from: a build context or a merged tree. `keeps_owners`: what is copied keeps whose it is."""
-
-    keeps_owners: bool
-
-    def find(self, source: str) -> list[Found]: ...
-    def status(self, path: str) -> os.stat_result: ...
-    def below(self, directory: str) -> list[str]: ...
-    def open(self, path: str) -> BufferedReader: ...
-    def link_target(self, path: str) -> bytes: ...
-
-
-def find_all(patterns: Sequence[str], files: Files) -> tuple[Found, ...]:
-    """Return what some sources mean, each once. Raises: ContextError."""
-    return tuple(dict.fromkeys(found for pattern in patterns for found in files.find(pattern)))
-
-
-# -- what is copied, as one digest -----------------------------------------------------------------------------------
-
-
-def content_digest(files: Files, sources: Sequence[Found], inline: Sequence[Inline]) -> str:
-    """Return the digest of names, types, modes, owners (where kept), attributes and bytes: not of times.
-
-    Raises: ContextError, OSError.
-    """
-    digest = hashlib.sha256()
-    for found in sources:
-        digest.update(_record(files, found.path, found.name))
-        if stat.S_ISDIR(files.status(found.path).st_mode):
-            for path in files.below(found.path):
-                digest.update(_record(files, _inside(found.path, path), path))
-    for document in inline:
-        digest.update(b"%s\0%d\0%s\0" % (document.name.encode(), len(document.content), document.content))
-    return digest.hexdigest()
-
-
-def _inside(directory: str, path: str) -> str:
-    return f"{directory}/{path}" if directory else path
-
-
-def _record(files: Files, path: str, name: str) -> bytes:
-    status, content = files.status(path), b""
-    if stat.S_ISREG(status.st_mode):
-        with files.open(path) as file:
-            attributes = repr(sorted(xattr_headers(file.fileno()).items())).encode()
-            content = hashlib.file_digest(file, "sha256").digest() + attributes
-    elif stat.S_ISLNK(status.st_mode):
-        content = files.link_target(path)
-    owner = (status.st_uid, status.st_gid) if files.keeps_owners else ()
-    mode = status.st_mode if path or files.keeps_owners else 0  # the context's own directory gives no mode
-    return b"%s\0%o\0%s\0%d\0%s" % (os.fsencode(name), mode, repr(owner).encode(), len(content), content)
-
-
-# -- where it goes ---------------------------------------------------------------------------------------------------
+from harness.images.pack import LayerWriter, Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +96,7 @@ class Copier:
         self._parents(self.plan.target)
         self._directory(self.plan.target, source or None)
         for path in self.files.below(source):
-            self._entry(_inside(source, path), (*self.plan.target, *os.fsencode(path).split(b"/")))
+            self._entry(inside(source, path), (*self.plan.target, *os.fsencode(path).split(b"/")))
 
     def _parents(self, place: Names) -> None:
         for depth in range(1, len(place)):

@@ -7,7 +7,6 @@ are added.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import stat
@@ -21,12 +20,13 @@ from typing import IO, cast
 
 from harness.errors import ImageError
 from harness.images import oci
+from harness.images.files import KEPT_XATTRS, kept_xattrs
 from harness.images.oci import Layer
 from harness.images.store import BlobWriter, Store
 from harness.images.tree import Entry, walk
 
-_KEPT_XATTRS = ("user.", "security.capability")
-_KEPT_HEADERS = tuple(f"SCHILY.xattr.{name}" for name in _KEPT_XATTRS)
+_HEADER = "SCHILY.xattr."
+_KEPT_HEADERS = tuple(f"{_HEADER}{name}" for name in KEPT_XATTRS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class LayerWriter:
             self._add(info, io.BytesIO(content))
             return
         info.size = os.fstat(content.fileno()).st_size
-        info.pax_headers = xattr_headers(content.fileno())
+        info.pax_headers = _xattr_headers(content.fileno())
         try:
             self._add(info, content)
         except OSError as error:
@@ -138,7 +138,7 @@ class LayerWriter:
         if first is not None:
             self.hard_link(entry.path, first, mode, owner, status.st_mtime)
         elif stat.S_ISDIR(status.st_mode):
-            self.directory(entry.path, mode, owner, status.st_mtime, xattr_headers(source))
+            self.directory(entry.path, mode, owner, status.st_mtime, _xattr_headers(source))
         elif stat.S_ISLNK(status.st_mode):
             self.link(entry.path, os.readlink(source), owner, status.st_mtime)  # noqa: PTH115 - bytes
         elif stat.S_ISREG(status.st_mode):
@@ -158,15 +158,8 @@ class LayerWriter:
         self._add(info)
 
 
-def xattr_headers(fd: int | bytes) -> dict[str, str]:
-    """Return the attributes that a layer keeps of an open file (or a path), as PAX headers."""
-    try:
-        names = [name for name in os.listxattr(fd) if name.startswith(_KEPT_XATTRS)]
-    except OSError as error:
-        if error.errno == errno.ENOTSUP:  # a file system without attributes
-            return {}
-        raise
-    return {f"SCHILY.xattr.{name}": os.getxattr(fd, name).decode("utf-8", "surrogateescape") for name in sorted(names)}
+def _xattr_headers(fd: int | bytes) -> dict[str, str]:
+    return {f"{_HEADER}{name}": value.decode("utf-8", "surrogateescape") for name, value in kept_xattrs(fd).items()}
 
 
 def pack_tree(store: Store, root: Path) -> Layer:

@@ -18,7 +18,7 @@ from harness.images import oci
 from harness.images.build_plan import Located, Wishes, located, plan_build
 from harness.images.build_steps import BuildPlan, Copy, Run, StagePlan, Step
 from harness.images.context import Context, ContextError, open_context
-from harness.images.copying import find_all
+from harness.images.files import find_all
 from harness.images.instructions import NotSupportedError
 from harness.images.store import Store
 from harness.model.spec import ImageConfig
