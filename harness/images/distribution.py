@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ _NUMBERS = {
     "ubuntu": {"20.04": "focal", "22.04": "jammy", "24.04": "noble"},
 }
 _WORD = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_MOUNT_POINTS = {"dev": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 0o1777}
 _WITHOUT_BASH = ("extract", "custom")  # what they hold is what was included
 
 
@@ -82,6 +84,7 @@ def bootstrap_distribution(base: Base, store: Store, *, name: str) -> Image:
             run(_argv(base, tar), timeout_ns=_TIMEOUT_NS)
         except CommandError as error:
             raise _explain(error, base) from error
+        _add_mount_points(tar, int(moment.timestamp()))
         with tar.open("rb") as content:
             blob = store.add_stream(oci.LAYER, content)
         layer = Layer(blob, blob.digest)
@@ -89,11 +92,22 @@ def bootstrap_distribution(base: Base, store: Store, *, name: str) -> Image:
 
 
 def _argv(base: Base, tar: Path) -> list[str]:
-    """Return mmdebstrap's command line; /dev stays empty, as in every image, for who runs it fills it."""
+    """Return mmdebstrap's command line: without device nodes, for who runs the image fills /dev."""
     options = [f"--variant={base.variant}", "--format=tar", "--skip=output/dev"]
     options += [f"--include={','.join(base.include)}"] if base.include else []
     options += [f"--keyring={base.keyring}"] if base.keyring is not None else []
     return ["mmdebstrap", *options, base.suite, str(tar), *(base.mirrors or _host_sources(base))]
+
+
+def _add_mount_points(tar: Path, mtime_s: int) -> None:
+    """Add the empty directories that every runtime mounts on, where the archive has them not."""
+    with tarfile.open(tar, "a", format=tarfile.PAX_FORMAT, errors="surrogateescape") as archive:
+        there = {os.path.normpath(name) for name in archive.getnames()}
+        for name, mode in _MOUNT_POINTS.items():
+            if name not in there:
+                entry = tarfile.TarInfo(f"./{name}")
+                entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, mode, mtime_s
+                archive.addfile(entry)
 
 
 def _host_sources(base: Base) -> Sequence[str]:
