@@ -266,4 +266,4 @@ def _missing_hint(wanted: str, names: Sequence[str]) -> str:
     near = _nearest(wanted, names)
     if near is None and wanted.startswith("debian:"):
         return f"make it: harness image bootstrap {wanted}"
-    return near or f"see `harness image ls`; fetch it: harness image pull {wanted}, or from a file: harness image import"
+    return near or f"see `harness image ls`; fetch it: harness image pull {wanted}; from a file: harness image import"
