@@ -1,4 +1,4 @@
-"""The common comparison table of virtual machines and containers, row by row, held against one run.
+"""What the text says of virtual machines, containers and layers, row by row, held against runs.
 
 The rows and their claims are those of the text this project began with, in English. A verdict never says more than the
 run shows: one host, one workload, the accelerator named. What the run cannot tell is `not shown`, with the reason.
@@ -7,14 +7,28 @@ run shows: one host, one workload, the accelerator named. What the run cannot te
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.analysis.claims_layers import (
+    AUFS,
+    BINDS,
+    CACHING,
+    CHANGES,
+    DEVICE_MAPPER,
+    EFFICIENCY,
+    OVERLAYFS,
+    STATEMENTS,
+    VOLUMES,
+    layer_claims,
+    shipped,
+)
+from harness.analysis.evidence import times
 from harness.analysis.findings import TCG
 from harness.analysis.statistics import EQUIVALENCE_MARGIN, Estimate, paired_ratio
 from harness.model.records import RunRecord, TrialRecord
 from harness.model.report import Cell, Claim, Identity, Seen, Verdict
-from harness.model.units import format_bytes, format_ns, format_ratio
+from harness.model.units import format_bytes, format_ns
 
 MINUTE_NS = 60_000_000_000
 READY = "startup.ready"
@@ -64,7 +78,56 @@ _ROWS = {
 }
 
 
+SCENARIOS = {
+    "Portability": "portability",
+    EFFICIENCY: "layers",
+    CHANGES: "build-cache",
+    CACHING: "build-cache",
+    OVERLAYFS: "storage-operations",
+    AUFS: "storage-operations",
+    DEVICE_MAPPER: "storage-drivers-guest",
+    VOLUMES: "volumes",
+    BINDS: "volumes",
+}
+"""Which shipped scenario measures a row; the others are measured by `quickstart`."""
+
+
 def claims(run: RunRecord, kept: Sequence[TrialRecord], cells: Sequence[Cell], identity: Identity) -> tuple[Claim, ...]:
+    """Return the rows that a run has something on: of runtimes the table's five, then those on layers and storage."""
+    rows = layer_claims(run, kept, cells)
+    if not run.study:
+        return (*_comparison(run, kept, cells, identity), *rows)
+    if run.study.get("kind") != "portability":
+        return rows
+    return (shipped(run, kept, cells, _ROWS["Portability"]), *rows)
+
+
+def whole_table(tables: Sequence[tuple[str, Sequence[Claim]]]) -> tuple[Claim, ...]:
+    """Return every row of the text once, from several runs: (run id, its rows). The first run that shows a row wins.
+
+    What no run has anything on is not shown, and the row says which scenario measures it.
+    """
+    rows = []
+    for feature in (*_ROWS, *STATEMENTS):
+        found = [replace(row, run_id=run) for run, own in tables for row in own if row.feature == feature]
+        shown = [row for row in found if row.verdict != "not shown"]
+        others = sorted({row.verdict for row in shown[1:]} - {row.verdict for row in shown[:1]})
+        row = next(iter([*shown, *found]), None) or _unmeasured(feature)
+        if others:
+            row = replace(row, remark="; ".join(filter(None, [row.remark, f"another run says: {', '.join(others)}"])))
+        rows.append(row)
+    return tuple(rows)
+
+
+def _unmeasured(feature: str) -> Claim:
+    texts = _ROWS.get(feature) or ("", STATEMENTS[feature])
+    scenario = f"harness run scenarios/{SCENARIOS.get(feature, 'quickstart')}.yaml"
+    return Claim(feature, *texts, "", "", "not shown", "no run here measured it", f"{scenario} does")
+
+
+def _comparison(
+    run: RunRecord, kept: Sequence[TrialRecord], cells: Sequence[Cell], identity: Identity
+) -> tuple[Claim, ...]:
     """Return the five rows. Of several VMs or containers the scenario's first stands for its kind."""
     vm = _side(run, "vm", kept, cells, identity)
     container = _side(run, "container", kept, cells, identity)
@@ -124,12 +187,6 @@ def _ratio(vm: _Side, vm_metric: str, container: _Side, metric: str) -> Estimate
     return paired_ratio([above[block] / below[block] for block in blocks]) if blocks else None
 
 
-def _times(ratio: Estimate) -> str:
-    if ratio.lo is None or ratio.hi is None:
-        return format_ratio(ratio.value)
-    return f"{format_ratio(ratio.value)} [{format_ratio(ratio.lo)[:-1]} - {format_ratio(ratio.hi)[:-1]}]"
-
-
 def _operating_system(vm: _Side, container: _Side) -> _Row:
     texts = _kernel_text(vm), _kernel_text(container)
     own_vm, own_container = (side.seen.own_kernel if side.seen else None for side in (vm, container))
@@ -175,8 +232,8 @@ def _direction(vm: _Side, container: _Side) -> str:
     if ratio is None:
         return ""
     if ratio.lo is None or ratio.hi is None:
-        return f"the VM took {_times(ratio)} as long as the container; too few blocks for an interval"
-    said = f"the VM took {_times(ratio)} as long as the container"
+        return f"the VM took {times(ratio)} as long as the container; too few blocks for an interval"
+    said = f"the VM took {times(ratio)} as long as the container"
     if vm.emulated:
         return f"{said}, under TCG: no measure of how they compare with KVM"
     if ratio.lo > 1:
@@ -202,7 +259,7 @@ def _resources(vm: _Side, container: _Side) -> _Row:
     if ratio is None or ratio.lo is None or ratio.hi is None:
         return _Row(texts, "not shown", "fewer than 6 blocks hold both values: no interval, no verdict")
     part = "the guest's RAM alone (without the emulator's code cache)" if vm.emulated else "the VM"
-    said = f"{part} takes {_times(ratio)} the container's memory"
+    said = f"{part} takes {times(ratio)} the container's memory"
     limit = 1 + EQUIVALENCE_MARGIN
     if ratio.lo > limit:
         return _Row(texts, "holds", f"{said}; CPU and disk are not part of this row")

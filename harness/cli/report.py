@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from harness import plugins
+from harness.analysis.claims import whole_table
 from harness.analysis.findings import KILLED
 from harness.analysis.summary import analyse
 from harness.cli._output import print_json
@@ -93,20 +94,26 @@ def report(*, run: str, format_name: str, everything: bool, output: Path | None,
         raise StoreError(f"{output}: cannot be written: {error.strerror}") from error
 
 
-@click.command(short_help="Hold a run against the common claims on VMs and containers.")
-@click.argument("run", metavar="RUN")
+@click.command(short_help="Hold runs against the common claims on VMs and containers.")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 @_RESULTS
-def claims(*, run: str, as_json: bool, results: Path) -> None:
-    """Hold a run against what is commonly said: a VM has its own system, starts in minutes, takes more, and so on.
+def claims(*, runs: tuple[str, ...], as_json: bool, results: Path) -> None:
+    """Hold runs against what is commonly said: a VM has its own system, starts in minutes; layers save storage, ...
 
-    Each of the five claims gets what RUN measured for both sides and a verdict: holds, fails, or not shown. RUN is a
-    directory, an id, the beginning or end of an id, or 'latest'.
+    Each claim gets what was measured for both sides and a verdict: holds, fails, or not shown, with the scenario that
+    would show it. Of several runs each row comes from the first that shows it. RUN is a directory, an id, the beginning
+    or end of an id, or 'latest'.
+
+    \b
+    harness claims latest
+    harness claims QUICKSTART_RUN LAYERS_RUN BUILD_CACHE_RUN
     """
-    found = load_report(RunDirectory.open(find_run(results, run)))
+    found = [load_report(RunDirectory.open(find_run(results, run))) for run in runs]
+    rows = whole_table([(report.run.run_id, report.claims) for report in found])
     if as_json:
         from harness.report.json import claims_document  # noqa: PLC0415
 
-        print_json(claims_document(found))
+        print_json(claims_document(found, rows))
         return
-    click.echo(TerminalRenderer().render_claims(found), nl=False)
+    click.echo(TerminalRenderer().render_claims(found, rows), nl=False)

@@ -114,7 +114,8 @@ class Missing:
 class Claim:
     """One row of the comparison table of the text: what it claims for each side, what was measured, the verdict.
 
-    `measured_*` are sentences for people. `remark` says what the run shows beside the claim.
+    `measured_*` are sentences for people. `remark` says what the run shows beside the claim. `claim_vm` is empty where
+    the text speaks of containers alone. `run_id` names the run in a table of several.
     """
 
     feature: str
@@ -125,6 +126,7 @@ class Claim:
     verdict: Verdict
     reason: str
     remark: str = ""
+    run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,10 +15,12 @@ SCHEMA = "harness.report/1"
 CLAIMS_SCHEMA = "harness.claims/1"
 
 
-def claims_document(report: Report) -> dict[str, Any]:
-    """Return the claims of a report as JSON data."""
-    claims: tuple[Claim, ...] = report.claims
-    return {"schema": CLAIMS_SCHEMA, "run_id": report.run.run_id, "claims": [asdict(claim) for claim in claims]}
+def claims_document(reports: Sequence[Report], claims: Sequence[Claim]) -> dict[str, Any]:
+    """Return the claims that some runs were held against as JSON data; `run_id` is the first run's."""
+    runs = [report.run.run_id for report in reports]
+    return {
+        "schema": CLAIMS_SCHEMA, "run_id": runs[0], "run_ids": runs, "claims": [asdict(claim) for claim in claims],
+    }  # fmt: skip
 
 
 class JsonRenderer:

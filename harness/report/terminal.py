@@ -77,14 +77,17 @@ class TerminalRenderer:
         _prose(console, tables.headline(report), style="bold")
         return _text(console)
 
-    def render_claims(self, report: Report) -> str:
-        """Return the comparison table of the text, each row with what was measured and the verdict."""
+    def render_claims(self, reports: Sequence[Report], claims: Sequence[Claim]) -> str:
+        """Return the claims of the text, each with what was measured, the verdict, and of several runs which."""
         console = self._console()
-        _prose(console, "What is commonly said of VMs and containers, held against one run", style="bold")
-        _prose(console, f"{report.run.run_id}, {tables.counts(report)}", prefix="run   ", style="dim")
-        _prose(console, tables.host_line(report), prefix="host  ", style="dim")
-        for claim in report.claims:
-            _claim(console, claim)
+        held = "one run" if len(reports) == 1 else f"{len(reports)} runs"
+        _prose(console, f"What is commonly said of VMs and containers, held against {held}", style="bold")
+        for report in reports:
+            _prose(console, f"{report.run.run_id}, {tables.counts(report)}", prefix="run   ", style="dim")
+        for line in dict.fromkeys(tables.host_line(report) for report in reports):
+            _prose(console, line, prefix="host  ", style="dim")
+        for claim in claims:
+            _claim(console, claim, name_run=len(reports) > 1)
         return _text(console)
 
     def _console(self) -> Console:
@@ -276,13 +279,17 @@ def _how_to_see_all(console: Console, report: Report, *, left_out: int) -> None:
     _whole(console, Text(f"  harness report {report.run.run_id} --all", style="dim"))
 
 
-def _claim(console: Console, claim: Claim) -> None:
+def _claim(console: Console, claim: Claim, *, name_run: bool) -> None:
     console.print()
     console.print(Text.assemble((claim.feature, "bold"), ": ", (claim.verdict, _VERDICT_STYLES[claim.verdict])))
-    _prose(console, f"VM: {claim.claim_vm}; container: {claim.claim_container}", prefix="  claimed   ")
-    _prose(console, claim.measured_vm, prefix="  measured  ")
-    _prose(console, claim.measured_container, prefix="            ")
+    vm = f"VM: {claim.claim_vm}; container: " if claim.claim_vm else ""
+    _prose(console, f"{vm}{claim.claim_container}", prefix="  claimed   ")
+    measured = [text for text in (claim.measured_vm, claim.measured_container) if text]
+    for place, text in enumerate(measured):
+        _prose(console, text, prefix="            " if place else "  measured  ")
     _prose(console, claim.reason, prefix="  because   ")
+    if name_run and claim.run_id:
+        _prose(console, claim.run_id, prefix="  run       ", style="dim")
     if claim.remark:
         _prose(console, claim.remark, prefix="  note      ", style="dim")
 

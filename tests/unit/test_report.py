@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness import plugins
+from harness.analysis.claims_layers import STATEMENTS
 from harness.analysis.summary import analyse
 from harness.cli.main import cli
 from harness.errors import StoreError, UsageError
@@ -110,7 +111,7 @@ def test_rows_know_what_is_worse():
 
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_terminal_fits_its_width(width):
-    for text in (terminal(width=width), TerminalRenderer(width, colour=False).render_claims(REPORT)):
+    for text in (terminal(width=width), TerminalRenderer(width, colour=False).render_claims([REPORT], REPORT.claims)):
         assert max(map(len, text.splitlines())) <= width
         assert ESCAPE not in text
 
@@ -317,13 +318,15 @@ def test_report_command_tells_of_half_a_line(results):
 
 def test_claims_command(results):
     text = call("claims", "latest", "--results", results).stdout
-    assert re.findall(r"^(\w[\w ]*): (holds|fails|not shown)$", text, re.MULTILINE) == [
+    assert re.findall(r"^(\w[\w :]*): (holds|fails|not shown)$", text, re.MULTILINE) == [
         ("Operating system", "holds"),
         ("Startup time", "fails"),
         ("Resource consumption", "holds"),
         ("Portability", "not shown"),
         ("Isolation", "holds"),
+        *((row, "not shown") for row in STATEMENTS),
     ]
+    assert "harness run scenarios/build-cache.yaml does" in text
     document = json.loads(call("claims", "latest", "--results", results, "--json").stdout)
     assert document["schema"] == "harness.claims/1"
     assert document["claims"][1]["verdict"] == "fails"
