@@ -16,9 +16,11 @@ from harness.cli._output import print_json, print_need
 from harness.cli._plan import capability_json
 from harness.cli._subject import backend_needs
 from harness.container import kernel_features
+from harness.errors import CapabilityError
 from harness.host import facts as host
 from harness.host import noise
 from harness.host.paths import data_dir
+from harness.host.process import find_program
 from harness.images.storage import kinds
 from harness.interfaces import Capability
 from harness.model.units import format_bytes
@@ -65,6 +67,17 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
         _show(facts, tools, backends, diagnoses)
     if not any(all(need.available for need in needs) for needs in backends.values()):
         ctx.exit(EXIT_MISSING)
+
+
+def image_tools() -> list[Capability]:
+    """Return the programs that bring images from elsewhere; nothing else needs them."""
+    found = []
+    for name, use in (("skopeo", "image pull and push"), ("mmdebstrap", "image bootstrap debian:SUITE")):
+        try:
+            found.append(Capability(name, available=True, reason=f"{use}: {find_program(name)}"))
+        except CapabilityError as error:
+            found.append(Capability(name, available=False, reason=f"{use}: not found", hint=error.hint))
+    return found
 
 
 def storage_drivers() -> list[Capability]:
@@ -171,15 +184,20 @@ def _show(
     for feature in kernel_features.probe():
         verdict = "?    " if feature.available is None else "ok   " if feature.available else "no   "
         click.echo(f"  {verdict}  {feature.name}: {feature.use if feature.available else feature.without}")
-    click.echo("\nstorage drivers, for the built-in container runtime")
-    for driver in storage_drivers():
-        print_need(driver, indent=2)
+    _show_section("storage drivers, for the built-in container runtime", storage_drivers())
+    _show_section("images from registries and distributions", image_tools())
     click.echo("\nnoise now")
     for item in diagnoses:
         verdict = "?    " if item.disturbs is None else "NOISY" if item.disturbs else "ok   "
         click.echo(f"  {verdict}  {item.name}: {item.found}")
         if item.disturbs and item.remedy:
             click.echo(f"         {item.remedy}")
+
+
+def _show_section(title: str, needs: list[Capability]) -> None:
+    click.echo(f"\n{title}")
+    for need in needs:
+        print_need(need, indent=2)
 
 
 def _grouped(backends: Mapping[str, tuple[Capability, ...]]) -> dict[tuple[Capability, ...], list[str]]:
@@ -216,6 +234,7 @@ def _document(
             }
             for name, needs in backends.items()
         },
+        "image_tools": [capability_json(tool) for tool in image_tools()],
         "storage_drivers": [capability_json(driver) for driver in storage_drivers()],
         "kernel_features": [feature._asdict() for feature in kernel_features.probe()],
         "noise": [
