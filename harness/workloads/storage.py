@@ -71,7 +71,7 @@ class Walk(Strict):
     """The tree that is listed: so many files, and above the deepest level so many directories, in each directory."""
 
     depth: int = Field(default=3, ge=1, le=32, description="levels of directories")
-    fanout: int = Field(default=5, ge=1, le=1000, description="files, and directories, in each directory")
+    fanout: int = Field(default=4, ge=1, le=1000, description="files, and directories, in each directory")
 
 
 class Options(Strict):
