@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -10,10 +11,10 @@ from harness.cli import _image_transfer as transfer
 from harness.cli._image import JSON, image_facts, open_store, print_json
 from harness.cli._image_build import build
 from harness.cli._image_registry import login, logout, pull, push
-from harness.errors import ImageError
+from harness.cli._image_space import du, gc, rm
 from harness.images import oci
-from harness.images.collection import collect
 from harness.images.disk import disk_image
+from harness.images.oci import Image, Layer
 from harness.images.roots import open_tree
 from harness.model.units import format_bytes
 
@@ -83,26 +84,38 @@ def inspect(name: str, *, as_json: bool) -> None:
         click.echo(f"{key:8} {value}")
 
 
-@image.command(short_help="Remove images, and what no other image needs.")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def rm(names: tuple[str, ...]) -> None:
-    """Remove images by name, and every layer, tree and disk that no other image needs.
+@image.command(short_help="Show how an image was made, step by step.")
+@click.argument("name")
+@JSON
+def history(name: str, *, as_json: bool) -> None:
+    """Show how the image NAME was made: each step, last first, with the layer that it added."""
+    steps = _steps(open_store().find(name))
+    if as_json:
+        print_json(name=oci.full_name(name), history=steps)
+        return
+    click.echo(f"{'CREATED':20}  {'SIZE':>9}  {'LAYER':19}  STEP")
+    for step in reversed(steps):
+        size = "-" if step["size_bytes"] is None else format_bytes(step["size_bytes"])
+        made = str(step["created_by"]).removeprefix("/bin/sh -c #(nop) ").replace("\n", " ")
+        click.echo(f"{step['created'] or '-':20.20}  {size:>9}  {step['layer'] or '-':19.19}  {made}")
 
-    What a running measurement uses stays until the next `harness image rm`.
-    """
-    store = open_store()
-    failed: list[ImageError] = []
-    for name in dict.fromkeys(oci.full_name(name) for name in names):
-        try:
-            store.remove(name)
-            click.echo(f"removed {name}", err=True)
-        except ImageError as error:
-            failed.append(error)
-    for gone in collect(store):
-        click.echo(f"removed {gone.path}", err=True)
-    if failed:
-        hint = "; ".join(dict.fromkeys(error.hint for error in failed if error.hint))
-        raise ImageError("\n".join(error.message for error in failed), hint=hint or None)
+
+def _steps(found: Image) -> list[dict[str, Any]]:
+    """Return the history joined with the layers; layers of which it does not tell (it is optional) come last."""
+    left, steps = list(found.layers), list[dict[str, Any]]()
+    for entry in found.document.get("history") or []:
+        layer = left.pop(0) if left and not entry.get("empty_layer") else None
+        steps.append(_step(layer, str(entry.get("created") or ""), str(entry.get("created_by") or "")))
+    return steps + [_step(layer, "", "") for layer in left]
+
+
+def _step(layer: Layer | None, created: str, created_by: str) -> dict[str, Any]:
+    return {
+        "created": created or None,
+        "created_by": created_by,
+        "layer": layer.blob.digest if layer else None,
+        "size_bytes": layer.blob.size_bytes if layer else None,
+    }
 
 
 @image.command(short_help="Make the disk on which a VM gets an image.")
@@ -126,5 +139,5 @@ def disk(name: str, fs: str, *, as_json: bool) -> None:
         click.echo(str(made.path))
 
 
-for _command in (build, transfer.import_, transfer.export, transfer.bootstrap, pull, push, login, logout):
+for _command in (du, gc, rm, build, transfer.import_, transfer.export, transfer.bootstrap, pull, push, login, logout):
     image.add_command(_command)

@@ -36,7 +36,7 @@ def collect(store: Store, *, cache: bool = False) -> list[Removed]:
     Waits until no other process adds anything. Raises: ImageError when an image cannot be read: it may need anything.
     """
     with store.lock("store"), store.lock("index"):
-        gone = list(_discard_all(store, (store.path / "cache").glob("*.json"))) if cache else []
+        gone = list(_discard_all(store, (store.path / "cache").iterdir())) if cache else []
         blobs, chains = _referenced(store)
         dead = [path for path in (store.path / "blobs" / "sha256").iterdir() if path.name not in blobs]
         dead += list((store.path / "tmp").iterdir())

@@ -10,11 +10,15 @@ has another fingerprint and is read whole once.
 # Names in a tree are bytes, which pathlib does not take.
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from harness.errors import ImageError
+from harness.images.store import Store
 from harness.images.tree import root_digest, walk
 
 
@@ -27,6 +31,27 @@ def fingerprint(root: Path) -> str:
         numbers = (s.st_mode, s.st_uid, s.st_gid, s.st_size, s.st_ino, s.st_rdev, s.st_mtime_ns, s.st_ctime_ns)
         digest.update(entry.path + b"\0%o %d %d %d %d %d %d %d\0" % numbers)
     return digest.hexdigest()
+
+
+def check_unpacked(store: Store, tree: Path, digest: str, compute: Callable[[Path], str]) -> None:
+    """Return when a recorded tree is what was unpacked: by its fingerprint, or else by its digest, computed anew.
+
+    The fingerprint of what was found sound is kept beside the tree, in HEX.stat.
+    Raises: ImageError for a tree that was changed.
+    """
+    note, found = tree.with_suffix(".stat"), fingerprint(tree)
+    with contextlib.suppress(FileNotFoundError):
+        if note.read_text() == found:
+            return
+    if (now := compute(tree)) != digest:
+        hint = f"remove {tree.with_suffix('.json')} and {tree}: the image is then unpacked anew"
+        raise ImageError(f"tree: {tree}: changed since it was unpacked: its root digest is {now}", hint=hint)
+    store.write_atomically(note, found.encode())
+
+
+def note_unpacked(store: Store, tree: Path) -> None:
+    """Keep the fingerprint of a tree that was just made."""
+    store.write_atomically(tree.with_suffix(".stat"), fingerprint(tree).encode())
 
 
 def layer_digest(root: Path) -> str:

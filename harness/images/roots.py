@@ -6,8 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness.errors import ImageError
 from harness.images import oci
+from harness.images.fingerprint import check_unpacked, note_unpacked
 from harness.images.layers import Budget, LayerReader
 from harness.images.oci import Image
 from harness.images.store import Store
@@ -40,8 +40,9 @@ def unpack_image(store: Store, image: Image, root: Path, *, budget: Budget | Non
 def open_tree(store: Store, image: Image, reference: str = "", *, budget: Budget | None = None) -> RootTree:
     """Return the image's root tree, unpacked if it is not yet.
 
-    The tree stays in the store as long as this Store object lives, whatever is removed meanwhile. Its root digest is
-    computed again each time: a tree that somebody changed is refused.
+    The tree stays in the store as long as this Store object lives, whatever is removed meanwhile. A tree that somebody
+    changed is refused: each time its fingerprint is compared, and where that differs, its root digest
+    (harness.images.fingerprint says what this proves).
 
     Raises: ImageError for a hostile or damaged image, and for a tree that is not what was unpacked.
     """
@@ -53,11 +54,8 @@ def open_tree(store: Store, image: Image, reference: str = "", *, budget: Budget
             _make_tree(store, image, tree, budget)
         document = oci.parse_json(store.pin(record_path), str(record_path))
     record = _Record(str(document.get("root_digest")), int(document.get("size_bytes", -1)))
-    found = root_digest(tree)
-    if found != record.root_digest:
-        hint = f"remove {record_path} and {tree}: the image is then unpacked anew"
-        raise ImageError(f"tree: {tree}: changed since it was unpacked: its root digest is {found}", hint=hint)
-    return RootTree(tree, found, record.size_bytes, image.config, reference)
+    check_unpacked(store, tree, record.root_digest, root_digest)
+    return RootTree(tree, record.root_digest, record.size_bytes, image.config, reference)
 
 
 def _make_tree(store: Store, image: Image, tree: Path, budget: Budget | None) -> None:
@@ -71,4 +69,5 @@ def _make_tree(store: Store, image: Image, tree: Path, budget: Budget | None) ->
         if tree.exists():  # left by a process that died before it wrote the record
             tree.rename(scratch / "dead")
         fresh.rename(tree)
+    note_unpacked(store, tree)
     store.write_atomically(tree.with_suffix(".json"), oci.canonical_json(asdict(record)))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.errors import ImageError
 from harness.images import oci
-from harness.images.fingerprint import layer_digest
+from harness.images.fingerprint import check_unpacked, layer_digest, note_unpacked
 from harness.images.layers import Budget, LayerReader
 from harness.images.lowers import Lowers
 from harness.images.oci import Image, Layer
@@ -101,9 +101,11 @@ def _open_layer(store: Store, layer: Layer | None, directory: Path, lowers: Sequ
             _make_layer(store, layer, directory, lowers, budget)
         document = oci.parse_json(store.pin(path), str(path))
     try:
-        return _Record(**document)
+        record = _Record(**document)
     except TypeError as error:
         raise ImageError(f"layer: {path}: damaged: {error}", hint=f"remove {path} and {directory}") from error
+    check_unpacked(store, directory, record.digest, layer_digest)
+    return record
 
 
 def _make_layer(store: Store, layer: Layer | None, directory: Path, lowers: Sequence[Path], budget: Budget) -> None:
@@ -119,4 +121,5 @@ def _make_layer(store: Store, layer: Layer | None, directory: Path, lowers: Sequ
         if directory.exists():  # left by a process that died before it wrote the record
             directory.rename(scratch / "dead")
         fresh.rename(directory)
+    note_unpacked(store, directory)
     store.write_atomically(directory.with_suffix(".json"), oci.canonical_json(asdict(record)))

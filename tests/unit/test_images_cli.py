@@ -84,3 +84,28 @@ def test_rm_removes_what_there_is_and_says_so_before_the_error(call, tmp_path):
     assert isinstance(result.exception, ImageError)
     assert result.exception.message.startswith("image: nope:latest: not in the store")
     assert json.loads(call("ls", "--json").stdout)["images"] == []
+
+
+def test_du_tells_shared_from_unique_and_gc_what_it_gave_back(call, tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "g").write_text("g" * 5000)
+    (tmp_path / "app" / "Containerfile").write_text("FROM web\nCOPY g /\n")
+    call("build", str(tmp_path / "web"))
+    call("build", str(tmp_path / "app"))
+    call("export", "web", str(tmp_path / "web.tar"))
+    call("import", str(tmp_path / "web.tar"), "--name", "alias")
+    usage = json.loads(call("du", "--json").stdout)["usage"]
+    web, app = usage["images"]
+    assert (app["names"], web["names"]) == (["app:latest"], ["alias:latest", "web:latest"])
+    base_bytes = web["stored"]["shared_bytes"]
+    assert base_bytes == app["stored"]["shared_bytes"] > 0
+    assert web["stored"]["unique_bytes"] == 0
+    assert app["stored"]["unique_bytes"] > 5000
+    total = usage["stored"]
+    assert total["without_sharing_bytes"] - total["with_sharing_bytes"] == base_bytes
+    assert app["unpacked"] is None  # never unpacked layer by layer: unknown, not zero
+    assert "without sharing" in call("du").stdout
+    assert "COPY" in call("history", "app").stdout.splitlines()[1]
+    call("rm", "app")
+    assert json.loads(call("gc", "--all", "--json").stdout)["size_bytes"] > 5000
+    assert json.loads(call("gc", "--all", "--json").stdout)["removed"] == []
