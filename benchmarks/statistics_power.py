@@ -4,8 +4,8 @@
 
 Times of a trial have skewed noise (sd 8 %, log-normal), 5 % outliers (up to +100 %) and a host that drifts slowly
 (sd 10 % over a run); `blocks` are randomised complete blocks as runs have them, `one after the other` is AAA...BBB,
-which no run of ours is. Coverage is the share of 95 % intervals that hold the true ratio 1.10. Histories have noise of 3 % and 5 %
-outliers; a step is +10 %.
+which no run of ours is. Coverage is the share of 95 % intervals that hold the true ratio 1.10. Histories have noise of
+3 % and 5 % outliers; a step is +10 %.
 """
 
 from __future__ import annotations
