@@ -48,6 +48,12 @@ def test_every_option_of_a_backend_is_documented_with_its_default_and_values(nam
             assert f"| `{str(info.default).lower()}` |" in lines[info.alias or key]
 
 
+@pytest.mark.parametrize("name", plugins.names("studies"))
+def test_every_option_of_a_study_and_of_its_arms_is_documented(name):
+    study = plugins.load("studies", name)
+    assert rows(f"study: {name}") == keys(study.options) | keys(study.arm_options)
+
+
 def test_every_kind_of_workload_is_documented():
     for name in plugins.names("workloads"):
         assert f"`kind: {name}`" in section("workload")
