@@ -29,7 +29,7 @@ WORKLOAD = WorkloadSpec(
 STORAGES: list[Any] = [
     *kinds.KINDS,
     {"driver": "overlay", "depth": 20},
-    {"driver": "overlay", "depth": 500},
+    {"driver": "overlay", "depth": 300},
     {"driver": "overlay", "depth": 20, "writable": "disk"},
     {"driver": "btrfs", "depth": 5},
     {"driver": "erofs", "depth": 5},
