@@ -1,5 +1,7 @@
 #include "agent.h"
 
+#include "../shared/program.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -21,14 +23,6 @@ static pid_t first = -1; /* the workload's first process, which leads its group 
 int exit_code(int wait_status)
 {
 	return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
-}
-
-static const char *path_of(const struct spec *spec)
-{
-	for (char **env = spec->env; *env; env++)
-		if (strncmp(*env, "PATH=", 5) == 0)
-			return *env + 5;
-	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 }
 
 /* Open what execve would take; it takes regular files alone, and opening a FIFO or a device would wait or act. */
@@ -58,7 +52,7 @@ static int find_program(const struct spec *spec, const char *name, char *path, s
 		return (size_t)len < size ? open_program(path) : -1;
 	}
 	int why = ENOENT;
-	for (const char *at = path_of(spec); *name && *at;) {
+	for (const char *at = search_path(spec->env); *name && *at;) {
 		size_t len = strcspn(at, ":");
 		bool absolute = *at == '/';
 		int total = snprintf(path, size, "%s%s%.*s/%s", absolute ? "" : spec->cwd, absolute ? "" : "/", (int)len, at, name);
@@ -98,16 +92,6 @@ static bool change_user(const struct spec *spec)
 	       (same_user || setresuid(spec->uid, spec->uid, spec->uid) == 0);
 }
 
-/*
- * An image's directory may be /proc/self/fd/N: through an fd of ours that is still open here, the workload's directory
- * would lie outside its root (the way of CVE-2024-21626). getcwd fails for such a one.
- */
-static bool enter_directory(const char *path)
-{
-	char where[4096];
-	return chdir(path) == 0 && getcwd(where, sizeof where);
-}
-
 /* Between fork and execve: become the workload's user. The report pipe closes by itself when execve succeeds. */
 static void become(const struct spec *spec, const char *path, char **argv, int report, bool marked)
 {
@@ -119,7 +103,7 @@ static void become(const struct spec *spec, const char *path, char **argv, int r
 	if (!change_user(spec))
 		child_fail(report, "user");
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* after the credentials: a change of them clears it */
-	if (!enter_directory(spec->cwd))
+	if (enter_directory(spec->cwd) < 0)
 		child_fail(report, spec->cwd);
 	if (marked)
 		mark("exec", "%s", "");

@@ -11,47 +11,38 @@
 
 enum { DEPTH_MAX = 64 };
 
-static int copy_file(int from, int to, const char *name, const struct stat *st)
-{
-	int in = openat(from, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC); /* it may be a FIFO by now */
-	int out = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, st->st_mode & 07777);
-	ssize_t sent = in < 0 || out < 0 ? -1 : 1;
-	while (sent > 0)
-		sent = sendfile(out, in, NULL, 1 << 20);
-	close_saving(in, 0);
-	return close_saving(out, (int)sent);
-}
-
 static int copy_link(int from, int to, const char *name)
 {
-	char target[4096];
-	ssize_t len = readlinkat(from, name, target, sizeof target - 1);
-	if (len < 0)
-		return -1;
-	target[len] = 0;
-	return symlinkat(target, to, name);
+	char target[4096] = "";
+	return readlinkat(from, name, target, sizeof target - 1) < 0 ? -1 : symlinkat(target, to, name);
+}
+
+/* What is in a file or a directory, which may have become another thing meanwhile. */
+static int copy_content(int from, int to, const char *name, bool directory, int depth)
+{
+	int flags = (directory ? O_DIRECTORY : 0) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+	int in = openat(from, name, O_RDONLY | flags), out = openat(to, name, (directory ? O_RDONLY : O_WRONLY) | flags);
+	ssize_t done = in < 0 || out < 0 ? -1 : directory ? copy_tree(in, out, depth + 1) : 1;
+	while (done > 0)
+		done = sendfile(out, in, NULL, 1 << 20);
+	close_saving(in, 0);
+	return close_saving(out, (int)done);
 }
 
 static int copy_entry(int from, int to, const char *name, int depth)
 {
 	struct stat st;
-	int done = fstatat(from, name, &st, AT_SYMLINK_NOFOLLOW);
-	if (done == 0 && S_ISDIR(st.st_mode)) {
-		int in = openat(from, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		int out = mkdirat(to, name, st.st_mode & 07777) < 0
-			      ? -1
-			      : openat(to, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		done = in < 0 || out < 0 ? -1 : copy_tree(in, out, depth + 1);
-		close_saving(in, 0);
-		close_saving(out, 0);
-	} else if (done == 0 && S_ISLNK(st.st_mode)) {
-		done = copy_link(from, to, name);
-	} else if (done == 0) {
-		done = S_ISREG(st.st_mode) ? copy_file(from, to, name, &st) : mknodat(to, name, st.st_mode, st.st_rdev);
-	}
+	if (fstatat(from, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -1;
+	bool directory = S_ISDIR(st.st_mode), link = S_ISLNK(st.st_mode);
+	int done = link	       ? copy_link(from, to, name)
+		   : directory ? mkdirat(to, name, 0700)
+			       : mknodat(to, name, st.st_mode, st.st_rdev);
+	if (done == 0 && (directory || S_ISREG(st.st_mode)))
+		done = copy_content(from, to, name, directory, depth);
 	if (done == 0)
 		done = fchownat(to, name, st.st_uid, st.st_gid, AT_SYMLINK_NOFOLLOW);
-	return done < 0 || S_ISLNK(st.st_mode) ? done : fchmodat(to, name, st.st_mode & 07777, 0); /* chown clears set-id bits */
+	return done < 0 || link ? done : fchmodat(to, name, st.st_mode & 07777, 0); /* last: chown clears set-id bits */
 }
 
 /* Copy what is in one directory into another; neither fd is closed. Links are copied, never followed. */

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -25,47 +24,39 @@ static int accept_existing(int parent, const char *name, mode_t type, dev_t devi
 }
 
 /* A node in the directory itself. */
-static int make_node(int parent, const char *name, char **args, dev_t device)
+static int make_node(int parent, const char *name, mode_t mode, dev_t device, uid_t uid, gid_t gid)
 {
-	mode_t type = type_of(args[1]), mode = (mode_t)number(args[4]);
-	if (mknodat(parent, name, type | mode, device) < 0)
-		return errno == EEXIST ? accept_existing(parent, name, type, device) : -1;
-	return fchownat(parent, name, (uid_t)number(args[5]), (gid_t)number(args[6]), AT_SYMLINK_NOFOLLOW);
+	if (mknodat(parent, name, mode, device) < 0)
+		return errno == EEXIST ? accept_existing(parent, name, mode & S_IFMT, device) : -1;
+	return fchownat(parent, name, uid, gid, AT_SYMLINK_NOFOLLOW);
 }
 
-/*
- * A node on our own tmpfs, bound to a file in the directory, so that the directory's mount can be `nodev`. It is called
- * after what it is: no node takes the place of another, or of what masks are made of.
- */
-static int bind_node(struct launch *launch, int parent, const char *name, char **args, dev_t device)
+/* A node on our own tmpfs, called after what it is: none takes the place of another. */
+int open_own_node(struct launch *launch, mode_t mode, dev_t device, uid_t uid, gid_t gid)
 {
 	char own[64];
-	snprintf(own, sizeof own, "%c-%llx-%o-%u-%u", args[1][0], (unsigned long long)device, (mode_t)number(args[4]),
-		 (uid_t)number(args[5]), (gid_t)number(args[6]));
-	if (make_node(launch->workspace, own, args, device) < 0 ||
-	    (mknodat(parent, name, S_IFREG | 0644, 0) < 0 && errno != EEXIST))
-		return -1;
-	int target = open_beneath(parent, name, O_PATH | O_NOFOLLOW, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
-	if (target < 0)
-		return -1;
-	return close_saving(target, bind_over(launch->workspace, own, 0, MOUNT_ATTR_NOEXEC, target));
+	snprintf(own, sizeof own, "%o-%llx-%u-%u", mode, (unsigned long long)device, uid, gid);
+	int made = make_node(launch->workspace, own, mode, device, uid, gid);
+	return made < 0 ? -1 : openat(launch->workspace, own, O_PATH | O_CLOEXEC);
 }
 
 /* The host's node, where none may be made (user namespaces). It must be what it is called. */
-static int bind_host_node(int parent, const char *name, char **args, dev_t device)
+int open_host_node(const char *path, mode_t type, dev_t device)
 {
-	char path[4096];
 	struct stat st;
-	snprintf(path, sizeof path, "/%s", args[0]);
 	int node = open(path, O_PATH | O_CLOEXEC);
-	if (node < 0)
-		return -1;
-	if (fstat(node, &st) < 0 || (st.st_mode & S_IFMT) != type_of(args[1]) || st.st_rdev != device) {
-		errno = ENODEV;
-		return close_saving(node, -1);
-	}
-	int made = mknodat(parent, name, S_IFREG | 0644, 0);
-	int target = made < 0 && errno != EEXIST ? -1 : open_beneath(parent, name, O_PATH, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+	if (node < 0 || (fstat(node, &st) == 0 && (st.st_mode & S_IFMT) == type && st.st_rdev == device))
+		return node;
+	errno = ENODEV;
+	return close_saving(node, -1);
+}
+
+/* Bind a node to a file in the directory, so that the directory's own mount can be `nodev`. */
+static int bind_node(int node, int parent, const char *name)
+{
+	int made = node < 0 ? -1 : mknodat(parent, name, S_IFREG | 0644, 0), target = -1;
+	if (node >= 0 && (made == 0 || errno == EEXIST))
+		target = open_beneath(parent, name, O_PATH | O_NOFOLLOW, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
 	int done = target < 0 ? -1 : bind_over(node, "", 0, MOUNT_ATTR_NOEXEC, target);
 	close_saving(target, 0);
 	return close_saving(node, done);
@@ -75,16 +66,21 @@ static int bind_host_node(int parent, const char *name, char **args, dev_t devic
 int step_device(struct launch *launch, int count, char **args)
 {
 	const char *name;
+	char path[4096];
 	dev_t device = makedev((unsigned)number(args[2]), (unsigned)number(args[3]));
+	mode_t type = type_of(args[1]), mode = type | (mode_t)number(args[4]);
+	uid_t uid = (uid_t)number(args[5]);
+	gid_t gid = (gid_t)number(args[6]);
 	int parent = open_parent(launch->root, args[0], true, &name), done;
 	if (parent < 0)
 		return fail(launch, "/%s", args[0]);
-	if (args[7][0] == 'h' && args[1][0] != 'p')
-		done = bind_host_node(parent, name, args, device);
+	snprintf(path, sizeof path, "/%s", args[0]);
+	if (args[7][0] == 'h' && type != S_IFIFO)
+		done = bind_node(open_host_node(path, type, device), parent, name);
 	else if (args[7][0] == 'b')
-		done = bind_node(launch, parent, name, args, device);
+		done = bind_node(open_own_node(launch, mode, device, uid, gid), parent, name);
 	else
-		done = make_node(parent, name, args, device);
+		done = make_node(parent, name, mode, device, uid, gid);
 	return close_saving(parent, done < 0 ? fail(launch, "/%s", args[0]) : 0);
 }
 

@@ -15,6 +15,7 @@
 enum { LOWERS_MAX = 500, SOURCES_MAX = 256, ARGS_MAX = 4096, STEPS_MAX = 1024 };
 
 struct launch {
+	const char *step; /* which is taken; a system call goes by its own name */
 	char detail[512]; /* of the step that failed: which path, which number */
 	int kept;	  /* how many fds the process keeps */
 	int status;	  /* SOCK_SEQPACKET to the runtime: `pid`, `sync`, `error`, `trace` */
@@ -22,7 +23,7 @@ struct launch {
 	int proc;	  /* the host's /proc */
 	int devpts;	  /* root of the container's devpts */
 	int workspace;	  /* root of the private tmpfs */
-	int root;	  /* root of the container's file system */
+	int root;	  /* root of the container's file system; until there is one, the workspace */
 	int lowers[LOWERS_MAX];
 	size_t lower_count;
 	int sources[SOURCES_MAX]; /* detached mounts, until they are attached */
@@ -31,8 +32,8 @@ struct launch {
 	char **args, **env;
 	char path[4096]; /* of the program, as `find` found it */
 	bool traced, filtered;
-	uint64_t times_ns[STEPS_MAX]; /* after each step */
-	size_t time_count;
+	char times[STEPS_MAX * 21]; /* ` NS` after each step */
+	size_t times_len;
 };
 
 /*
@@ -40,13 +41,11 @@ struct launch {
  * or -1 with errno set and, where it helps, `detail`.
  */
 #define STEPS(X) \
-	X("affinity", 1, ARGS_MAX, affinity) \
 	X("arguments", 1, ARGS_MAX, arguments) \
 	X("await", 1, 1, await) \
 	X("bind", 8, 8, bind) \
-	X("call", 1, 6, call) \
-	X("capabilities", 5, 5, capabilities) \
-	X("chroot", 1, 1, chroot) \
+	X("bounding", 1, 1, bounding) \
+	X("call", 1, 7, call) \
 	X("clone", 2, 3, clone) \
 	X("created", 0, 0, created) \
 	X("device", 8, 8, device) \
@@ -55,11 +54,8 @@ struct launch {
 	X("exec", 0, 0, exec) \
 	X("exec-fd", 0, 0, exec_fd) \
 	X("find", 0, 0, find) \
-	X("groups", 0, ARGS_MAX, groups) \
 	X("home", 1, 1, home) \
 	X("hook", 3, ARGS_MAX, hook) \
-	X("join", 1, 1, join) \
-	X("label", 2, 2, label) \
 	X("link", 2, 2, link) \
 	X("loopback", 0, 0, loopback) \
 	X("lower", 1, 1, lower) \
@@ -68,28 +64,22 @@ struct launch {
 	X("mask", 1, 1, mask) \
 	X("mount", 6, ARGS_MAX, mount) \
 	X("namespaces", 2, 16, namespaces) \
-	X("oom-score-adj", 1, 1, oom_score_adj) \
-	X("overlay", 1, 3, overlay) \
+	X("overlay", 1, 2, overlay) \
 	X("parent-death", 0, 0, parent_death) \
 	X("pivot", 0, 0, pivot) \
 	X("proc", 0, 0, proc) \
-	X("propagation", 1, 1, propagation) \
 	X("readonly", 1, 2, readonly) \
-	X("rlimit", 3, 3, rlimit) \
-	X("root-propagation", 1, 1, root_propagation) \
-	X("root-readonly", 0, 0, root_readonly) \
-	X("rootfs", 1, 1, rootfs) \
-	X("scheduler", 7, 7, scheduler) \
+	X("root", 0, 0, root) \
 	X("seccomp", 2, 2, seccomp) \
 	X("source", 3, 5, source) \
 	X("stdio", 1, 1, stdio) \
 	X("sync", 1, 1, sync) \
-	X("sysctl", 2, 2, sysctl) \
 	X("terminal", 4, 4, terminal) \
-	X("time", 0, 9, time) \
 	X("trace", 0, 0, trace) \
 	X("tree", 2, 2, tree) \
-	X("workspace", 2, 3, workspace)
+	X("try", 2, 8, try) \
+	X("workspace", 0, 0, workspace) \
+	X("write", 2, 2, write)
 
 typedef int step_fn(struct launch *launch, int count, char **args);
 #define DECLARE(name, least, most, function) step_fn step_##function;
@@ -110,18 +100,21 @@ int close_saving(int fd, int result);
 unsigned long long number(const char *text);
 
 int read_state(struct launch *launch);
-int write_file(int dirfd, const char *path, const char *text);
 
 /* paths.c: resolution inside the container's root, whose content is hostile */
 int open_beneath(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
+int write_file(int dirfd, const char *path, const char *text);
 int open_made(int root, const char *path, bool directory, uint64_t resolve);
 int open_parent(int root, const char *path, bool make, const char **name);
+
+/* devices.c */
+int open_own_node(struct launch *launch, mode_t mode, dev_t device, uid_t uid, gid_t gid);
+int open_host_node(const char *path, mode_t type, dev_t device);
 
 /* copy.c */
 int copy_tree(int from, int to, int depth);
 
 /* mounts.c */
-int open_source(struct launch *launch, const char *name, unsigned recursive);
 int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int target);
 
 #endif

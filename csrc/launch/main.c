@@ -2,9 +2,9 @@
 #include "launch.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,9 +17,9 @@ static const struct step {
 	step_fn *take;
 } steps[] = {STEPS(ROW)};
 
-static _Noreturn void give_up(struct launch *launch, long index, const char *name, int error, const char *detail)
+static _Noreturn void give_up(struct launch *launch, long index, int error, const char *detail)
 {
-	_exit(tell(launch, "error %ld %.64s %d %.512s", index, name, error, detail) < 0 ? 2 : 1);
+	_exit(tell(launch, "error %ld %.64s %d %.512s", index, launch->step, error, detail) < 0 ? 2 : 1);
 }
 
 /* It is read at offset 0: launches share its memfd. */
@@ -27,12 +27,12 @@ static void read_plan(struct launch *launch, int fd, struct reader *reader)
 {
 	struct stat st;
 	if (fstat(fd, &st) < 0)
-		give_up(launch, -1, "plan", errno, "fstat");
+		give_up(launch, -1, errno, "fstat");
 	if (st.st_size <= 0 || st.st_size > PLAN_MAX_BYTES)
-		give_up(launch, -1, "plan", EMSGSIZE, "size");
+		give_up(launch, -1, EMSGSIZE, "size");
 	char *plan = malloc((size_t)st.st_size);
 	if (!plan || pread(fd, plan, (size_t)st.st_size, 0) != st.st_size)
-		give_up(launch, -1, "plan", EIO, "read");
+		give_up(launch, -1, EIO, "read");
 	*reader = (struct reader){.at = plan, .end = plan + st.st_size};
 	close(fd);
 }
@@ -47,8 +47,8 @@ static const struct step *find_step(const char *name)
 
 static void note_time(struct launch *launch)
 {
-	if (launch->traced && launch->time_count < STEPS_MAX)
-		launch->times_ns[launch->time_count++] = now_ns();
+	if (launch->traced && launch->times_len < sizeof launch->times - 21)
+		launch->times_len += (size_t)sprintf(launch->times + launch->times_len, " %llu", (unsigned long long)now_ns());
 }
 
 static void take_steps(struct launch *launch, struct reader *reader)
@@ -56,20 +56,20 @@ static void take_steps(struct launch *launch, struct reader *reader)
 	char **args = malloc((ARGS_MAX + 1) * sizeof *args), *name;
 	int count;
 	for (long index = 0;; index++) {
+		launch->step = "plan";
 		enum next next = args ? next_step(reader, &name, &count, args) : NEXT_BROKEN;
-		if (next == NEXT_BROKEN)
-			give_up(launch, index, "plan", ENODATA, "ends within a step");
-		if (next == NEXT_END)
-			give_up(launch, index, "plan", ENOEXEC, "has no exec step");
+		if (next != NEXT_STEP)
+			give_up(launch, index, ENODATA, next == NEXT_END ? "has no exec step" : "ends within a step");
+		launch->step = name;
 		const struct step *step = find_step(name);
 		if (!step)
-			give_up(launch, index, name, ENOSYS, "the launcher knows no such step");
+			give_up(launch, index, ENOSYS, "the launcher knows no such step");
 		if (count < step->least || count > step->most)
-			give_up(launch, index, name, EINVAL, "wrong number of arguments");
+			give_up(launch, index, EINVAL, "wrong number of arguments");
 		launch->detail[0] = 0;
 		errno = 0;
-		if (step->take(launch, count, args) < 0) /* a system call goes by its own name */
-			give_up(launch, index, strcmp(name, "call") == 0 ? args[0] : name, errno, launch->detail);
+		if (step->take(launch, count, args) < 0)
+			give_up(launch, index, errno, launch->detail);
 		note_time(launch);
 	}
 }
@@ -79,7 +79,7 @@ int main(int argc, char **argv)
 {
 	static char *args[] = {"", NULL}, *env[] = {NULL, NULL}; /* for a plan that gives none */
 	static struct launch launch = {
-		.proc = -1, .devpts = -1, .workspace = -1, .root = -1, .args = args, .env = env};
+		.step = "plan", .proc = -1, .devpts = -1, .workspace = -1, .root = -1, .args = args, .env = env};
 	struct reader reader;
 	if (argc != 2)
 		return 2;

@@ -4,18 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-enum { OPTION_MAX = 255 }; /* the longest that fsconfig(2) takes */
 
 /* Put a clone of the mount at `path` of `dirfd` over `target`, with more attributes. */
 int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int target)
@@ -31,21 +26,23 @@ int bind_over(int dirfd, const char *path, unsigned flags, uint64_t attrs, int t
 static int open_user_namespace(const char *uid_map, const char *gid_map)
 {
 	char path[64];
-	int fd = -1;
-	pid_t parent = getpid(), pid = clone_into(CLONE_NEWUSER, -1);
+	int go[2], fd = -1;
+	if (pipe2(go, O_CLOEXEC) < 0)
+		return -1;
+	pid_t pid = clone_into(CLONE_NEWUSER, -1);
 	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		while (getppid() == parent)
-			pause();
-		_exit(1);
+		close(go[1]);
+		_exit((int)read(go[0], path, 1)); /* until we close the other end, or die */
 	}
 	snprintf(path, sizeof path, "/proc/%d", pid);
 	int dir = pid < 0 ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dir >= 0 && write_file(dir, "gid_map", gid_map) == 0 && write_file(dir, "uid_map", uid_map) == 0)
 		fd = openat(dir, "ns/user", O_RDONLY | O_CLOEXEC);
 	close_saving(dir, 0);
+	close_saving(go[0], 0);
+	close_saving(go[1], 0);
 	int saved = errno;
-	if (pid > 0 && kill(pid, SIGKILL) == 0)
+	if (pid > 0)
 		waitpid(pid, NULL, 0);
 	errno = saved;
 	return fd;
@@ -89,9 +86,7 @@ static int mount_by_options(char **args, int target)
 {
 	char path[64], options[4096] = "";
 	size_t len = 0;
-	uint64_t attrs = number(args[2]);
-	unsigned long flags = (attrs & MOUNT_ATTR_RDONLY ? MS_RDONLY : 0) | (attrs & MOUNT_ATTR_NOSUID ? MS_NOSUID : 0) |
-			      (attrs & MOUNT_ATTR_NODEV ? MS_NODEV : 0) | (attrs & MOUNT_ATTR_NOEXEC ? MS_NOEXEC : 0);
+	unsigned long flags = number(args[2]) & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC); /* MOUNT_ATTR_*, the same */
 	for (char **option = args + 6; *option && len < sizeof options; option++)
 		len += (size_t)snprintf(options + len, sizeof options - len, "%s%s", len ? "," : "", *option);
 	if (len >= sizeof options) {
@@ -110,14 +105,11 @@ static int configure(int fs, char *option)
 	return fs_config(fs, value ? SET_STRING : SET_FLAG, option, value, 0);
 }
 
-/* A tmpfs has the mode of the directory that it covers, unless it is told another (as runc and crun have it). */
-static int configure_mode(int fs, char **args, int covered)
+/* A tmpfs has the mode of the directory that it covers, unless an option tells it another (as runc and crun have it). */
+static int configure_mode(int fs, int covered)
 {
 	struct stat st;
 	char mode[16];
-	for (char **option = args + 6; *option; option++)
-		if (strncmp(*option, "mode=", 5) == 0)
-			return 0;
 	if (fstat(covered, &st) < 0)
 		return -1;
 	snprintf(mode, sizeof mode, "%o", st.st_mode & 07777);
@@ -129,7 +121,7 @@ static int mount_new(struct launch *launch, char **args, int target, bool made)
 	int fs = fs_open(args[0]);
 	int done = fs < 0 || !args[3][0] ? fs : fs_config(fs, SET_STRING, "source", args[3], 0);
 	if (done >= 0 && !made && strcmp(args[0], "tmpfs") == 0)
-		done = configure_mode(fs, args, target);
+		done = configure_mode(fs, target);
 	for (char **option = args + 6; done >= 0 && *option; option++)
 		done = configure(fs, *option);
 	if (done >= 0)
@@ -151,13 +143,13 @@ static int mount_new(struct launch *launch, char **args, int target, bool made)
 }
 
 /*
- * ARGS: type, target beneath the root, MOUNT_ATTR_*, source, `own`, `copy` or "", propagation or 0, options... `own` targets
+ * ARGS: type, target beneath the root, MOUNT_ATTR_*, source, words, propagation or 0, options... `own` targets
  * (/proc, /sys, /dev) must be directories that no link leads to: what is written there later is meant for the kernel. With
- * `copy` it holds from the start what it covers.
+ * `copy` it holds from the start what it covers; with `long` an option is too long for fsconfig(2).
  */
 int step_mount(struct launch *launch, int count, char **args)
 {
-	bool is_long = false, own = strcmp(args[4], "own") == 0;
+	bool own = strstr(args[4], "own"), is_long = strstr(args[4], "long");
 	uint64_t resolve = own ? RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS : RESOLVE_IN_ROOT;
 	int target = open_beneath(launch->root, args[1], O_PATH, resolve);
 	bool made = target < 0;
@@ -165,8 +157,6 @@ int step_mount(struct launch *launch, int count, char **args)
 		target = open_made(launch->root, args[1], true, resolve);
 	if (target < 0)
 		return fail(launch, "/%s: not a directory%s", args[1], own ? " of its own" : "");
-	for (int i = 6; i < count; i++)
-		is_long = is_long || strlen(args[i]) > OPTION_MAX;
 	int done = is_long ? mount_by_options(args, target) : mount_new(launch, args, target, made);
 	if (done < 0 && is_long)
 		fail(launch, "%s on /%s", args[0], args[1]);
@@ -174,7 +164,7 @@ int step_mount(struct launch *launch, int count, char **args)
 }
 
 /* A detached clone of a source. Our own workspace is left out of it, where the host's path leads to that as well. */
-int open_source(struct launch *launch, const char *name, unsigned recursive)
+static int open_source(struct launch *launch, const char *name, unsigned recursive)
 {
 	if (name[0] == '#')
 		return launch->sources[number(name + 1) % SOURCES_MAX];
@@ -191,8 +181,9 @@ int open_source(struct launch *launch, const char *name, unsigned recursive)
 }
 
 /*
- * ARGS: source (a path of the host, or `#N` for one made before), target beneath the root, `recursive` or "", attributes to
- * set, to clear, to set and to clear in the whole tree, propagation of mount(2) or 0.
+ * ARGS: source (a path of the host, `#N` for one made before, `@N` for the fd of a mount that is nowhere yet), target beneath
+ * the root, `recursive` or "", attributes to set, to clear, to set and to clear in the whole tree, propagation of mount(2)
+ * or 0.
  */
 int step_bind(struct launch *launch, int count, char **args)
 {
@@ -200,7 +191,7 @@ int step_bind(struct launch *launch, int count, char **args)
 	int tree = open_source(launch, args[0], args[2][0] ? AT_RECURSIVE : 0);
 	struct mount_change change = {.set = number(args[3]), .clear = number(args[4])};
 	struct mount_change all = {.set = number(args[5]), .clear = number(args[6])};
-	uint64_t propagation = number(args[7]);
+	struct mount_change how = {.propagation = number(args[7]) & ~(uint64_t)MS_REC};
 	if (tree < 0 || fstat(tree, &st) < 0)
 		return fail(launch, "%s", args[0]);
 	if ((change.set || change.clear) && change_mount(tree, change, false) < 0)
@@ -208,30 +199,20 @@ int step_bind(struct launch *launch, int count, char **args)
 	if ((all.set || all.clear) && change_mount(tree, all, true) < 0)
 		return fail(launch, "/%s: attributes of the tree", args[1]);
 	int target = open_made(launch->root, args[1], S_ISDIR(st.st_mode), RESOLVE_IN_ROOT);
-	if (target < 0)
+	if (target < 0 || close_saving(target, attach(tree, target)) < 0)
 		return fail(launch, "/%s", args[1]);
-	if (attach(tree, target) < 0)
-		return fail(launch, "/%s", args[1]);
-	close(target);
-	struct mount_change how = {.propagation = propagation & ~(uint64_t)MS_REC};
-	if (how.propagation && change_mount(tree, how, propagation & MS_REC) < 0)
+	if (how.propagation && change_mount(tree, how, number(args[7]) & MS_REC) < 0)
 		return fail(launch, "/%s: propagation", args[1]);
-	close(tree);
-	return 0;
+	return close(tree);
 }
 
-/* A null device that is no inode of the image: our own, or where we may make none, the host's, which is verified. */
+/* A null device that is no inode of the image: our own, or where we may make none, the host's. */
 static int cover_file(struct launch *launch, int target, uint64_t attrs)
 {
-	struct stat st;
-	if (mknodat(launch->workspace, "null", S_IFCHR | 0666, makedev(1, 3)) == 0 || errno == EEXIST)
-		return bind_over(launch->workspace, "null", 0, attrs & ~(uint64_t)MOUNT_ATTR_NODEV, target);
-	int null = open("/dev/null", O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (null < 0 || fstat(null, &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3)) {
-		errno = ENODEV;
-		return -1;
-	}
-	return close_saving(null, bind_over(null, "", 0, attrs & ~(uint64_t)MOUNT_ATTR_NODEV, target));
+	int null = open_own_node(launch, S_IFCHR | 0666, makedev(1, 3), 0, 0);
+	if (null < 0)
+		null = open_host_node("/dev/null", S_IFCHR, makedev(1, 3));
+	return null < 0 ? -1 : close_saving(null, bind_over(null, "", 0, attrs & ~(uint64_t)MOUNT_ATTR_NODEV, target));
 }
 
 /* ARGS: path beneath the root, to be made where it is missing. */

@@ -17,6 +17,13 @@ int open_beneath(int dirfd, const char *path, uint64_t flags, uint64_t resolve)
 	return fd;
 }
 
+int write_file(int dirfd, const char *path, const char *text)
+{
+	int fd = open_beneath(dirfd, path, O_WRONLY, RESOLVE_BENEATH);
+	ssize_t len = (ssize_t)strlen(text);
+	return close_saving(fd, fd >= 0 && write(fd, text, (size_t)len) == len ? 0 : -1);
+}
+
 /* Make `name` in `parent`; what another made meanwhile is as good. */
 static int make_in(int parent, const char *name, bool directory)
 {

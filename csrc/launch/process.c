@@ -2,148 +2,108 @@
 #include "launch.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <grp.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* Steps that are one system call: the kind of each argument, `i` a number, `s` a string. */
+/*
+ * Steps that are one system call, by the name that errors have. Kinds of arguments: `i` a number, `s` a string, `w` and `q` a
+ * list of numbers of 4 and of 8 bytes, which the call gets the address of.
+ */
 static const struct call {
-	const char *step;
+	const char *name;
 	long number;
 	const char *kinds;
-	int tolerated; /* an errno that is no failure */
 } calls[] = {
-	{"ioprio_set", SYS_ioprio_set, "iii", 0},
-	{"keyctl", SYS_keyctl, "is", ENOSYS}, /* a kernel without keys has no keyring to share */
-	{"personality", SYS_personality, "i", 0},
-	{"prctl", SYS_prctl, "iiiii", 0},
-	{"setdomainname", SYS_setdomainname, "si", 0},
-	{"sethostname", SYS_sethostname, "si", 0},
-	{"setns", SYS_setns, "ii", 0},
-	{"setpriority", SYS_setpriority, "iii", 0},
-	{"setresgid", SYS_setresgid, "iii", 0},
-	{"setresuid", SYS_setresuid, "iii", 0},
-	{"setsid", SYS_setsid, "", 0},
-	{"umask", SYS_umask, "i", 0},
-	{"unshare", SYS_unshare, "i", 0},
+	{"affinity", SYS_sched_setaffinity, "iiq"},
+	{"capabilities", SYS_capset, "ww"},
+	{"chdir", SYS_chdir, "s"},
+	{"chroot", SYS_chroot, "s"},
+	{"groups", SYS_setgroups, "iw"},
+	{"ioprio_set", SYS_ioprio_set, "iii"},
+	{"join", SYS_write, "isi"},
+	{"keyctl", SYS_keyctl, "is"},
+	{"mkdirat", SYS_mkdirat, "isi"},
+	{"mount", SYS_mount, "sssis"},
+	{"personality", SYS_personality, "i"},
+	{"prctl", SYS_prctl, "iiiii"},
+	{"rlimit", SYS_prlimit64, "iiq"},
+	{"scheduler", SYS_sched_setattr, "iwi"},
+	{"setdomainname", SYS_setdomainname, "si"},
+	{"sethostname", SYS_sethostname, "si"},
+	{"setns", SYS_setns, "ii"},
+	{"setpriority", SYS_setpriority, "iii"},
+	{"setresgid", SYS_setresgid, "iii"},
+	{"setresuid", SYS_setresuid, "iii"},
+	{"setsid", SYS_setsid, ""},
+	{"symlinkat", SYS_symlinkat, "sis"},
+	{"umask", SYS_umask, "i"},
+	{"unshare", SYS_unshare, "i"},
 };
 
+/* The numbers of a list in memory, where they stay. */
+static void *pack(const char *list, bool wide)
+{
+	uint64_t *wides = calloc(strlen(list) + 1, sizeof *wides);
+	uint32_t *words = (uint32_t *)wides;
+	char *end;
+	for (size_t i = 0; wides && *list; i++, list = end + (*end != 0)) {
+		unsigned long long value = strtoull(list, &end, 0);
+		if (wide)
+			wides[i] = value;
+		else
+			words[i] = (uint32_t)value;
+	}
+	return wides;
+}
+
+/* ARGS: name, arguments. */
 int step_call(struct launch *launch, int count, char **args)
 {
 	long values[6] = {0};
-	size_t i = 0;
-	while (i < sizeof calls / sizeof *calls && strcmp(calls[i].step, args[0]) != 0)
+	size_t i = 0, len = 0;
+	launch->step = args[0];
+	while (i < sizeof calls / sizeof *calls && strcmp(calls[i].name, args[0]) != 0)
 		i++;
 	if (i == sizeof calls / sizeof *calls || strlen(calls[i].kinds) != (size_t)count - 1) {
 		errno = ENOSYS;
 		return fail(launch, "no such system call with %d arguments", count - 1);
 	}
-	for (int n = 1; n < count; n++)
-		values[n - 1] = calls[i].kinds[n - 1] == 's' ? (long)args[n] : (long)number(args[n]);
-	long done = syscall(calls[i].number, values[0], values[1], values[2], values[3], values[4], values[5]);
-	return done < 0 && errno != calls[i].tolerated ? fail(launch, "%s", count > 1 ? args[1] : "") : 0;
-}
-
-/* Write a file of the host's /proc, which no mount of the container can have replaced. */
-static int write_proc(struct launch *launch, const char *path, const char *text)
-{
-	int dir = launch->proc >= 0 ? launch->proc : open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int fd = open_beneath(dir, path, O_WRONLY, RESOLVE_BENEATH);
-	ssize_t len = (ssize_t)strlen(text);
-	int done = fd >= 0 && write(fd, text, (size_t)len) == len ? 0 : -1;
-	if (dir != launch->proc)
-		close_saving(dir, 0);
-	return close_saving(fd, done);
-}
-
-int step_oom_score_adj(struct launch *launch, int count, char **args)
-{
-	return write_proc(launch, "thread-self/oom_score_adj", args[0]) < 0 ? fail(launch, "%s", args[0]) : 0;
-}
-
-/* ARGS: path below /proc/sys, value; before anything can lie over the host's /proc, in the namespaces that it is about. */
-int step_sysctl(struct launch *launch, int count, char **args)
-{
-	char path[512];
-	if ((size_t)snprintf(path, sizeof path, "sys/%s", args[0]) >= sizeof path) {
-		errno = ENAMETOOLONG;
-		return fail(launch, "%s", args[0]);
+	for (int n = 1; n < count; n++) {
+		char kind = calls[i].kinds[n - 1];
+		values[n - 1] = kind == 'i' ? (long)number(args[n]) : kind == 's' ? (long)args[n] : (long)pack(args[n], kind == 'q');
 	}
-	return write_proc(launch, path, args[1]) < 0 ? fail(launch, "%s: %s", args[0], args[1]) : 0;
+	if (syscall(calls[i].number, values[0], values[1], values[2], values[3], values[4], values[5]) >= 0)
+		return 0;
+	for (int n = 1, error = errno; n < count && len < sizeof launch->detail; n++, errno = error)
+		len += (size_t)snprintf(launch->detail + len, sizeof launch->detail - len, "%s%s", n > 1 ? " " : "", args[n]);
+	return -1;
 }
 
-/* ARGS: file below /proc/self/attr, text. The label holds from the next execve on. */
-int step_label(struct launch *launch, int count, char **args)
+/* ARGS: an errno that is no failure here, what `call` takes. */
+int step_try(struct launch *launch, int count, char **args)
 {
-	char path[128];
-	snprintf(path, sizeof path, "thread-self/attr/%s", args[0]);
-	return write_proc(launch, path, args[1]) < 0 ? fail(launch, "%s", args[1]) : 0;
+	return step_call(launch, count - 1, args + 1) < 0 && errno != (int)number(args[0]) ? -1 : 0;
 }
 
-/* ARGS: resource, soft, hard. */
-int step_rlimit(struct launch *launch, int count, char **args)
+/* ARGS: path below the host's /proc, which no mount of the container can have replaced; text. */
+int step_write(struct launch *launch, int count, char **args)
 {
-	struct rlimit limit = {.rlim_cur = number(args[1]), .rlim_max = number(args[2])};
-	return setrlimit((int)number(args[0]), &limit) < 0 ? fail(launch, "resource %s", args[0]) : 0;
+	return write_file(launch->proc, args[0], args[1]) < 0 ? fail(launch, "%s: %s", args[0], args[1]) : 0;
 }
 
-/* ARGS: gids. Without any, those of the caller go: to drop them later would take a capability that may be gone by then. */
-int step_groups(struct launch *launch, int count, char **args)
+/* ARGS: mask of the capabilities that stay in the bounding set (capabilities(7)). */
+int step_bounding(struct launch *launch, int count, char **args)
 {
-	gid_t groups[ARGS_MAX];
-	for (int i = 0; i < count; i++)
-		groups[i] = (gid_t)number(args[i]);
-	return setgroups((size_t)count, groups) < 0 ? fail(launch, "%d groups", count) : 0;
-}
-
-/* include/uapi/linux/capability.h, version 3: two words for each set. */
-struct cap_header {
-	uint32_t version;
-	int pid;
-};
-
-struct cap_words {
-	uint32_t effective, permitted, inheritable;
-};
-
-static int set_capabilities(uint64_t effective, uint64_t permitted, uint64_t inheritable)
-{
-	struct cap_header header = {.version = 0x20080522};
-	struct cap_words words[2];
-	for (int i = 0; i < 2; i++)
-		words[i] = (struct cap_words){.effective = (uint32_t)(effective >> 32 * i),
-					      .permitted = (uint32_t)(permitted >> 32 * i),
-					      .inheritable = (uint32_t)(inheritable >> 32 * i)};
-	return (int)syscall(SYS_capset, &header, words);
-}
-
-/* ARGS: masks of the bounding, effective, permitted, inheritable and ambient sets (capabilities(7)). */
-int step_capabilities(struct launch *launch, int count, char **args)
-{
-	uint64_t bounding = number(args[0]), ambient = number(args[4]);
-	/* After a change of the uid the effective set is empty, and the bounding set wants CAP_SETPCAP in it. */
-	if (set_capabilities(number(args[2]) | 1ULL << 8, number(args[2]) | 1ULL << 8, number(args[3])) < 0 && errno != EPERM)
-		return fail(launch, "CAP_SETPCAP");
+	uint64_t kept = number(args[0]);
 	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-		if (!(bounding >> cap & 1) && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) > 0 &&
-		    prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-			return fail(launch, "bounding set: capability %lu", cap);
-	if (set_capabilities(number(args[1]), number(args[2]), number(args[3])) < 0)
-		return fail(launch, "effective %s, permitted %s, inheritable %s", args[1], args[2], args[3]);
-	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
-		return fail(launch, "ambient set");
-	for (unsigned long cap = 0; cap < 64 && ambient >> cap; cap++)
-		if (ambient >> cap & 1 && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
-			return fail(launch, "ambient set: capability %lu", cap);
+		if (!(kept >> cap & 1) && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) > 0 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+			return fail(launch, "capability %lu", cap);
 	return 0;
 }
 
@@ -188,32 +148,6 @@ int step_seccomp(struct launch *launch, int count, char **args)
 int step_loopback(struct launch *launch, int count, char **args)
 {
 	return loopback_up() < 0 ? fail(launch, "lo") : 0;
-}
-
-/* ARGS: the fields of struct sched_attr after its size (sched_setattr(2)); numbers may be negative. */
-int step_scheduler(struct launch *launch, int count, char **args)
-{
-	struct {
-		uint32_t size, policy;
-		uint64_t flags;
-		int32_t nice;
-		uint32_t priority;
-		uint64_t runtime, deadline, period;
-	} attr = {.size = 48, .policy = (uint32_t)number(args[0]), .flags = number(args[1]), .nice = atoi(args[2]),
-		  .priority = (uint32_t)number(args[3]), .runtime = number(args[4]), .deadline = number(args[5]),
-		  .period = number(args[6])};
-	return syscall(SYS_sched_setattr, 0, &attr, 0) < 0 ? fail(launch, "policy %s", args[0]) : 0;
-}
-
-/* ARGS: numbers of CPUs. */
-int step_affinity(struct launch *launch, int count, char **args)
-{
-	cpu_set_t cpus;
-	CPU_ZERO(&cpus);
-	for (int i = 0; i < count; i++)
-		if (number(args[i]) < CPU_SETSIZE)
-			CPU_SET(number(args[i]), &cpus);
-	return sched_setaffinity(0, sizeof cpus, &cpus) < 0 ? fail(launch, "%d CPUs", count) : 0;
 }
 
 /* ARGS: uid. Pipes and terminals that become 0, 1 and 2 belong to whom they serve; a shared null device stays as it is. */

@@ -1,15 +1,17 @@
 /* What passes between the runtime and us, the hooks, and the end: the container's own program. */
 #include "launch.h"
 
+#include "../shared/program.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -43,13 +45,9 @@ int step_trace(struct launch *launch, int count, char **args)
 
 static void tell_times(struct launch *launch)
 {
-	static char text[STEPS_MAX * 21 + 8];
-	size_t len = (size_t)snprintf(text, sizeof text, "trace");
-	for (size_t i = 0; i < launch->time_count; i++)
-		len += (size_t)snprintf(text + len, sizeof text - len, " %llu", (unsigned long long)launch->times_ns[i]);
-	launch->time_count = 0;
-	if (send(launch->status, text, len, MSG_NOSIGNAL) < 0)
+	if (launch->traced && tell(launch, "trace%s", launch->times) < 0)
 		_exit(1); /* nobody listens: the runtime is gone */
+	launch->times_len = launch->times[0] = 0;
 }
 
 /* Hold the host's /proc, before another root hides it. */
@@ -70,18 +68,13 @@ int step_proc(struct launch *launch, int count, char **args)
 static int open_multiplexer(struct launch *launch)
 {
 	struct statfs st;
-	if (launch->devpts >= 0)
-		return openat(launch->devpts, "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	int root = launch->root >= 0 ? launch->root : open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int dir = open_beneath(root, "dev/pts", O_PATH | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
-	int fd = -1;
-	if (dir >= 0 && fstatfs(dir, &st) == 0 && st.f_type == DEVPTS_MAGIC)
-		fd = openat(dir, "ptmx", O_RDWR | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC);
-	else if (dir >= 0)
-		errno = ENODEV;
-	if (root != launch->root)
-		close_saving(root, 0);
-	return close_saving(dir, fd);
+	if (launch->devpts < 0)
+		launch->devpts = open_beneath(root, "dev/pts", O_PATH | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+	if (launch->devpts < 0 || fstatfs(launch->devpts, &st) < 0)
+		return -1;
+	errno = ENODEV;
+	return st.f_type == DEVPTS_MAGIC ? openat(launch->devpts, "ptmx", O_RDWR | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC) : -1;
 }
 
 static int bind_console(struct launch *launch, int slave)
@@ -134,13 +127,19 @@ int step_sync(struct launch *launch, int count, char **args)
 	return tell(launch, "sync %s", args[0]) < 0 ? -1 : read_state(launch);
 }
 
+/* A copy of strings, with room for one more. */
+static char **keep(int count, char **args)
+{
+	char **copy = calloc((size_t)count + 2, sizeof *copy);
+	for (int i = 0; copy && i < count; i++)
+		copy[i] = args[i];
+	return copy;
+}
+
 static void be_hook(struct launch *launch, int input, char **args)
 {
 	int count = (int)number(args[2]);
-	char *path = args[0], *none[] = {path, NULL}, **env = args + 3 + count;
-	char **copy = calloc((size_t)count + 2, sizeof *copy);
-	for (int i = 0; copy && i < count; i++)
-		copy[i] = args[3 + i];
+	char *path = args[0], *none[] = {path, NULL}, **env = args + 3 + count, **copy = keep(count, args + 3);
 	sigset_t all;
 	sigemptyset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
@@ -215,14 +214,6 @@ int step_await(struct launch *launch, int count, char **args)
 	return read_state(launch);
 }
 
-static char **keep(int count, char **args)
-{
-	char **copy = calloc((size_t)count + 2, sizeof *copy);
-	for (int i = 0; copy && i < count; i++)
-		copy[i] = args[i];
-	return copy;
-}
-
 int step_arguments(struct launch *launch, int count, char **args)
 {
 	return (launch->args = keep(count, args)) ? 0 : -1;
@@ -233,51 +224,30 @@ int step_environment(struct launch *launch, int count, char **args)
 	return (launch->env = keep(count, args)) ? 0 : -1;
 }
 
-/* The home of a uid in a passwd file (passwd(5)), "/" where it has none; the text is cut into lines. */
-static const char *find_home(char *text, const char *uid)
-{
-	for (char *line, *rest = text; (line = strtok_r(rest, "\n", &rest));) {
-		char *fields[7] = {line};
-		int count = 1;
-		for (char *at = line; count < 7 && (at = strchr(at, ':')); count++) {
-			*at++ = 0;
-			fields[count] = at;
-		}
-		if (count >= 6 && strcmp(fields[2], uid) == 0 && fields[5][0])
-			return fields[5];
-	}
-	return "/";
-}
-
-/* ARGS: uid. $HOME from the container's /etc/passwd, which may be anything: it is read once, and never waited for. */
+/* ARGS: uid. $HOME from the container's passwd(5), "/" without one. It may be anything: it is never waited for. */
 int step_home(struct launch *launch, int count, char **args)
 {
-	static char text[65536], home[4096];
+	enum { PASSWD_MAX_BYTES = 1 << 20 };
+	static char home[4096] = "HOME=/";
 	struct stat st;
-	size_t size = 0;
 	int fd = open("/etc/passwd", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
-		for (ssize_t len = 1; len > 0 && size < sizeof text - 1; size += len > 0 ? (size_t)len : 0)
-			len = read(fd, text + size, sizeof text - 1 - size);
-	close_saving(fd, 0);
-	snprintf(home, sizeof home, "HOME=%s", find_home(text, args[0]));
+	bool plain = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size <= PASSWD_MAX_BYTES;
+	FILE *file = plain ? fdopen(fd, "r") : NULL;
+	for (struct passwd *user; file && (user = fgetpwent(file));)
+		if (user->pw_uid == (uid_t)number(args[0]) && user->pw_dir[0]) {
+			snprintf(home, sizeof home, "HOME=%s", user->pw_dir);
+			break;
+		}
 	for (count = 0; launch->env[count] && strncmp(launch->env[count], "HOME=", 5) != 0;)
 		count++;
 	launch->env[count] = home; /* `environment` keeps room for it */
 	return 0;
 }
 
-/* ARGS: path. A directory that leads out of the root, through an fd of the host that was still open, is refused. */
+/* ARGS: path. */
 int step_directory(struct launch *launch, int count, char **args)
 {
-	char path[4096];
-	if (chdir(args[0]) < 0)
-		return fail(launch, "%s", args[0]);
-	if (!getcwd(path, sizeof path) || path[0] != '/') { /* "(unreachable)": Linux 2.6.36 */
-		errno = ENOENT;
-		return fail(launch, "%s: outside of the container's root", args[0]);
-	}
-	return 0;
+	return enter_directory(args[0]) < 0 ? fail(launch, "%s", args[0]) : 0;
 }
 
 /* Whether it is a file that this process may execute. */
@@ -290,31 +260,24 @@ static int usable(const char *path)
 	return S_ISREG(st.st_mode) ? faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) : -1;
 }
 
-static const char *search_path(char **env)
-{
-	for (; env && *env; env++)
-		if (strncmp(*env, "PATH=", 5) == 0)
-			return *env + 5;
-	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-}
-
 /* Find the program as execvp(3) does, in the process's own PATH, before the container is called created. */
 int step_find(struct launch *launch, int count, char **args)
 {
-	const char *name = launch->args ? launch->args[0] : "";
-	int found = 0;
+	const char *name = launch->args[0] ? launch->args[0] : "";
+	int size = (int)sizeof launch->path, why = ENOENT;
 	if (strchr(name, '/')) {
 		snprintf(launch->path, sizeof launch->path, "%s", name);
 		return usable(name) < 0 ? fail(launch, "%s", name) : 0;
 	}
-	for (const char *at = search_path(launch->env); *at; at += strcspn(at, ":"), at += *at == ':') {
-		int len = (int)strcspn(at, ":"), size = (int)sizeof launch->path;
-		if (snprintf(launch->path, sizeof launch->path, "%.*s/%s", len ? len : 1, len ? at : ".", name) < size && *name &&
+	for (const char *at = search_path(launch->env); *at && *name; at += *at == ':') {
+		int len = (int)strcspn(at, ":");
+		if (snprintf(launch->path, sizeof launch->path, "%.*s/%s", len ? len : 1, len ? at : ".", name) < size &&
 		    usable(launch->path) == 0)
 			return 0;
-		found = errno == EACCES ? EACCES : found;
+		why = errno == EACCES ? EACCES : why;
+		at += len;
 	}
-	errno = found ? found : ENOENT;
+	errno = why;
 	return fail(launch, "%s: executable file not found in $PATH", name);
 }
 

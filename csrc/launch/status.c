@@ -22,7 +22,7 @@ int fail(struct launch *launch, const char *format, ...)
 
 int tell(struct launch *launch, const char *format, ...)
 {
-	char text[1024];
+	char text[sizeof launch->times + 64];
 	va_list args;
 	va_start(args, format);
 	int len = vsnprintf(text, sizeof text, format, args);

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from harness.container import cgroup_mounts, config, features, hooks, id_maps, launcher, plan, seccomp
+from harness.container import cgroup_mounts, config, features, hooks, id_maps, launcher, mountinfo, plan, seccomp
 from harness.container.cgroups import Group, detect
 from harness.container.config import Config
 from harness.container.defaults import CAPABILITIES
@@ -96,11 +96,13 @@ def _load(runtime: Runtime, home: Home, bundle: str, options: CreateOptions) -> 
     container = replace(loaded.container, workspace_bytes=_WORKSPACE_BYTES, root=options.root or loaded.container.root)
     process = compiled(container.process, loaded, runtime.cache_dir)
     process = replace(process, env=(*process.env, *_activation()))
+    holder = mountinfo.holder(container.workspace) if plan.is_shared(container) else container.workspace_mount
     container = replace(
         container,
         process=granted(process, runtime.warn, all_=runtime.rootless or container.has("user")),
         hooks=with_environment(container.hooks),
         mount_label=container.mount_label if features.has_selinux() else None,
+        workspace_mount=holder,
     )
     try:
         with (

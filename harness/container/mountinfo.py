@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -32,6 +33,15 @@ def read() -> tuple[Mount, ...]:
     """Return what this process sees."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         return parse(file.read())
+
+
+def holder(path: str) -> str:
+    """Return the mount point of the mount that holds a path."""
+    path = os.path.realpath(path)
+    points = {mount.point for mount in read()}
+    while path not in points:
+        path = os.path.dirname(path)
+    return path
 
 
 def below(directory: str) -> tuple[str, ...]:

@@ -11,18 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.container import syscalls
-from harness.container.defaults import CAPABILITIES
-from harness.container.errors import ContainerError
-from harness.container.plan_root import late_steps, propagation_of, root_steps
-from harness.container.spec import CLONE_FLAGS, Capabilities, ContainerSpec, Detached, Hook, HookPoint, Process
-from harness.container.step import Step, encode
+from harness.container.plan_process import (
+    capabilities,
+    groups,
+    home,
+    keyring,
+    labels,
+    oom_score,
+    rlimits,
+    scheduling,
+    user,
+)
+from harness.container.plan_root import change_root, is_shared, late_steps, propagate, propagation_of, root_steps
+from harness.container.spec import CLONE_FLAGS, ContainerSpec, Detached, Hook, HookPoint, Process
+from harness.container.step import Step, call, encode
 
-__all__ = ["Joins", "Launch", "Step", "container_steps", "encode", "exec_steps"]
+__all__ = ["Joins", "Launch", "Step", "container_steps", "encode", "exec_steps", "is_shared"]
 
-# include/uapi/linux/prctl.h, include/uapi/linux/keyctl.h
-PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 4, 8, 38
-KEYCTL_JOIN_SESSION_KEYRING = 1
-
+PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38  # include/uapi/linux/prctl.h
 _JOINED_BY_UNSHARE = ("cgroup", "time")
 MARKS_FD = 4
 TREE_FD = 6
@@ -81,19 +87,8 @@ class Launch:
         return self.fd_last + self.waits
 
 
-def capability_mask(names: Sequence[str]) -> int:
-    """Return the bits of capability names. Raises ContainerError for an unknown one."""
-    unknown = [name for name in names if name not in CAPABILITIES]
-    if unknown:
-        raise ContainerError("plan", 0, f"capabilities: {unknown[0]}: unknown")
-    return sum(1 << CAPABILITIES.index(name) for name in set(names))
-
-
-def call(name: str, *args: int | str) -> Step:
-    """One system call of the launcher's table (`csrc/launch/process.c`)."""
-    return Step("call", (name, *map(str, args)))
-
-
+NO_GROUPS = call("groups", 0, "")
+"""Those of the caller go: to drop them later would take a capability that may be gone by then."""
 UNDUMPABLE = call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
 """Until exec: nobody inside can trace us, or open our fds in /proc, while some still are the host's."""
 
@@ -121,9 +116,12 @@ def id_ranges(spec: ContainerSpec) -> bool:
     return any(len(maps) > 1 or maps[0].size > 1 for maps in (spec.uid_maps, spec.gid_maps) if maps)
 
 
-def _joined(spec: ContainerSpec) -> list[Step]:
-    joined = [(hex(CLONE_FLAGS[space.kind]), space.path) for space in spec.namespaces if space.path is not None]
-    return [Step("namespaces", tuple(word for pair in joined for word in pair))] if joined else []
+def _joined(spec: ContainerSpec, *, rootless: bool) -> list[Step]:
+    """Who has privileges here has them in every user namespace below, and joins that last; others get theirs by it."""
+    joined = [(space.kind, space.path) for space in spec.namespaces if space.path is not None]
+    joined.sort(key=lambda space: (space[0] == "user") is not rootless)
+    words = tuple(word for kind, path in joined for word in (hex(CLONE_FLAGS[kind]), path))
+    return [Step("namespaces", words)] if words else []
 
 
 def _root_of_joined(spec: ContainerSpec) -> list[Step]:
@@ -142,18 +140,23 @@ def _before_clone(spec: ContainerSpec, launch: Launch, sources: list[Step]) -> l
     if any(space.kind == "pid" and space.path for space in spec.namespaces):
         steps.append(UNDUMPABLE)  # processes are there already that could trace us
     if spec.process.oom_score_adj is not None:
-        steps.append(Step("oom-score-adj", (str(spec.process.oom_score_adj),)))
+        steps.append(oom_score(spec.process.oom_score_adj))
     if spec.has_new("user"):
-        steps += _rlimits(spec.process)  # its root may raise none
-    steps += [*sources, *_joined(spec)]
-    if spec.has_new("time"):
-        offsets = [(clock, str(seconds), str(ns)) for clock, seconds, ns in spec.time_offsets]
-        steps.append(Step("time", tuple(word for offset in offsets for word in offset)))
+        steps += rlimits(spec.process)  # its root may raise none
+    steps += [*sources, *_joined(spec, rootless=launch.rootless)]
+    if spec.has_new("time"):  # for what is cloned (time_namespaces(7))
+        steps.append(call("unshare", hex(syscalls.CLONE_NEWTIME)))
+        steps += [Step("write", ("self/timens_offsets", "{} {} {}\n".format(*offset))) for offset in spec.time_offsets]
     return steps
 
 
 def in_cgroup(launch: Launch) -> list[Step]:
-    return [Step("join", (str(launch.fd_cgroup + number),)) for number in range(launch.joins.tasks)]
+    """Into each cgroup v1 by "0" in its `tasks`.
+
+    A single thread that moves itself needs no cgroup_threadgroup_rwsem; `cgroup.procs` takes it for writing, which on
+    an idle host waits for an RCU grace period: 10 to 15 ms for each hierarchy.
+    """
+    return [call("join", launch.fd_cgroup + number, "0", 1) for number in range(launch.joins.tasks)]
 
 
 def _born(spec: ContainerSpec, launch: Launch) -> list[Step]:
@@ -163,46 +166,13 @@ def _born(spec: ContainerSpec, launch: Launch) -> list[Step]:
         steps.append(call("unshare", hex(syscalls.CLONE_NEWCGROUP)))
     steps += [*_root_of_joined(spec), call("setsid")]
     if not denies_setgroups(spec, rootless=launch.rootless):
-        steps.append(Step("groups"))
+        steps.append(NO_GROUPS)
     if launch.dies_with_parent:
         steps.append(Step("parent-death"))
     return steps
 
 
 # -- the process -----------------------------------------------------------------------------------------------------
-
-
-def _rlimits(process: Process) -> list[Step]:
-    return [Step("rlimit", (str(limit.resource), str(limit.soft), str(limit.hard))) for limit in process.rlimits]
-
-
-def _scheduling(process: Process) -> list[Step]:
-    steps = []
-    if process.nice is not None:
-        steps.append(call("setpriority", 0, 0, process.nice))
-    if process.io_priority is not None:
-        steps.append(call("ioprio_set", 1, 0, process.io_priority[0] << 13 | process.io_priority[1]))
-    if process.cpu_affinity:
-        steps.append(Step("affinity", tuple(map(str, process.cpu_affinity))))
-    if process.scheduler is not None:
-        names = ("policy", "flags", "nice", "priority", "runtime", "deadline", "period")
-        steps.append(Step("scheduler", tuple(str(process.scheduler.get(name, 0)) for name in names)))
-    return steps
-
-
-def _labels(process: Process) -> list[Step]:
-    """Written through the host's /proc, held since before the root changed (CVE-2019-19921, CVE-2025-52881)."""
-    steps = []
-    if process.apparmor_profile:
-        steps.append(Step("label", ("apparmor/exec", f"exec {process.apparmor_profile}")))
-    if process.selinux_label:
-        steps.append(Step("label", ("exec", process.selinux_label)))
-    return steps
-
-
-def _capability_masks(sets: Capabilities) -> tuple[str, ...]:
-    ordered = (sets.bounding, sets.effective, sets.permitted, sets.inheritable, sets.ambient)
-    return tuple(hex(capability_mask(names)) for names in ordered)
 
 
 def _filters_early(process: Process, launch: Launch) -> bool:
@@ -216,34 +186,24 @@ def _before_start(process: Process, launch: Launch) -> list[Step]:
     That has to be taken with all privileges, and as late as can be: it need not allow what waiting and looking take.
     """
     if _filters_early(process, launch):
-        return [*_groups(process), *_program(process, launch)]
-    return [*_groups(process), *_privileges(process, launch), *_program(process, launch)]
+        return [*groups(process), *_program(process, launch)]
+    return [*groups(process), *_privileges(process, launch), *_program(process, launch)]
 
 
 def _after_start(process: Process, launch: Launch) -> list[Step]:
     return [_filter(process, launch), *_privileges(process, launch)] if _filters_early(process, launch) else []
 
 
-def _groups(process: Process) -> list[Step]:
-    return [Step("groups", tuple(map(str, process.additional_gids)))] if process.additional_gids else []
-
-
 def _privileges(process: Process, launch: Launch) -> list[Step]:
     named = process.uid or process.gid or process.capabilities is not None
-    steps = _user(process.uid, process.gid) if named else []
+    steps = user(process.uid, process.gid) if named else []
     if process.capabilities is not None:
-        steps.append(Step("capabilities", _capability_masks(process.capabilities)))
+        steps += capabilities(process.capabilities)
     if process.no_new_privs:
         steps.append(call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if launch.dies_with_parent:  # again: a change of credentials may clear it (prctl(2))
         steps.append(Step("parent-death"))
     return steps
-
-
-def _user(uid: int, gid: int) -> list[Step]:
-    """What is permitted stays so until `capabilities` says otherwise."""
-    keep = call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    return [keep, call("setresgid", gid, gid, gid), call("setresuid", uid, uid, uid)]
 
 
 def _filter(process: Process, launch: Launch) -> Step:
@@ -257,22 +217,17 @@ def _program(process: Process, launch: Launch) -> list[Step]:
     return [
         Step("arguments", process.args),
         Step("environment", process.env),
-        *([] if any(entry.startswith("HOME=") and entry != "HOME=" for entry in process.env) else [_home(process)]),
+        *([] if any(entry.startswith("HOME=") and entry != "HOME=" for entry in process.env) else [home(process)]),
         Step("directory", (process.cwd,)),
         Step("find"),
     ]
 
 
-def _home(process: Process) -> Step:
-    """What no specification asks for and programs expect: $HOME, from the container's own /etc/passwd."""
-    return Step("home", (str(process.uid),))
-
-
 def _surroundings(process: Process, launch: Launch) -> list[Step]:
     """What the process inherits and no privilege of it could change."""
     return [
-        *_scheduling(process),
-        *([call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, launch.keyring)] if launch.keyring else []),
+        *scheduling(process),
+        *([keyring(launch.keyring)] if launch.keyring else []),
         call("umask", f"0{0o022 if process.umask is None else process.umask:o}"),
         *([Step("stdio", (str(process.uid),))] if not launch.agent and not process.terminal else []),
     ]
@@ -302,7 +257,7 @@ def _identity(spec: ContainerSpec) -> list[Step]:
         steps.append(call("sethostname", spec.hostname, len(os.fsencode(spec.hostname))))
     if spec.domainname is not None:
         steps.append(call("setdomainname", spec.domainname, len(os.fsencode(spec.domainname))))
-    steps += [Step("sysctl", (name, value)) for name, value in spec.sysctl]
+    steps += [Step("write", (f"sys/{name}", value)) for name, value in spec.sysctl]
     return steps
 
 
@@ -329,7 +284,7 @@ def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
     process = spec.process
     sources, root = root_steps(spec, rootless=launch.rootless)
     new = spec.has_new("mount")
-    isolated = [Step("propagation", (hex(propagation_of(spec) | syscalls.MS_REC),))] if new else []
+    isolated = [propagate("/", propagation_of(spec) | syscalls.MS_REC)] if new else []
     return (
         *_before_clone(spec, launch, sources),
         _clone(spec, launch),
@@ -340,13 +295,13 @@ def container_steps(spec: ContainerSpec, launch: Launch) -> tuple[Step, ...]:
         *_identity(spec),
         *_console(process, bind=True),
         *late_steps(spec),
-        *_labels(process),
+        *labels(process),
         *_before_pivot(spec),
         UNDUMPABLE,
-        Step("pivot") if new else Step("chroot", (f"{spec.workspace}/root",)),
-        *([Step("root-readonly")] if spec.root_readonly else []),
-        *([Step("root-propagation", (hex(spec.root_propagation),))] if spec.root_propagation and new else []),
-        *([] if spec.has_new("user") else _rlimits(process)),
+        *([Step("pivot")] if new else change_root(f"{spec.workspace}/root")),
+        *([Step("readonly", (".", "alone"))] if spec.root_readonly else []),
+        *([propagate("/", spec.root_propagation)] if spec.root_propagation and new else []),
+        *([] if spec.has_new("user") else rlimits(process)),
         *([call("personality", hex(spec.personality))] if spec.personality is not None else []),
         *_surroundings(process, launch),
         *_before_start(process, launch),
@@ -362,16 +317,16 @@ def exec_steps(process: Process, launch: Launch, namespaces: int) -> tuple[Step,
         *([Step("trace")] if launch.trace else []),
         Step("proc"),
         UNDUMPABLE,
-        *([Step("oom-score-adj", (str(process.oom_score_adj),))] if process.oom_score_adj is not None else []),
-        *_rlimits(process),
+        *([oom_score(process.oom_score_adj)] if process.oom_score_adj is not None else []),
+        *rlimits(process),
         call("setns", launch.fd_last, hex(namespaces)),
         Step("clone", ("0", str(launch.fd_cgroup + launch.joins.tasks) if launch.joins.unified else "-1")),
         *in_cgroup(launch),
         call("setsid"),
-        *([] if launch.rootless else [Step("groups")]),
+        *([] if launch.rootless else [NO_GROUPS]),
         *([Step("parent-death")] if launch.dies_with_parent else []),
         *_console(process, bind=False),
-        *_labels(process),
+        *labels(process),
         *_surroundings(process, launch),
         *_before_start(process, launch),
         *_after_start(process, launch),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.container import syscalls
-from harness.container.plan import MARKS_FD, TREE_FD, Launch, call, in_cgroup
-from harness.container.step import Step
+from harness.container.plan import MARKS_FD, NO_GROUPS, TREE_FD, Launch, in_cgroup
+from harness.container.plan_root import change_root
+from harness.container.step import Step, call
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,10 @@ def process_steps(spec: ProcessSpec, launch: Launch) -> tuple[Step, ...]:
         Step("clone", ("0", unified)),
         *in_cgroup(launch),
         call("setsid"),
-        Step("groups"),
+        NO_GROUPS,
         Step("parent-death"),
         Step("tree", (spec.attested, str(TREE_FD))),
-        Step("chroot", (spec.root,)),
+        *change_root(spec.root),
         call("umask", "022"),
         Step("exec-fd"),
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from harness.container import syscalls
 from harness.container.defaults import DEVICE_LINKS, DEVICE_NODES
 from harness.container.errors import ContainerError
 from harness.container.spec import ContainerSpec, Detached, Device, Directory, IdMap, Mount, Overlay
-from harness.container.step import Step
+from harness.container.step import Step, call
 
 _KERNELS = ("/proc", "/sys", "/dev")
 """Where no link may lead: what is written there is meant for the kernel (CVE-2019-19921, CVE-2023-27561)."""
-_MAX_SOURCES = 256  # SOURCES_MAX of src/launch.h
+_MAX_SOURCES = 256  # SOURCES_MAX of csrc/launch/launch.h
+_WORKSPACE = (("upper", "0755"), ("work", "0700"), ("root", "0755"))
+_AT_FDCWD = -100
+_OPTION_MAX = 255  # bytes, the longest that fsconfig(2) takes
 _PAGE_BYTES = 3900  # of options that mount(2) takes, with room for what we add
 _OVERLAY = "index=off,metacopy=off,redirect_dir=off,xino=off"
 """index and metacopy tie an upper directory to its first lower ones; none of them may differ between two arms."""
@@ -78,8 +82,7 @@ def _file_system(mount: Mount, spec: ContainerSpec) -> Step:
     own = "own" if f"/{inside(mount.destination)}" in _KERNELS else ""
     if mount.type in {"proc", "sysfs"} and not own:
         own = "own"
-    if mount.copy_up:
-        own = "copy"
+    words = ["copy"] if mount.copy_up else [own] if own else []
     data = tuple(option for option in _split_layers(mount) if _is_mapped(option, spec))
     if spec.mount_label and mount.type in {"tmpfs", "devpts", "mqueue"}:
         data += (f"context={spec.mount_label}",)
@@ -88,7 +91,10 @@ def _file_system(mount: Mount, spec: ContainerSpec) -> Step:
     if _is_late(mount):
         attrs &= ~syscalls.MOUNT_ATTR_RDONLY
     source = mount.source if mount.source and mount.source != "none" else mount.type
-    return Step("mount", (mount.type, inside(mount.destination), hex(attrs), source, own, hex(propagation), *data))
+    if any(len(os.fsencode(option)) > _OPTION_MAX for option in data):
+        words.append("long")
+    what = (mount.type, inside(mount.destination), hex(attrs), source, " ".join(words), hex(propagation))
+    return Step("mount", (*what, *data))
 
 
 def _split_layers(mount: Mount) -> tuple[str, ...]:
@@ -187,33 +193,68 @@ def propagation_of(spec: ContainerSpec) -> int:
     return syscalls.MS_PRIVATE
 
 
+def is_shared(spec: ContainerSpec) -> bool:
+    """Return whether what is mounted in the container appears in peers of the host's mounts."""
+    return propagation_of(spec) == syscalls.MS_SHARED
+
+
 def _layers(root: Overlay, spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], Step]:
     if not root.lowers:
         raise ContainerError("plan", 0, "lowers: at least one directory is needed")
     options = _OVERLAY + (",userxattr" if rootless or spec.has_new("user") else "")
     options += ",volatile" if root.upper and root.volatile else ""
-    where = (root.upper, root.work) if root.upper and root.work else ()
-    return [Step("lower", (path,)) for path in root.lowers], Step("overlay", (options, *where))
+    own = ("upper",) if not root.upper or not root.work else ()
+    upper, work = (root.upper, root.work) if not own else ("upper", "work")
+    overlay = Step("overlay", (f"{options},upperdir={upper},workdir={work}", *own))
+    return [Step("lower", (path,)) for path in root.lowers], overlay
+
+
+def propagate(path: str, flags: int) -> Step:
+    """Return the step that makes a mount private, slave or shared."""
+    return call("mount", "none", path, "none", hex(flags), "")
+
+
+def change_root(path: str) -> list[Step]:
+    return [call("chroot", path), call("chdir", "/")]
+
+
+def _workspace(spec: ContainerSpec, place: str) -> list[Step]:
+    """A tmpfs over a directory of the host, to which nothing of it comes: neither the mount nor those in it."""
+    options = f"mode=0700,size={spec.workspace_bytes}"
+    shared = is_shared(spec)
+    return [
+        *([propagate(spec.workspace_mount, syscalls.MS_PRIVATE)] if shared else []),
+        call("mount", "tmpfs", place, "tmpfs", hex(syscalls.MS_NOSUID), options),
+        call("chdir", place),
+        *([propagate(".", syscalls.MS_PRIVATE)] if shared or not spec.has_new("mount") else []),
+        *(call("mkdirat", _AT_FDCWD, name, mode) for name, mode in _WORKSPACE),
+        call("symlinkat", "/proc/self/fd", _AT_FDCWD, "fd"),
+        Step("workspace"),
+    ]
+
+
+def _root_bind(root: Directory | Detached, sources: _Sources) -> Step:
+    whole = isinstance(root, Directory)
+    source = sources.name(root.path, recursive="recursive") if isinstance(root, Directory) else f"@{root.fd}"
+    private = hex(syscalls.MS_PRIVATE | syscalls.MS_REC)
+    return Step("bind", (source, "root", "recursive" if whole else "", "0", "0", "0", "0", private))
 
 
 def root_steps(spec: ContainerSpec, *, rootless: bool) -> tuple[list[Step], list[Step]]:
     """Return the steps before the clone, and those that make the root after it."""
     sources = _Sources(spec, rootless=rootless)
-    propagation = propagation_of(spec)
-    kind = "host" if not spec.has_new("mount") else "shared" if propagation == syscalls.MS_SHARED else ""
     # All sources are open by then where the mapped root may not be able to reach the directory: any other does.
     place = "/tmp" if spec.has_new("user") and not rootless else spec.workspace
-    workspace = Step("workspace", (place, str(spec.workspace_bytes), *([kind] if kind else [])))
-    if isinstance(spec.root, Directory):
-        root = [workspace, Step("rootfs", (sources.name(spec.root.path, recursive="recursive"),))]
-    elif isinstance(spec.root, Detached):
-        root = [workspace, Step("rootfs", (f"@{spec.root.fd}",))]
-    else:
+    workspace = _workspace(spec, place)
+    if isinstance(spec.root, Overlay):
         lowers, overlay = _layers(spec.root, spec, rootless=rootless)
-        root = [*lowers, workspace, overlay]
+        root = [*lowers, *workspace, overlay]
+    else:
+        root = [*workspace, _root_bind(spec.root, sources)]
     mounts = _mounts(spec, sources)
     steps = [
         *root,
+        Step("root"),
         *mounts,
         *(Step("link", (content, inside(path))) for content, path in spec.links),
         *_device_steps(spec, rootless=rootless),

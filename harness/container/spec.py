@@ -185,14 +185,15 @@ class ContainerSpec:
     """A container.
 
     `workspace` is a directory of the host that a tmpfs of `workspace_bytes`, seen by the container's own mounts alone,
-    covers while the root is made. `attested` is a directory that an agent gets as a
-    read-only tree, or a mount that is one.
+    covers while the root is made; `workspace_mount` is the mount point that holds it. `attested` is a directory that an
+    agent gets as a read-only tree, or a mount that is one.
     """
 
     root: Overlay | Directory | Detached
     process: Process
     workspace: str
     workspace_bytes: int = 1 << 20
+    workspace_mount: str = "/"
     namespaces: tuple[Namespace, ...] = ()
     uid_maps: tuple[IdMap, ...] = ()
     gid_maps: tuple[IdMap, ...] = ()

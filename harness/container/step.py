@@ -21,6 +21,26 @@ class Step:
         return " ".join(shown if self.name == "call" else (self.name, *shown))
 
 
+def call(name: str, *args: int | str) -> Step:
+    """One system call of the launcher's table (`csrc/launch/process.c`)."""
+    return Step("call", (name, *map(str, args)))
+
+
+def tolerant(number: int, step: Step) -> Step:
+    """Return a system call for which this errno is no failure."""
+    return Step("try", (str(number), *step.args))
+
+
+def packed(*numbers: int) -> str:
+    """Return numbers as a system call's argument that has them in memory; how wide they are is the call's affair."""
+    return ",".join(map(str, numbers))
+
+
+def halves(number: int) -> tuple[int, int]:
+    """Return 64 bits as the two words of 32 that they are in memory (little-endian, as all that we run on)."""
+    return number & 0xFFFFFFFF, number >> 32 & 0xFFFFFFFF
+
+
 def encode(steps: Sequence[Step]) -> bytes:
     """Return the plan as the launcher reads it. Raises ContainerError for a NUL in it."""
     words = [word for step in steps for word in (step.name, str(len(step.args)), *step.args)]

@@ -578,7 +578,7 @@ def test_clean_leaves_them_alone(harness):
 
 def test_dry_run_starts_nothing(harness, home):
     text = harness.out("run", "--dry-run", "-m", "16m", "-v", "new:/data", "--read-only", "busybox", "echo", "hi")
-    for words in ("clone 0x", "overlay ", "root-readonly", "arguments echo hi", "exec", "'limit': 16777216"):
+    for words in ("clone 0x", "overlay ", "readonly . alone", "arguments echo hi", "exec", "'limit': 16777216"):
         assert words in text
     assert harness.listed() == {}
     assert not (home / "data/volumes/new").exists()

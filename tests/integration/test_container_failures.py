@@ -44,7 +44,7 @@ pytestmark = pytest.mark.needs("root", "overlayfs")
     ("changes", "step"),
     [
         ({"root": Overlay(("/no/such/layer",))}, "lower"),
-        ({"workspace": "/no/such/directory"}, "workspace"),
+        ({"workspace": "/no/such/directory"}, "mount"),
         ({"attested": "/no/such/tree"}, "tree"),
         ({"mounts": (Mount("/v", source="/no/such/volume", bind=True),)}, "bind"),
         ({"hostname": "x" * 100}, "sethostname"),

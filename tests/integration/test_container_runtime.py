@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.container import cgroups, defaults, plan
+from harness.container import cgroups, defaults, plan_process
 from harness.errors import CapabilityError
 from harness.images.tree import root_digest
 from harness.interfaces import Instance, RunContext
@@ -86,7 +86,7 @@ def test_no_path_of_the_host_is_visible_in_mounts(tree: Path, context: RunContex
 def test_capabilities_and_no_new_privs_are_as_specified(tree: Path, context: RunContext) -> None:
     script = "grep -E '^(Cap|NoNew)' /proc/self/status"
     lines = dict(line.split(":\t") for line in output_of("builtin", tree, context, script))
-    mask = f"{plan.capability_mask(defaults.DOCKER_CAPABILITIES):016x}"
+    mask = f"{plan_process.capability_mask(defaults.DOCKER_CAPABILITIES):016x}"
     none = f"{0:016x}"
     assert lines == {"CapInh": none, "CapPrm": mask, "CapEff": mask, "CapBnd": mask, "CapAmb": none, "NoNewPrivs": "1"}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.container import defaults, plan, plan_control, syscalls
+from harness.container import defaults, plan, plan_control, plan_process, syscalls
 from harness.container.errors import ContainerError
 from harness.container.plan import Joins, Launch, Step
 from harness.container.plan_control import ProcessSpec
@@ -21,8 +21,10 @@ from harness.container.spec import (
     Rlimit,
     Seccomp,
 )
+from harness.container.step import call
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "launch"
+CALLS = {"call": 0, "try": 1}  # which argument is the name of the system call
 FOURTEEN = defaults.DOCKER_CAPABILITIES
 PROCESS = Process(("true",), capabilities=Capabilities(FOURTEEN, FOURTEEN, FOURTEEN), no_new_privs=True)
 AGENT = Launch(7, agent=True, dies_with_parent=True)
@@ -40,7 +42,7 @@ def spec(**changes: object) -> ContainerSpec:
 
 def names(steps: tuple[Step, ...]) -> list[str]:
     """A system call by its own name."""
-    return [step.args[0] if step.name == "call" else step.name for step in steps]
+    return [step.args[CALLS[step.name]] if step.name in CALLS else step.name for step in steps]
 
 
 def full() -> tuple[Step, ...]:
@@ -101,9 +103,10 @@ def test_launcher_knows_every_step_with_so_many_arguments() -> None:
 
 
 def test_launcher_knows_every_system_call_with_so_many_arguments() -> None:
-    table = re.findall(r'\{"([a-z_]+)", SYS_\1, "([is]*)", ', (SOURCES / "process.c").read_text())
+    table = re.findall(r'\{"([a-z_]+)", SYS_\w+, "([iswq]*)"\}', (SOURCES / "process.c").read_text())
     attached = plan.exec_steps(PROCESS, Launch(), 0)
-    calls = [step.args for step in (*full(), *everything(), *attached) if step.name == "call"]
+    steps = (*full(), *everything(), *attached, *plan_control.process_steps(ProcessSpec("/root", "/a"), AGENT))
+    calls = [step.args[CALLS[step.name] :] for step in steps if step.name in CALLS]
     assert {name for name, *_ in calls} == {name for name, _ in table}
     for name, *args in calls:
         assert len(args) == len(dict(table)[name]), name
@@ -111,7 +114,7 @@ def test_launcher_knows_every_system_call_with_so_many_arguments() -> None:
 
 def test_cgroup_fds_are_joined_in_order_and_the_directory_comes_last() -> None:
     steps = plan.container_steps(spec(), replace(AGENT, joins=Joins(3, unified=True)))
-    assert [step.args[0] for step in steps if step.name == "join"] == ["10", "11", "12"]
+    assert [step for step in steps if "join" in step.args] == [call("join", fd, "0", 1) for fd in (10, 11, 12)]
     assert Step("clone", ("0x6c020000", "13")) in steps
 
 
@@ -149,14 +152,35 @@ def test_nothing_but_device_nodes_can_be_opened_as_a_device() -> None:
     assert {path for path, value in flags.items() if not value & nodev} == {"dev/pts"}
 
 
+def test_numbers_that_a_call_has_in_memory_are_as_the_kernel_lays_them_out() -> None:
+    scheduler = {"policy": 6, "runtime": 1 << 32, "period": 5}
+    process = replace(PROCESS, rlimits=(Rlimit(7, 64, 1 << 63),), cpu_affinity=(1, 64), scheduler=scheduler)
+    steps = plan.container_steps(spec(process=process), AGENT)
+    assert call("rlimit", 0, 7, f"64,{1 << 63}") in steps
+    assert call("affinity", 0, 16, "2,1") in steps
+    assert call("scheduler", 0, "48,6,0,0,0,0,0,1,0,0,5,0", 0) in steps
+    kept = Capabilities(("chown",), ("chown",), ("chown", "checkpoint_restore"), (), ("chown",))
+    steps = plan.container_steps(spec(process=replace(PROCESS, capabilities=kept)), AGENT)
+    assert call("capabilities", f"{0x20080522},0", "1,1,0,0,256,0") in steps
+    assert call("prctl", plan_process.PR_CAP_AMBIENT, plan_process.PR_CAP_AMBIENT_RAISE, 0, 0, 0) in steps
+
+
+@pytest.mark.parametrize(("rootless", "order"), [(False, ["net", "user"]), (True, ["user", "net"])])
+def test_user_namespace_is_joined_when_it_costs_no_privilege(rootless: bool, order: list[str]) -> None:
+    spaces = (Namespace("network", "/p/net"), Namespace("user", "/p/user"))
+    steps = plan.container_steps(spec(namespaces=spaces), replace(AGENT, rootless=rootless))
+    joined = next(step for step in steps if step.name == "namespaces")
+    assert [path.removeprefix("/p/") for path in joined.args[1::2]] == order
+
+
 def test_dockers_fourteen_capabilities_are_the_known_mask() -> None:
-    assert plan.capability_mask(defaults.DOCKER_CAPABILITIES) == 0xA80425FB
+    assert plan_process.capability_mask(defaults.DOCKER_CAPABILITIES) == 0xA80425FB
     assert len(defaults.DOCKER_CAPABILITIES) == 14
 
 
 def test_unknown_capability_is_named() -> None:
     with pytest.raises(ContainerError, match="fly: unknown"):
-        plan.capability_mask(["chown", "fly"])
+        plan_process.capability_mask(["chown", "fly"])
 
 
 @pytest.mark.parametrize("path", ["/a/../b", "/", "/.", ""])
@@ -178,7 +202,7 @@ def test_container_without_layers_is_refused() -> None:
 
 def test_no_new_privs_can_be_left_out() -> None:
     process = replace(PROCESS, no_new_privs=False)
-    taken = Step("call", ("prctl", str(plan.PR_SET_NO_NEW_PRIVS), "1", "0", "0", "0"))
+    taken = call("prctl", plan.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     assert taken in full()
     assert taken not in plan.container_steps(spec(process=process), AGENT)
 
@@ -194,7 +218,8 @@ def test_filter_is_taken_last_or_while_the_privilege_to_take_it_is_there(no_new_
 def test_labels_and_sysctls_are_written_before_the_hosts_proc_is_gone() -> None:
     order = names(everything())
     assert order.index("proc") < order.index("clone")
-    assert max(order.index("label"), order.index("sysctl")) < order.index("pivot")
+    assert order.count("write") == 5  # oom_score_adj, a clock, a sysctl, two labels
+    assert max(i for i, name in enumerate(order) if name == "write") < order.index("pivot")
 
 
 def test_nobody_inside_can_trace_what_attaches() -> None:
@@ -209,9 +234,10 @@ def test_sources_are_opened_by_the_caller_where_the_containers_root_is_no_root_o
 
 
 def test_container_without_mounts_of_its_own_gets_a_chroot_and_changes_no_mount_of_the_host() -> None:
-    order = names(plan.container_steps(spec(namespaces=()), AGENT))
-    assert "chroot" in order
-    assert not {"pivot", "propagation", "root-propagation"} & set(order)
+    steps = plan.container_steps(spec(namespaces=()), AGENT)
+    assert "chroot" in names(steps)
+    assert "pivot" not in names(steps)
+    assert [step.args[2] for step in steps if step.args[:1] == ("mount",)] == ["/run/x", "."]
 
 
 def test_unprivileged_maps_forbid_setgroups() -> None:
