@@ -154,13 +154,16 @@ class _Reading:
             paths = entry.get("Layers") if isinstance(entry, dict) else None
             if not isinstance(paths, list):
                 raise ImageError(f"{source.what}: manifest.json: damaged: an image without a list of layers")
+            tags = entry.get("RepoTags") or [""]
+            if not isinstance(tags, list):
+                raise ImageError(f"{source.what}: manifest.json: damaged: RepoTags is no list")
             config = source.by_name(str(entry.get("Config")), oci.CONFIG)
             if not self._is_ours(self.store.read_document(config)):
                 continue
             layers = [source.by_name(str(path), oci.LAYER) for path in paths]
             document = oci.canonical_json(oci.manifest_document(config, layers))
             manifest = self.store.add_bytes(oci.MANIFEST, document)
-            found += [(str(tag), manifest) for tag in entry.get("RepoTags") or [""]]
+            found += [(str(tag), manifest) for tag in tags]
         return found
 
 

@@ -93,7 +93,8 @@ def _own_entry(index: Document, reference: Reference, log: Log) -> str:
     entries = index.get("manifests")
     for entry in entries if isinstance(entries, list) else []:
         digest = oci.parse_descriptor(entry, what).digest
-        platform = entry.get("platform") or {}
+        platform = entry.get("platform")
+        platform = platform if isinstance(platform, dict) else {}
         there = f"{platform.get('os', 'linux')}/{platform.get('architecture', oci.host_architecture())}"
         if there == mine:
             chosen = chosen or digest

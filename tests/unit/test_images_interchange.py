@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import hashlib
 import io
@@ -6,6 +7,7 @@ import tarfile
 
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings, strategies
 
 from harness.errors import ImageError, UsageError
 from harness.images import oci
@@ -243,6 +245,71 @@ def test_a_changed_blob_is_damaged(store, other, image, tmp_path):
     with pytest.raises(ImageError, match="damaged: its bytes have the digest"):
         import_image(tmp_path / "out", other)
     assert other.names() == {}
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """The bytes of one image in several forms of archive, small enough to be spoilt at every place."""
+    place = tmp_path_factory.mktemp("archives")
+    (place / "f").write_text("f")
+    (place / "Containerfile").write_text("FROM scratch\nCOPY f /a\n")
+    store = Store(place / "store")
+    build_image(place / "Containerfile", place, store, name="it")
+    found = []
+    for fmt, how in (("oci-archive", "gzip"), ("docker-archive", "none"), ("oci-archive", "zstd")):
+        out = io.BytesIO()
+        export_image(store, "it", out, fmt, parse_compression(how))
+        found.append(out.getvalue().rstrip(b"\0") + bytes(1024))
+    return [*found, gzip.compress(found[0]), zstandard.compress(found[1])]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=strategies.data())
+def test_a_spoilt_archive_is_refused_or_whole(archives, store, data):
+    """Whatever bytes change, there is one clear error, or an image whose every blob is what its digest says."""
+    spoilt = bytearray(data.draw(strategies.sampled_from(archives)))
+    for _ in range(data.draw(strategies.integers(1, 3))):
+        spoilt[data.draw(strategies.integers(0, len(spoilt) - 1))] = data.draw(strategies.integers(0, 255))
+    del spoilt[data.draw(strategies.integers(0, len(spoilt))) or len(spoilt) :]
+    try:
+        found = import_image(io.BytesIO(spoilt), store, name="spoilt")
+    except (ImageError, UsageError):
+        assert not any((store.path / "tmp").iterdir())
+        return
+    for image in found.values():
+        for blob in (image.manifest, image.config_blob, *(layer.blob for layer in image.layers)):
+            assert oci.sha256_digest(store.blob_path(blob.digest).read_bytes()) == blob.digest
+
+
+KEYS = ["manifests", "mediaType", "digest", "size", "annotations", "platform", "os", "architecture", "Config", "Layers",
+        "RepoTags", "rootfs", "diff_ids", "config", "layers", "schemaVersion", "Labels", "history"]  # fmt: skip
+LEAVES = strategies.one_of(
+    strategies.none(), strategies.booleans(), strategies.integers(-1, 9), strategies.text(max_size=3),
+    strategies.sampled_from([oci.MANIFEST, oci.INDEX, "linux", "amd64", "blobs/sha256/x", "sha256:" + "0" * 64]),
+)  # fmt: skip
+DOCUMENTS = strategies.recursive(
+    LEAVES,
+    lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.sampled_from(KEYS), inner),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(top=DOCUMENTS, below=DOCUMENTS, config=DOCUMENTS, docker=strategies.booleans())
+def test_documents_of_any_shape_are_refused_or_read(store, top, below, config, docker):
+    """An index, a manifest and a configuration of whatever shape, with digests that fit."""
+    blobs = [json.dumps(document).encode() for document in (below, config)]
+    files = {f"blobs/sha256/{hashlib.sha256(data).hexdigest()}": data for data in blobs}
+    names = list(files)
+    if docker:
+        entry = {"Config": names[-1], "Layers": [], **(top if isinstance(top, dict) else {"RepoTags": top})}
+        files["manifest.json"] = json.dumps([entry]).encode()
+    else:
+        entry = {"mediaType": oci.MANIFEST, "digest": f"sha256:{names[0][13:]}", "size": len(blobs[0])}
+        entry |= top if isinstance(top, dict) else {"platform": top}
+        files |= {"oci-layout": b"{}", "index.json": json.dumps({"manifests": [entry]}).encode()}
+    with contextlib.suppress(ImageError, UsageError):
+        import_image(archive(store.path / "spoilt.tar", files), store)
 
 
 @pytest.mark.parametrize(
