@@ -69,6 +69,22 @@ def _virtiofsd() -> str | None:
     return None
 
 
+def full_kernel() -> tuple[Path, Path] | None:
+    """Return image and modules of a kernel with all drivers (9p is none of the cloud kernel's), None without one."""
+    from harness.host.paths import cache_dir
+
+    home = cache_dir() / "kernels" / "full"
+    found = [*home.glob("boot/vmlinuz-*")], [*home.glob("lib/modules/*"), *home.glob("usr/lib/modules/*")]
+    return (found[0][0], found[1][0]) if all(found) else None
+
+
+def _kernel_9p() -> str | None:
+    from harness.host.paths import cache_dir
+
+    hint = f"apt-get download linux-image-VERSION-amd64, dpkg-deb -x it to {cache_dir()}/kernels/full"
+    return None if full_kernel() else f"no kernel with 9p: {hint}"
+
+
 def _kvm() -> str | None:
     """Whether a stock kernel boots with KVM: a /dev/kvm that opens proves nothing (nested virtualisation)."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
@@ -138,6 +154,7 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "kernel": _kernel,
     "erofs": functools.partial(_program, "mkfs.erofs"),
     "virtiofsd": _virtiofsd,
+    "kernel-9p": _kernel_9p,
     "apt": functools.partial(_program, "apt-get"),
     "libvirtd": functools.partial(_program, "libvirtd"),
     "crun": functools.partial(_program, "crun"),

@@ -75,6 +75,11 @@ def kernel_has(options: Options, cache: Path) -> Callable[[ShareKind], None]:
     """Return a check that raises CapabilityError where the guest's kernel has no driver for a kind of share."""
 
     def check(kind: ShareKind) -> None:
-        kernel.module_files(guest_kernel(options, cache), _shares.MODULES[kind])
+        chosen = guest_kernel(options, cache)
+        try:
+            kernel.module_files(chosen, _shares.MODULES[kind])
+        except CapabilityError as error:
+            hint = "kernel: and modules: of one that has it: Debian's cloud kernel has no 9p, linux-image-amd64 has"
+            raise CapabilityError(f"{kind}: not in the guest's kernel {chosen.release}", hint=hint) from error
 
     return check

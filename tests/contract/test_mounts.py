@@ -25,6 +25,7 @@ from harness.model.milestones import READY
 from harness.model.mounts import MountSpec
 from harness.model.spec import Limits, RootTree, WorkloadSpec
 from harness.trials import ownership
+from tests.conftest import full_kernel
 
 GUEST = ("root", "qemu", "libvirt", "kernel", "erofs")
 CASES = [
@@ -33,8 +34,9 @@ CASES = [
     pytest.param(
         "libvirt", {"accel": "tcg", "share": "virtiofs"}, marks=pytest.mark.needs(*GUEST, "virtiofsd"), id="virtiofs"
     ),
+    pytest.param("libvirt", {"accel": "tcg", "share": "9p"}, marks=pytest.mark.needs(*GUEST, "kernel-9p"), id="9p"),
 ]
-LIMITS = Limits(cpus=1, memory_bytes=192 << 20, pids=64)
+LIMITS = Limits(cpus=1, memory_bytes=224 << 20, pids=64)
 # Written by a user without privileges: what is written, renamed and read back, and what is refused.
 SCRIPT = """
 set -e
@@ -94,6 +96,9 @@ def running(backend: str, options: dict[str, Any], spec: ArmSpec, trials: int = 
 
 @pytest.mark.parametrize(("backend", "options"), CASES)
 def test_files_behave_alike_everywhere(backend: str, options: dict[str, Any], tree: RootTree, tmp_path: Path) -> None:
+    if options.get("share") == "9p":
+        image, modules = full_kernel() or (None, None)
+        options = {**options, "kernel": image, "modules": modules}
     given, shared = tmp_path / "given", tmp_path / "shared"
     given.mkdir(mode=0o755)
     (given / "file").write_text("given\n")
