@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -43,10 +45,15 @@ class Builder(Protocol):
     def close(self) -> None: ...
 
 
+def base_name(token: str) -> str:
+    """Return what the base is called in an engine: no name that anybody else's image has."""
+    return f"harness-study-{token}"
+
+
 def open_builder(engine: Engine, archive: Path, place: Path, scratch: Path) -> Builder:
     """Return an engine whose store, below `place`, holds the base image of a `docker save` archive and nothing else.
 
-    Docker's store is its daemon's: what is built there carries the run's token, the name of `scratch`, in its own.
+    Docker's store is its daemon's: what is built there carries the run's token, the name of `scratch`.
 
     Raises: CapabilityError where the engine does not work here.
     """
@@ -117,17 +124,19 @@ class _Docker:
             run(["docker", "version", "--format", "{{.Server.Version}}"], timeout_ns=10 * 10**9)
         except CommandError as error:
             raise CapabilityError("docker: its daemon does not answer", hint="start it, or set DOCKER_HOST") from error
+        self._base = base_name(token)
         self._names: list[str] = []
-        self._token = token
         _timed(["docker", "load", "--quiet", "--input", str(archive)])
 
     def build(self, context: Path, name: str, *, use_cache: bool = True) -> Built:
-        full = f"{name}-{self._token}"
-        self._names.append(full)
-        options = [] if use_cache else ["--no-cache"]
-        took_ns, out, err = _timed(["docker", "build", *options, "-t", full, str(context)])
+        # Each its own name: an image that loses its name to the next could not be found again.
+        self._names.append(f"{self._base}-{name}:{secrets.token_hex(4)}")
+        options = ["--network", "host", *([] if use_cache else ["--no-cache"])]
+        took_ns, out, err = _timed(["docker", "build", *options, "-t", self._names[-1], str(context)])
         return Built(took_ns, len(_CACHED.findall(out + err)), None)
 
     def close(self) -> None:
-        if self._names:
-            run(["docker", "image", "rm", "--force", *dict.fromkeys(self._names)], timeout_ns=_TIMEOUT_NS)
+        """Take away what this run built and brought; another arm of the run may have done so before."""
+        for name in (*self._names, self._base):
+            with contextlib.suppress(CommandError):
+                run(["docker", "image", "rm", "--force", name], timeout_ns=_TIMEOUT_NS)

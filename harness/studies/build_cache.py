@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,13 @@ from pydantic import BaseModel, Field
 
 from harness.errors import CapabilityError, CommandError, ImageError
 from harness.host.paths import data_dir
-from harness.images import oci
-from harness.images.interchange import export_image
+from harness.images.interchange import export_image, import_image
+from harness.images.oci import Image
 from harness.images.store import Store
 from harness.interfaces import Capability, Emit, Json, RunContext, Study
 from harness.model.fields import SizeBytes, Strict
 from harness.model.metrics import Absent, Assume, Better, Measurement, Metric, Unit
-from harness.studies._builders import Builder, Built, Engine, open_builder
+from harness.studies._builders import Builder, Built, Engine, base_name, open_builder
 
 Change = Literal["cold", "none", "top", "middle", "end"]
 
@@ -75,9 +76,9 @@ class BuildCacheArm:
                 emit(Absent(metric, self.missing))
             return
         context = self.place / f"context-{trial_id}"
-        write_context(context, self.options, self.change, revision=trial_id)
+        write_context(context, self.options, self.change, revision=trial_id, base=base_name(self.scratch.name))
         try:
-            built = self._cold(trial_id, context) if self.builder is None else self.builder.build(context, "study")
+            built = self._build(trial_id, context)
         finally:
             shutil.rmtree(context)
         emit(Measurement(TOOK, built.duration_ns))
@@ -86,11 +87,13 @@ class BuildCacheArm:
         written = built.written_bytes
         emit(Absent(WRITTEN, _NO_DIRECTORY) if written is None else Measurement(WRITTEN, written))
 
-    def _cold(self, trial_id: str, context: Path) -> Built:
-        """Build where nothing was built before: a daemon's cache cannot be emptied for us, so it is not asked."""
+    def _build(self, trial_id: str, context: Path) -> Built:
+        """Build; cold is a store of its own, or of Docker, whose daemon has but one, a build that asks no cache."""
+        if self.builder is not None:
+            return self.builder.build(context, "study", use_cache=self.change != "cold")
         builder = open_builder(self.engine, self.archive, self.place / trial_id, self.scratch)
         try:
-            return builder.build(context, "study", use_cache=self.engine != "docker")
+            return builder.build(context, "study")
         finally:
             builder.close()
 
@@ -100,11 +103,11 @@ class BuildCacheArm:
         shutil.rmtree(self.place, ignore_errors=True)
 
 
-def write_context(context: Path, options: Options, change: Change, revision: str) -> None:
+def write_context(context: Path, options: Options, change: Change, *, revision: str, base: str) -> None:
     """Write a directory with a Containerfile in which the line that `change` names has the text of a revision."""
     places = {"top": 1, "middle": (options.steps + 1) // 2, "end": options.steps}
     changed = places.get(change)
-    lines = [f"FROM {oci.full_name(options.base)}"]
+    lines = [f"FROM {base}"]
     for number in range(1, options.steps + 1):
         word = revision if number == changed else "first"
         work = f"i=0; while [ $i -lt {options.loops} ]; do i=$((i+1)); done"
@@ -138,8 +141,7 @@ class BuildCacheStudy:
         place = context.work / arm
         place.mkdir(parents=True)
         archive = place / "base.tar"
-        image = Store(data_dir() / "images").find(options.base)
-        export_image(Store(data_dir() / "images"), options.base, archive, "docker-archive")
+        image = _pack_base(options.base, base_name(context.token), archive)
         facts = {"engine": arm_options.engine, "change": arm_options.change, "base": image.manifest.digest}
         made = BuildCacheArm(
             options,
@@ -164,14 +166,25 @@ class BuildCacheStudy:
             return
         builder = open_builder(arm.engine, arm.archive, arm.place / "store", arm.scratch)
         first = arm.place / "context-first"
-        write_context(first, arm.options, arm.change, revision="first")
+        write_context(first, arm.options, arm.change, revision="first", base=base_name(context.token))
         context.say(f"building with {arm.engine} for {arm.place.name}")
         builder.build(first, "study")
         shutil.rmtree(first)
-        if arm.change == "cold":
+        if arm.change == "cold" and arm.engine != "docker":
             builder.close()
         else:
             arm.builder = builder
+
+
+def _pack_base(name: str, new_name: str, archive: Path) -> Image:
+    """Write an image of the local store as a `docker save` archive under another name."""
+    store = Store(data_dir() / "images")
+    with tempfile.TemporaryDirectory(dir=archive.parent) as place:
+        first, renamed = Path(place) / "image.tar", Store(Path(place) / "store")
+        export_image(store, name, first, "docker-archive")
+        import_image(first, renamed, name=new_name)
+        export_image(renamed, new_name, archive, "docker-archive")
+    return store.find(name)
 
 
 def _last_words(error: CapabilityError) -> str:
