@@ -19,8 +19,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from harness.container.spec import ContainerSpec, Detached, Overlay
 from harness.errors import BackendError, CapabilityError
 from harness.host.paths import data_dir
+from harness.images import layer_disks
+from harness.images.stack import open_stack
 from harness.images.storage import detached, kinds, padding
 from harness.images.storage.overlay import make_writable
+from harness.images.store import Store
 from harness.interfaces import ArmSpec, Capability, Json, RunContext
 
 DriverName = Literal["overlay", "fuse-overlayfs", "vfs", "btrfs", "erofs", "devicemapper", "aufs"]
@@ -28,8 +31,9 @@ _VIEW = "view"
 
 
 class Storage(BaseModel):
-    """The long form. `depth` read-only layers lie beneath the writable one: the image's tree, and what changes nothing.
+    """The long form. `depth` read-only layers lie beneath the writable one: the image's, and what changes nothing.
 
+    `layers` says what of the image is at the bottom: its merged `tree`, one layer, or the `image`'s own layers.
     `writable` is where the writable layer of overlay is: in memory (a tmpfs of the container's own) unless it says
     `disk`, as every other driver has it.
     """
@@ -37,7 +41,8 @@ class Storage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     driver: DriverName = "overlay"
-    depth: int = Field(default=1, ge=1, le=detached.OVERLAY_MAX_LAYERS)
+    depth: int | None = Field(default=None, ge=1, le=detached.OVERLAY_MAX_LAYERS)
+    layers: Literal["tree", "image"] = "tree"
     writable: Literal["memory", "disk"] | None = None
 
     @model_validator(mode="after")
@@ -96,22 +101,42 @@ class Roots:
         self._facts: Mapping[str, Json] = {}
         with ExitStack() as undo:
             undo.callback(kinds.release, self._base, self._token)
-            self._layers = self._pad(spec, undo)
-            if storage.in_memory and storage.depth > 1:
+            self._layers = self._stack(spec, undo)
+            if storage.in_memory and self._layers.directories != (spec.tree.path,):
                 self._view_overlay(spec.runtime, undo)
             elif not storage.in_memory:
                 self._open_driver(spec.runtime, undo)
             self._undo = undo.pop_all()
 
-    def _pad(self, spec: ArmSpec, undo: ExitStack) -> _Layers:
-        if self._storage.depth == 1:
-            return _Layers((spec.tree.path,))
+    def _stack(self, spec: ArmSpec, undo: ExitStack) -> _Layers:
+        own = self._own_layers(spec, undo)
+        count = (self._storage.depth or len(own)) - len(own)
+        if count < 0:
+            raise CapabilityError(f"{spec.runtime}: depth: {self._storage.depth}: the image has {len(own)} layers")
+        if count == 0:
+            return _Layers(own)
         place = kinds.home(self._base, self._token) / f"{spec.runtime}-layers"
         undo.callback(shutil.rmtree, place)
-        return _Layers((spec.tree.path, *padding.pad(spec.tree.path, self._storage.depth - 1, place)))
+        return _Layers((*own, *padding.pad(spec.tree.path, count, place)))
+
+    def _own_layers(self, spec: ArmSpec, undo: ExitStack) -> tuple[Path, ...]:
+        """The tree alone, or the layers that it was merged from, which its store keeps as long as we hold it."""
+        if self._storage.layers == "tree":
+            return (spec.tree.path,)
+        store = Store(spec.tree.path.parents[1])
+        undo.callback(lambda: store)
+        try:
+            image = layer_disks.image_of(store, spec.tree)
+        except CapabilityError as error:
+            raise CapabilityError(
+                f"{spec.runtime}: layers: image: {spec.tree.path}: no image of the store is this tree",
+                hint="layers: tree takes any tree",
+            ) from error
+        return open_stack(store, image).directories
 
     def _view_overlay(self, runtime: str, undo: ExitStack) -> None:
         home = kinds.home(self._base, self._token) / f"{runtime}-{_VIEW}"
+        home.parent.mkdir(parents=True, exist_ok=True)
         make_writable(home, self._layers.directories[-1])
         undo.callback(shutil.rmtree, home)
         fd = detached.overlay(self._layers.topmost_first, home, readonly=True)
@@ -167,7 +192,9 @@ class Roots:
 
     def facts(self) -> dict[str, Json]:
         where = "memory" if self._storage.in_memory else "disk"
-        return {"driver": self._storage.driver, "depth": self._storage.depth, "writable": where, **self._facts}
+        depth = len(self._layers.directories)
+        return {"driver": self._storage.driver, "depth": depth, "layers": self._storage.layers, "writable": where,
+                **self._facts}  # fmt: skip
 
     def close(self) -> None:
         self._undo.close()

@@ -31,6 +31,8 @@ STORAGES: list[Any] = [
     {"driver": "overlay", "depth": 20},
     {"driver": "overlay", "depth": 300},
     {"driver": "overlay", "depth": 20, "writable": "disk"},
+    {"driver": "overlay", "layers": "image"},
+    {"driver": "btrfs", "layers": "image", "depth": 5},
     {"driver": "btrfs", "depth": 5},
     {"driver": "erofs", "depth": 5},
 ]
