@@ -38,12 +38,13 @@ class Root:
     keep: Store | None = None
 
     def take(self, guest: GuestSpec, trial_id: str) -> GuestSpec:
-        """Return the guest with its disks, one of them new where the root is written to. Raises: CommandError."""
+        """Return the guest with its disks, one of them new where the root is written to. Raises: BackendError."""
         if self.below is None:
             return replace(guest, disks=self.disks)
         place = trial_volumes.place_of(guest.token, trial_id)
-        place.mkdir(parents=True, exist_ok=True)
-        top = disk_chain.put_on(self.below.path, self.below.format, place / "ROOT.qcow2")
+        with trial_volumes.making(place):
+            place.mkdir(parents=True, exist_ok=True)
+            top = disk_chain.put_on(self.below.path, self.below.format, place / "ROOT.qcow2")
         return replace(guest, disks=(Disk(top, "qcow2", read_only=False), *self.disks))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import BackendError, CapabilityError
+from harness.errors import BackendError, CapabilityError, CommandError
 from harness.host.paths import data_dir
 from harness.host.process import run
 from harness.model.mounts import MountSpec
@@ -54,7 +54,7 @@ def names(mounts: Sequence[MountSpec]) -> dict[str, int]:
 def make_directories(place: Path, mounts: Sequence[MountSpec], owner: Owner) -> dict[str, Path]:
     """Return the directory of each volume by its name, new and empty. Raises: BackendError; nothing is left then."""
     made: dict[str, Path] = {}
-    with _told(place):
+    with making(place):
         for name in names(mounts):
             made[name] = place / name
             made[name].mkdir(parents=True)
@@ -68,7 +68,7 @@ def make_disks(place: Path, templates: dict[str, Path]) -> dict[str, Path]:
     Raises: BackendError; nothing is left then.
     """
     made: dict[str, Path] = {}
-    with _told(place):
+    with making(place):
         for name, template in templates.items():
             made[name] = place / f"{name}.ext4"
             made[name].parent.mkdir(parents=True, exist_ok=True)
@@ -77,14 +77,16 @@ def make_disks(place: Path, templates: dict[str, Path]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def _told(place: Path) -> Iterator[None]:
-    """Leave nothing of a failure, and tell it."""
+def making(place: Path) -> Iterator[None]:
+    """Leave nothing of a failure at `place`, and tell it as the trial's. Raises: BackendError."""
     try:
         yield
     except BaseException as error:
         remove(place)
         if isinstance(error, OSError):
             raise BackendError(f"volume: {error.filename}: {error.strerror}", hint="HARNESS_HOME says where") from error
+        if isinstance(error, CommandError):
+            raise BackendError(f"volume: {error.message}", hint="HARNESS_HOME says where") from error
         raise
 
 

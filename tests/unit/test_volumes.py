@@ -1,6 +1,7 @@
 """Named volumes, options of mounts by hand, disks of many files: what needs neither root nor a kernel feature."""
 
 import json
+import os
 
 import pytest
 
@@ -8,9 +9,13 @@ from harness.engine import idmap, request
 from harness.engine.record import Shelf
 from harness.engine.request import MountWish
 from harness.engine.volumes import prune, remove, users
-from harness.errors import UsageError
+from harness.errors import BackendError, UsageError
+from harness.images import trial_volumes
+from harness.images.collection import collect
 from harness.images.layer_disks import descriptor_text
+from harness.images.store import Store
 from harness.images.volumes import Volumes, used_bytes
+from harness.model.mounts import MountSpec
 
 
 @pytest.fixture
@@ -158,3 +163,53 @@ def test_a_descriptor_names_the_layers_in_order_and_their_sizes_in_sectors(tmp_p
         file.write_bytes(bytes(size))
     lines = [line for line in descriptor_text(files).splitlines() if line.startswith("RW ")]
     assert lines == [f'RW 16 FLAT "{files[0]}" 0', f'RW 8 FLAT "{files[1]}" 0']
+
+
+def test_disks_whose_tree_or_layer_is_gone_are_collected(tmp_path):
+    store = Store(tmp_path)
+    disks = store.path / "disks"
+    for name in ("aa.erofs", "aa.vmdk", "bb.ext4"):
+        (disks / name).touch()
+    (disks / "bb.chain").mkdir()
+    (disks / "bb.chain" / "001").touch()
+    collect(store)
+    assert list(disks.iterdir()) == []
+
+
+# -- volumes of a trial ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_HOME", str(tmp_path))
+    return trial_volumes.place_of("0123abcd", "b00-vm")
+
+
+def test_disks_of_a_trial_are_copies_and_go_with_it(place, tmp_path):
+    template = tmp_path / "template"
+    template.write_bytes(bytes(8192) + b"end")
+    made = trial_volumes.make_disks(place, {"data": template})
+    assert made == {"data": place / "data.ext4"}
+    assert made["data"].read_bytes() == template.read_bytes()
+    assert trial_volumes.tokens() == {"0123abcd"}
+    assert trial_volumes.reap("0123abcd", dry_run=True) == [f"volumes: {place}"]
+    trial_volumes.remove(place)
+    assert trial_volumes.tokens() == set()
+    trial_volumes.remove(place)
+
+
+def test_of_a_failure_nothing_is_left_and_the_trial_says_why(place, tmp_path):
+    template = tmp_path / "template"
+    template.touch()
+    with pytest.raises(BackendError, match=r"volume: .*no-such"):
+        trial_volumes.make_disks(place, {"data": template, "more": tmp_path / "no-such"})
+    assert trial_volumes.tokens() == set()
+
+
+def test_directories_of_a_trial_are_of_the_workloads_user(place):
+    mounts = [MountSpec("volume", "/a", "data"), MountSpec("volume", "/b", "data", read_only=True)]
+    owner = trial_volumes.Owner(os.getuid(), os.getgid())
+    (path,) = trial_volumes.make_directories(place, mounts, owner).values()
+    assert path == place / "data"
+    with pytest.raises(BackendError, match=r"volume: .*File exists"):
+        trial_volumes.make_directories(place, mounts, owner)
