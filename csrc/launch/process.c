@@ -101,8 +101,9 @@ int step_write(struct launch *launch, int count, char **args)
 int step_bounding(struct launch *launch, int count, char **args)
 {
 	uint64_t kept = number(args[0]);
-	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-		if (!(kept >> cap & 1) && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) > 0 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+	int has;
+	for (unsigned long cap = 0; (has = prctl(PR_CAPBSET_READ, cap, 0, 0, 0)) >= 0; cap++)
+		if (has && !(kept >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
 			return fail(launch, "capability %lu", cap);
 	return 0;
 }

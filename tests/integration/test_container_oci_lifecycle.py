@@ -705,9 +705,9 @@ def test_preserve_fds_hands_over_so_many_and_no_more(oci: Oci, tree: Path) -> No
     os.write(end, b"four\n")
     os.close(writer)
     os.close(end)
-    shell = f'exec 3<&{reader} 4<&{other}; exec "$@"'
+    move = f"import os, sys; os.dup2({reader}, 3); os.dup2({other}, 4); os.execvp(sys.argv[1], sys.argv[1:])"
     path = bundle(tree, script)
-    argv = ["/bin/bash", "-c", shell, "bash", *oci.argv("run", "--preserve-fds", "2", "--bundle", path, new_id())]
+    argv = [sys.executable, "-c", move, *oci.argv("run", "--preserve-fds", "2", "--bundle", path, new_id())]
     done = subprocess.run(argv, pass_fds=(reader, other), capture_output=True, text=True, check=False)
     os.close(reader)
     os.close(other)
