@@ -5,7 +5,7 @@
 Every row builds the same Containerfile from the same context and base: twelve lines, seven of which make a layer. Rows
 are interleaved, in random order within a round. `top`, `middle` and `end` change one RUN, so that it and all that
 follows is made again. What is measured is the whole command, from its start to its end, as a user has it. The engines
-run in mounts of their own: a dockerd with overlay2, podman with vfs; docker with BuildKit where its client has that.
+run in mounts of their own: a dockerd with overlay2, podman with overlay; docker with BuildKit where its client has that.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Bench:
         place = self._scratch / "podman"
         command = [
             "podman", "--root", f"{place}/root", "--runroot", "/run/engine/podman", "--tmpdir", f"{place}/tmp",
-            "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
+            "--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
         ]  # fmt: skip
         call([*command, "import", str(self._base), "busybox"], self._environment)
         build = [*command, "build", "--layers", "--isolation", "chroot", "-q", "-t", "made", str(self.context)]

@@ -13,7 +13,7 @@ from typing import Protocol
 from harness.images.build_steps import Inline
 from harness.images.context import Found
 
-KEPT_XATTRS = ("user.", "security.capability")
+_KEPT_XATTRS = ("user.", "security.capability")
 
 
 class Files(Protocol):
@@ -69,7 +69,7 @@ def _record(files: Files, path: str, name: str) -> bytes:
 def kept_xattrs(fd: int | bytes) -> dict[str, bytes]:
     """Return the attributes that a layer keeps of an open file (or a path)."""
     try:
-        names = [name for name in os.listxattr(fd) if name.startswith(KEPT_XATTRS)]
+        names = [name for name in os.listxattr(fd) if name.startswith(_KEPT_XATTRS)]
     except OSError as error:
         if error.errno == errno.ENOTSUP:  # a file system without attributes
             return {}

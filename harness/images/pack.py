@@ -20,13 +20,12 @@ from typing import IO, cast
 
 from harness.errors import ImageError
 from harness.images import oci
-from harness.images.files import KEPT_XATTRS, kept_xattrs
+from harness.images.files import kept_xattrs
 from harness.images.oci import Layer
 from harness.images.store import BlobWriter, Store
 from harness.images.tree import Entry, walk
 
 _HEADER = "SCHILY.xattr."
-_KEPT_HEADERS = tuple(f"{_HEADER}{name}" for name in KEPT_XATTRS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +123,10 @@ class LayerWriter:
             raise ImageError(f"layer: {info.name}: changed while it was read: {error}") from error
 
     def member(self, member: tarfile.TarInfo, path: bytes, link: str, owner: Owner, content: IO[bytes] | None) -> None:
-        """Add an entry of another archive at `path`; `link` is what a link holds."""
+        """Add an entry of another archive at `path`; `link` is what a link holds. Attributes are left out: see ADD."""
         info = self._info(path, tarfile.REGTYPE if member.isreg() else member.type, member.mode, owner, member.mtime)
         info.linkname, info.size = link, member.size if content is not None else 0
         info.devmajor, info.devminor = member.devmajor, member.devminor
-        info.pax_headers = {key: value for key, value in member.pax_headers.items() if key.startswith(_KEPT_HEADERS)}
         self._add(info, content)
 
     def copy(self, base: bytes, entry: Entry, first: bytes | None) -> None:
