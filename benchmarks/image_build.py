@@ -5,7 +5,7 @@
 Every row builds the same Containerfile from the same context and base: twelve lines, seven of which make a layer. Rows
 are interleaved, in random order within a round. `top`, `middle` and `end` change one RUN, so that it and all that
 follows is made again. What is measured is the whole command, from its start to its end, as a user has it. The engines
-run in mounts of their own: a dockerd with overlay2, podman with overlay; docker with BuildKit where its client has that.
+run in mounts of their own, both with overlay; docker with BuildKit where its client has that.
 """
 
 from __future__ import annotations
