@@ -16,10 +16,11 @@ from harness.container.defaults import CAPABILITIES, DOCKER_CAPABILITIES
 from harness.container.errors import ContainerError
 from harness.container.seccomp import Profile
 from harness.container.seccomp_default import default_profile
-from harness.engine import bundle, failure, logs, profiles, request, users
+from harness.engine import bundle, failure, logs, profiles, request
 from harness.engine.record import Ending, Record, Shelf, Sight
 from harness.engine.request import MountWish
 from harness.errors import UsageError
+from harness.images import users
 from harness.images.oci import Descriptor, Image
 from harness.model.spec import ImageConfig
 
