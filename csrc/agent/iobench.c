@@ -4,7 +4,7 @@
  *
  *     harness:iobench DIRECTORY PART=A:B ...
  *     first_write=SIZE:COUNT   open a file that is there, write one byte into it, close; COUNT files of SIZE bytes
- *     metadata=COUNT           create, stat, rename and unlink COUNT empty files in one directory
+ *     metadata=COUNT           look COUNT names up that are not there, then create, stat, rename and unlink as many files
  *     sequential=BYTES         write in blocks of 1 MiB and fsync; drop the file from the page cache, read it
  *     walk=DEPTH:FANOUT        list and stat a tree: FANOUT files and FANOUT directories in each directory
  *
@@ -201,17 +201,20 @@ static uint64_t entries_of(const char *path, char prefix)
 	return count;
 }
 
-enum operation { CREATE, STAT, RENAME, UNLINK };
+enum operation { LOOKUP, CREATE, STAT, RENAME, UNLINK };
+static const char *const operations[] = {"lookup", "create", "stat", "rename", "unlink"};
 
 static void operate(enum operation operation, const char *dir, uint64_t i)
 {
-	static const char *const names[] = {"create", "stat", "rename", "unlink"};
 	char name[96], renamed[96];
 	struct stat st;
 	int result = 0;
-	snprintf(name, sizeof name, "%s/f%llu", dir, (unsigned long long)i);
+	/* What is looked up is beside the new directory: through all layers that have DIRECTORY. */
+	snprintf(name, sizeof name, "%s%cf%llu", dir, operation == LOOKUP ? '-' : '/', (unsigned long long)i);
 	snprintf(renamed, sizeof renamed, "%s/r%llu", dir, (unsigned long long)i);
-	if (operation == CREATE)
+	if (operation == LOOKUP)
+		result = stat(name, &st) < 0 && errno == ENOENT ? 0 : -1;
+	else if (operation == CREATE)
 		result = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644), close(result);
 	else if (operation == STAT)
 		result = stat(name, &st);
@@ -219,26 +222,25 @@ static void operate(enum operation operation, const char *dir, uint64_t i)
 		result = rename(name, renamed);
 	else
 		result = unlink(renamed);
-	must(result, names[operation], operation == UNLINK ? renamed : name);
+	must(result, operations[operation], operation == UNLINK ? renamed : name);
 }
 
 static void metadata(const char *args)
 {
-	static const char prefix[] = {'f', 'f', 'r', 'r'};
-	static const char *const keys[] = {"create", "stat", "rename", "unlink"};
+	static const char prefix[] = {'f', 'f', 'f', 'r', 'r'};
 	uint64_t count = number(&args, FILES_MAX);
 	char dir[64];
 	snprintf(dir, sizeof dir, "metadata-%llu", (unsigned long long)now_ns());
 	must(mkdir(dir, 0755), "mkdir", dir);
 	printf("{\"part\":\"metadata\",\"count\":%llu", (unsigned long long)count);
-	for (enum operation operation = CREATE; operation <= UNLINK; operation++) {
+	for (enum operation operation = LOOKUP; operation <= UNLINK; operation++) {
 		uint64_t start = now_ns();
 		for (uint64_t i = 0; i < count; i++)
 			operate(operation, dir, i);
 		uint64_t took = now_ns() - start, left = entries_of(dir, prefix[operation]);
-		if (left != (operation == UNLINK ? 0 : count))
-			fail("%s: %llu files after %s", dir, (unsigned long long)left, keys[operation]);
-		printf(",\"%s_ns\":%llu", keys[operation], (unsigned long long)took);
+		if (left != (operation == UNLINK || operation == LOOKUP ? 0 : count))
+			fail("%s: %llu files after %s", dir, (unsigned long long)left, operations[operation]);
+		printf(",\"%s_ns\":%llu", operations[operation], (unsigned long long)took);
 	}
 	must(rmdir(dir), "rmdir", dir);
 	printf("}");

@@ -33,8 +33,9 @@ FIRST_WRITE = {
     for (size, name), text in zip(_SIZES.items(), ("4 KiB", "1 MiB", "16 MiB"), strict=True)
 }
 METADATA = {
-    name: Metric(f"storage.{name}", Unit.NS, Better.LOWER, f"{text}; mean over all files of one directory")
+    name: Metric(f"storage.{name}", Unit.NS, Better.LOWER, f"{text}; mean over all files")
     for name, text in {
+        "lookup": "look a name up in the directory that is not there, for the first time: in a union, in every layer",
         "create": "create an empty file",
         "stat": "stat a file that was just created",
         "rename": "rename a file within its directory",

@@ -16,7 +16,15 @@ ANSWER = {
     "parts": [
         {"part": "walk", "count": 935, "made": 0, "ns": 9350000},
         {"part": "first_write", "bytes": 4096, "count": 3, "made": 3, "ns": [900, 100, 200]},
-        {"part": "metadata", "count": 10, "create_ns": 1000, "stat_ns": 20, "rename_ns": 300, "unlink_ns": 45},
+        {
+            "part": "metadata",
+            "count": 10,
+            "lookup_ns": 500,
+            "create_ns": 1000,
+            "stat_ns": 20,
+            "rename_ns": 300,
+            "unlink_ns": 45,
+        },
         {"part": "sequential", "bytes": 1 << 20, "write_ns": 10**9, "read_ns": 5 * 10**8},
     ],
 }
@@ -33,6 +41,7 @@ def test_every_metric_has_a_value_or_a_reason():
     values = {name: item.value for name, item in found.items() if not isinstance(item, Absent)}
     assert values == {
         "storage.first_write.4k": 200,
+        "storage.lookup": 50,
         "storage.create": 100,
         "storage.stat": 2,
         "storage.rename": 30,
@@ -57,7 +66,7 @@ def test_every_metric_has_a_value_or_a_reason():
         {**ANSWER, "parts": [{"part": "dance"}]},
         {**ANSWER, "parts": [{"part": "walk", "count": 0, "made": 0, "ns": 5}]},
         {**ANSWER, "parts": [{"part": "walk", "count": 3, "made": 0}]},
-        {**ANSWER, "parts": [{"part": "metadata", "count": 10, "create_ns": 1, "stat_ns": -2}]},
+        {**ANSWER, "parts": [{"part": "metadata", "count": 10, "lookup_ns": 1, "create_ns": 1, "stat_ns": -2}]},
         {**ANSWER, "parts": [{"part": "first_write", "bytes": 4096, "count": 2, "made": 0, "ns": [1]}]},
         {**ANSWER, "parts": [{"part": "first_write", "bytes": 77, "count": 1, "made": 0, "ns": [1]}]},
         {**ANSWER, "parts": [{"part": "sequential", "bytes": 10, "write_ns": 10**400, "read_ns": 1}]},
