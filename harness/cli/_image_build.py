@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from harness.cli._image import JSON, image_facts, open_store, print_json
-from harness.errors import UsageError
+from harness.errors import BuildError, UsageError
 from harness.images import containerfile as parser
 from harness.images import oci
 from harness.images.build import BuildOptions, BuildResult, build_image_of
@@ -55,12 +55,26 @@ def build(context: Path, names: tuple[str, ...], path: Path | None, **given: Any
     wishes = Wishes(dict(_pairs(given["pairs"])), given["target"], given["network"])
     progress = _progress(given["how"], quiet=given["quiet"])
     options = BuildOptions(chosen, wishes, use_cache=not given["no_cache"], progress=progress)
-    built = build_image_of(_read(path, context), directory, open_store(), options)
+    try:
+        built = build_image_of(_read(path, context), directory, open_store(), options)
+    except BuildError as error:
+        _show_tail(error, progress)
+        raise
     if given["as_json"]:
         print_json(image=image_facts(chosen[0], built.image), build=_document(built))
         return
     for name in chosen:
         click.echo(f"{name} {built.image.manifest.digest}")
+
+
+def _show_tail(error: BuildError, progress: Progress) -> None:
+    """Show the last lines of a command that failed, unless they stand there already."""
+    lines = getattr(error, "tail", ())
+    if isinstance(progress, Lines) or not lines:
+        return
+    click.echo(err=True)
+    for line in lines:
+        click.echo(f"  | {line}", err=True)
 
 
 def _read(path: Path | None, context: Path) -> Containerfile:

@@ -62,7 +62,11 @@ def _number(word: str, rows: list[list[str]], what: str) -> int:
 
 def resolve(root: Path, text: str, more: tuple[str, ...] = ()) -> User:
     """Return who USER[:GROUP] is in the tree at `root`: see `resolve_in`."""
-    with Confined(root) as tree:
+    try:
+        tree = Confined(root)
+    except OSError as error:  # the root of a container that has ended meanwhile
+        raise UsageError(f"user: {text}: {root}: {error.strerror}") from error
+    with tree:
         return resolve_in(tree, text, more)
 
 
