@@ -143,6 +143,20 @@ def test_a_stages_files_are_copied_by_content(base, context):
     assert [(step.keyword, step.cached) for step in again.steps] == [("RUN", False), ("COPY", True), ("RUN", True)]
 
 
+def test_commands_too_give_the_same_digest_in_another_store_at_another_time(context, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    text = (
+        "COPY f /f\nRUN mkdir /d && cat /f >/d/copy; rm /bin/dd\nFROM base\nCOPY --from=0 /d /d\nRUN mv /d/copy /b\n"
+    )
+    digests = set()
+    for number in (1, 2):
+        os.utime(context / "f", (2_000_000_000 + number,) * 2)
+        store = _store(tmp_path / f"store{number}", tmp_path / f"root{number}", shutil.which("busybox"))
+        digests.add(build(store, context, text).image.manifest.digest)
+        time.sleep(1.1)  # whatever has a time of its own has another one in the second round
+    assert len(digests) == 1
+
+
 @pytest.mark.parametrize(
     ("command", "message", "tail"),
     [
