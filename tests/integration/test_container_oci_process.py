@@ -259,7 +259,8 @@ def test_root_has_what_is_bounding_and_nothing_without_sets(oci: Oci, tree: Path
 
 def test_an_ordinary_user_with_an_ambient_capability_binds_a_low_port(oci: Oci, tree: Path) -> None:
     user = {"uid": 1000, "gid": 1000}
-    script = "nc -l -p 80 & sleep 0.3; echo hello | nc 127.0.0.1 80"
+    again = "until echo hello | nc 127.0.0.1 80; do [ $((n += 1)) -lt 20 ] && kill -0 $! || exit 0; sleep 0.1; done"
+    script = f"nc -l -p 80 2>/dev/null & n=0; {{ {again}; }} 2>/dev/null; wait"
     kinds = ("bounding", "permitted", "effective", "inheritable", "ambient")
 
     def change(made: Document, kept: tuple[str, ...]) -> None:
