@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.container import plan
+from harness.container import defaults, plan
 from harness.container.step import Step
 from tests.integration.attack_kit import Box, Document, box, compiled, exec_changed, install, until
 
@@ -87,7 +87,7 @@ def test_capabilities_that_are_not_given_cannot_be_used(bundle: Box) -> None:
     """The same script as root with all of them, to see that it can succeed."""
     script = "mount -t tmpfs t /tmp && echo mounted; hostname x && echo renamed; chroot / true && echo chrooted"
     assert bundle.run(script).split() == [] or "mounted" not in bundle.run(script)
-    everything = [f"CAP_{name.upper()}" for name in plan.CAPABILITIES if name != "sys_resource"]
+    everything = [f"CAP_{name.upper()}" for name in defaults.CAPABILITIES if name != "sys_resource"]
 
     def change(document: Document) -> None:
         document["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), everything)
