@@ -114,10 +114,15 @@ class Content:
         return data
 
 
-def check_sparse(extents: Sequence[tuple[int, int]], size_bytes: int) -> None:
-    """Raise tarfile.ReadError for a map of a sparse file whose extents overlap, go back or reach beyond its end."""
+def sparse_extents(extents: Sequence[tuple[int, int]], size_bytes: int) -> list[tuple[int, int]]:
+    """Return the (offset, size) of the data in a sparse file; unused places in its map, of size 0, are left out.
+
+    Raises: tarfile.ReadError for extents that overlap, go back or reach beyond the end.
+    """
     end = 0
-    for offset, count in extents:
+    used = [(offset, count) for offset, count in extents if count]
+    for offset, count in used:
         if offset < end or count < 0 or offset + count > size_bytes:
             raise tarfile.ReadError(f"sparse file with an extent of {count} bytes at {offset}, out of its place")
         end = offset + count
+    return used

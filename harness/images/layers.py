@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import IO, cast
 
 from harness.errors import ImageError
-from harness.images.forward import Ahead, Content, Forward, check_sparse
+from harness.images.forward import Ahead, Content, Forward, sparse_extents
 
 _CHUNK_BYTES = 1 << 18
 _HEADER_BYTES = 256 << 10  # longest extended header: names, link targets, extended attributes
@@ -114,7 +114,9 @@ class LayerReader:
             return None
         if member.sparse is None:
             return cast("IO[bytes]", Content(stream, member.size))
-        check_sparse(cast("list[tuple[int, int]]", member.sparse), member.size)  # typeshed says bytes
+        # typeshed says bytes
+        extents = sparse_extents(cast("list[tuple[int, int]]", member.sparse), member.size)
+        member.sparse = cast("bytes", extents)
         self._sparse_bytes += member.size
         self._check_size(self._sparse_bytes)
         return tar.extractfile(member)

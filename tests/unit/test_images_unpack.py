@@ -221,3 +221,68 @@ def test_attributes_of_the_user_are_kept_and_those_of_the_machine_are_not(root):
     unpack(root, tar(entry("f", content=b"x", pax_headers=headers)))
     assert os.listxattr(root / "f") == ["user.note"]
     assert os.getxattr(root / "f", "user.note") == b"ok"
+
+
+def sparse(name, content, extents, size):
+    """An old GNU sparse entry: a map of (offset, size) in the header, then the data alone."""
+    header = bytearray(tar(entry(name, content=content))[:512])
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[257:265] = b"ustar  \0"
+    header[345:512] = bytes(167)
+    for number, (offset, count) in enumerate(extents):
+        at = 386 + 24 * number
+        header[at : at + 24] = b"%011o\0%011o\0" % (offset, count)
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + content + bytes(-len(content) % 512) + bytes(1024)
+
+
+def test_a_sparse_file_gets_its_holes(root):
+    unpack(root, sparse("f", b"abcd", [(2, 2), (10, 2)], 14))
+    assert (root / "f").read_bytes() == b"\0\0ab" + bytes(6) + b"cd\0\0"
+
+
+@pytest.mark.parametrize(
+    ("extents", "size", "why"),
+    [
+        pytest.param([(8, 4), (0, 4)], 64, "out of its place", id="backwards"),
+        pytest.param([(0, 4), (2, 4)], 64, "out of its place", id="overlapping"),
+        pytest.param([(60, 8)], 64, "out of its place", id="beyond-the-end"),
+        pytest.param([(0, 4)], 1 << 19, "more than 50 times", id="bomb-of-zeros"),
+        pytest.param([(0, 4)], 1 << 32, "more than 1048576", id="larger-than-the-budget"),
+    ],
+)
+def test_hostile_sparse_files_are_refused(root, extents, size, why):
+    with pytest.raises(ImageError, match=why):
+        unpack(root, sparse("f", b"12345678", extents, size))
+
+
+def test_a_damaged_header_in_the_middle_is_no_end(root):
+    data = bytearray(tar(entry("a", content=b"a"), entry("b", content=b"b")))
+    data[1024 + 10] ^= 1
+    with pytest.raises(ImageError, match="damaged"):
+        unpack(root, bytes(data))
+
+
+def test_a_device_that_overlayfs_takes_for_a_whiteout_is_refused(root):
+    with pytest.raises(ImageError, match="whiteout: refused"):
+        unpack(root, tar(entry("gone", tarfile.CHRTYPE, devmajor=0, devminor=0)))
+
+
+def test_marks_of_union_file_systems_never_come_from_an_archive(root):
+    try:
+        os.setxattr(root, "user.probe", b"")
+    except OSError as error:
+        pytest.skip(f"no extended attributes here: {error}")
+    headers = {
+        f"SCHILY.xattr.user.{name}": "y" for name in ("overlay.opaque", "overlay.whiteout", "fuseoverlayfs.opaque")
+    }
+    unpack(root, tar(entry("d", DIR, pax_headers=headers)))
+    assert os.listxattr(root / "d") == []
+
+
+def test_depth_by_links_is_bounded(root):
+    deep = "/".join("d" * 150)
+    with pytest.raises(ImageError, match="deep"):
+        unpack(root, tar(entry(deep, DIR), entry("l", LNK, target=deep), entry(f"l/{deep}/x")))
