@@ -336,7 +336,7 @@ def test_label_is_written_to_the_hosts_proc_whatever_lies_over_the_containers(bu
     document["process"]["apparmorProfile"] = "no-such-profile"
     done = bundle.write(document).oci("create", "c")
     assert done.returncode == 1
-    assert "(label): exec no-such-profile" in done.stderr
+    assert "(write): thread-self/attr/apparmor/exec: exec no-such-profile" in done.stderr
     assert all(path.read_text() == "" for path in volume.rglob("exec"))
 
 
