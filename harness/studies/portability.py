@@ -91,11 +91,11 @@ class PortabilityArm:
             first_ns = self._first(trial_id, tree)
         finally:
             shutil.rmtree(self.place / trial_id)
+        for metric, value in ((BYTES, size_bytes), (EXPORT, export_ns), (IMPORT, import_ns), (FIRST, first_ns)):
+            emit(Measurement(metric, value))
         boot = self.artefacts.boot if self.artefacts else ()
         size = Measurement(BOOT, sum(path.stat().st_size for path in boot))
         emit(size if boot else Absent(BOOT, "a container has no kernel of its own"))
-        for metric, value in ((BYTES, size_bytes), (EXPORT, export_ns), (IMPORT, import_ns), (FIRST, first_ns)):
-            emit(Measurement(metric, value))
         names = [need.name for need in self.backend.needs(self.started)]
         emit(Measurement(NEEDS, len(names), {"names": ", ".join(names)}))
 
