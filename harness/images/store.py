@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import fcntl
 import hashlib
 import os
@@ -86,15 +87,30 @@ class Store:
         """Yield a fresh directory on the store's own file system, for work that ends with a rename."""
         path = Path(tempfile.mkdtemp(dir=self.path / "tmp"))
         try:
-            yield path
+            with self._told():
+                yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
     def write_atomically(self, path: Path, data: bytes) -> None:
         """Replace a file so that readers see the old or the new bytes, whatever happens."""
-        with tempfile.NamedTemporaryFile(dir=self.path / "tmp", delete=False) as file:
-            file.write(data)
-            commit_file(file, Path(file.name), path)
+        with self._told(), tempfile.NamedTemporaryFile(dir=self.path / "tmp", delete=False) as file:
+            try:
+                file.write(data)
+                commit_file(file, Path(file.name), path)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what it means when there is no room left."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            message = f"image store: {self.path}: {error.strerror}: nothing was added"
+            raise ImageError(message, hint="make room: harness image rm, harness image gc --all") from error
 
     def pin(self, path: Path) -> bytes:
         """Return a record's bytes and keep it from `collect` as long as this store object lives."""
@@ -121,7 +137,7 @@ class Store:
 
         Raises: ImageError when the digest is not the expected one; then nothing is stored.
         """
-        with tempfile.NamedTemporaryFile(dir=self.path / "tmp", delete=False) as file:
+        with self._told(), tempfile.NamedTemporaryFile(dir=self.path / "tmp", delete=False) as file:
             temporary = Path(file.name)
             try:
                 writer = BlobWriter(file)
