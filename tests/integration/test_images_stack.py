@@ -157,3 +157,16 @@ def test_the_budget_is_the_images_not_the_layers(tmp_path):
     image = stored_image(store, "big", *[[entry(f"f{n}", content=bytes(400))] for n in range(3)])
     with pytest.raises(ImageError, match="more than 0 entries"):
         open_stack(store, image, budget=Budget(entries=2))
+
+
+def test_a_changed_layer_is_refused_and_a_copied_store_is_read_once(tmp_path):
+    store = Store(tmp_path / "store")
+    image = stored_image(store, "x", USR)
+    layer = open_stack(store, image).directories[0]
+    note = layer.with_suffix(".stat")
+    note.write_text("of another place")
+    open_stack(store, image)  # all content read, found sound
+    assert note.read_text() != "of another place"
+    os.setxattr(layer / "usr", "trusted.overlay.opaque", b"y")
+    with pytest.raises(ImageError, match="changed since it was unpacked"):
+        open_stack(store, image)
