@@ -63,14 +63,15 @@ def _referenced(store: Store) -> tuple[set[str], set[str]]:
 
 
 def _unrecorded(store: Store) -> list[Path]:
-    """Return unpacked directories without a record, and disks of no recorded tree."""
+    """Return unpacked directories without a record, and disks of no recorded tree or layer."""
     dead = []
     for kind in _UNPACKED:
         dead += [path for path in (store.path / kind).iterdir() if not path.with_suffix(".json").exists()]
     records = (store.path / "trees").glob("*.json")
     roots = {_file_name(str(oci.parse_json(r.read_bytes(), str(r)).get("root_digest"))) for r in records}
     roots |= {path.stem for path in (store.path / "layers").glob("*.json")}
-    return dead + [p for p in (store.path / "disks").iterdir() if p.suffix in _DISKS and p.stem not in roots]
+    kept = roots | {record.stem for record in (store.path / "layers").glob("*.json")}
+    return dead + [p for p in (store.path / "disks").iterdir() if p.suffix in _DISKS and p.stem not in kept]
 
 
 def _file_name(digest: str) -> str:

@@ -138,13 +138,20 @@ def test_images_share_directories_and_collect_takes_what_nobody_uses(tmp_path):
     two = open_stack(store, stored_image(store, "two", USR, [entry("y")]))
     assert one.directories[0] == two.directories[0]
     assert one.directories[1] != two.directories[1]
+    disks = [
+        store.path / "disks" / f"{path.name}{suffix}" for path in one.directories for suffix in (".erofs", ".vmdk")
+    ]
+    for disk in disks:  # of VMs: one for each layer
+        disk.touch()
     other = Store(store.path)
     other.remove("one")
     assert not [gone for gone in collect(other) if gone.path.startswith("layers/")]  # in use by `store`
+    assert all(disk.exists() for disk in disks)
     del one, two, store
     gone = [gone.path for gone in collect(other) if gone.path.startswith("layers/")]
     assert len(gone) == 1
     assert len([path for path in (other.path / "layers").iterdir() if path.is_dir()]) == 2
+    assert [disk.exists() for disk in disks] == [True, True, False, False]
 
 
 def test_an_image_without_layers_is_one_empty_directory(tmp_path):
