@@ -145,6 +145,19 @@ def _registry() -> str | None:
     return _program("docker-registry") or _program("htpasswd") or _program("openssl")
 
 
+def _storage(driver: str) -> str | None:
+    """Return why a storage driver does not work here: tried with a tiny image, as the product does."""
+    from harness.errors import CapabilityError
+    from harness.host.paths import data_dir
+    from harness.images.storage import kinds
+
+    try:
+        found = kinds.available(driver, data_dir())
+    except (CapabilityError, OSError) as error:
+        return str(error)
+    return None if found.available else found.reason
+
+
 CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "overlayfs": _overlayfs,
@@ -159,6 +172,8 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "libvirtd": functools.partial(_program, "libvirtd"),
     "crun": functools.partial(_program, "crun"),
     "chromium": functools.partial(_program, "chromium"),
+    "btrfs": functools.partial(_storage, "btrfs"),
+    "fuse-overlayfs": functools.partial(_storage, "fuse-overlayfs"),
     "clang": functools.partial(_program, "clang"),
     "kvm": _kvm,
     "conformance": _conformance,

@@ -37,8 +37,8 @@ class HtmlRenderer:
         import jinja2  # noqa: PLC0415 - 60 ms
 
         environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-            undefined=jinja2.StrictUndefined,
+            loader=jinja2.PackageLoader("harness.report", "."), undefined=jinja2.StrictUndefined, autoescape=True,
+            trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         )  # fmt: skip
         environment.globals["t"] = tables
         return environment.get_template("_page.html.j2").render(

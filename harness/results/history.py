@@ -79,7 +79,7 @@ def read(path: Path) -> tuple[Entry, ...]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the garbage collector away in the block: walking a million fresh numbers again and again takes most of the time."""
+    """Keep the garbage collector away in the block: most of the time it would walk a million fresh numbers again."""
     was = gc.isenabled()
     gc.disable()
     try:

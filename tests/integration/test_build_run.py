@@ -145,9 +145,7 @@ def test_a_stages_files_are_copied_by_content(base, context):
 
 def test_commands_too_give_the_same_digest_in_another_store_at_another_time(context, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
-    text = (
-        "COPY f /f\nRUN mkdir /d && cat /f >/d/copy; rm /bin/dd\nFROM base\nCOPY --from=0 /d /d\nRUN mv /d/copy /b\n"
-    )
+    text = "COPY f /f\nRUN mkdir /d && cat /f >/d/copy; rm /bin/dd\nFROM base\nCOPY --from=0 /d /d\nRUN mv /d/copy /b\n"
     digests = set()
     for number in (1, 2):
         os.utime(context / "f", (2_000_000_000 + number,) * 2)

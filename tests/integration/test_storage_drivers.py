@@ -37,6 +37,13 @@ def base(tmp_path_factory):
     return tmp_path_factory.mktemp("drivers")
 
 
+@pytest.mark.needs("fuse-overlayfs", "btrfs")
+def test_drivers_that_a_test_machine_must_have(base):
+    """In CI a driver that stopped working must not hide as one that this host lacks."""
+    found = {name: kinds.available(name, base) for name in ("overlay", "fuse-overlayfs", "vfs", "btrfs", "erofs")}
+    assert {name: one.reason for name, one in found.items() if not one.available} == {}
+
+
 @pytest.mark.parametrize("name", kinds.KINDS)
 def test_contract(name, base, subtests):
     with lab_of(name, base) as lab:

@@ -279,15 +279,14 @@ def built(scenario, tmp_path, monkeypatch):
 
 
 def test_plan_shows_every_line_that_a_build_will_refuse(built, tmp_path, capsys):
-    lines = "FROM scratch\nRUN make\nCOPY none /\nENV A=1\nHEALTHCHECK CMD x\nFROM other\n"
+    lines = "FROM scratch\nMAINTAINER me\nCOPY none /\nENV A=1\nADD https://example.org/x /\nEXPOSE nothing\n"
     assert built(lines) == 3
     said = capsys.readouterr()
     file = tmp_path / "web" / "Containerfile"
-    assert f"{file}:2: RUN: not supported yet" in said.out
-    assert "make the files beforehand and COPY them" in said.out
+    assert f"{file}:2: MAINTAINER: " in said.out
     assert f"{file}:3: COPY: none: no such file in the context" in said.out
-    assert f"{file}:5: HEALTHCHECK: " in said.out
-    assert f"{file}:6: FROM: not supported yet: a second stage" in said.out
+    assert f"{file}:5: ADD: https://example.org/x: not supported: a URL" in said.out
+    assert f"{file}:6: EXPOSE: nothing: expected PORT" in said.out
     assert "4 prerequisites are missing" in said.err
 
 

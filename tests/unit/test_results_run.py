@@ -11,8 +11,8 @@ from harness.probes.startup import PLUGIN as STARTUP
 from harness.results.store import RunDirectory
 from harness.trials.planner import Plan
 from harness.trials.runner import Bench, Stopping, measure
-from tests.example_run import example_run
 from harness.trials.trial import RuntimeContender
+from tests.example_run import example_run
 from tests.fakes import FakeArm, FakeInstance
 
 PLAN = Plan("s", 7, "process", (("process", "fake"), ("vm", "fake")), warmup_blocks=1, min_blocks=7, max_blocks=9)
