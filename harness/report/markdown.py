@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from harness.interfaces import Renderer
 from harness.model.report import Report
 from harness.report import _tables as tables
-
-
-def _plain(text: str) -> str:
-    """Return text that stays one table cell and shows as it is: what a workload printed may hold anything."""
-    line = " ".join(text.split())
-    for letter in "\\`*_":
-        line = line.replace(letter, f"\\{letter}")
-    for letter in "<>|":
-        line = line.replace(letter, f"&#{ord(letter)};")
-    return line.replace("](", "]\\(")  # brackets alone are an interval
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> Iterator[str]:
-    yield f"| {' | '.join(map(_plain, head))} |"
-    yield f"|{'|'.join(' ---: ' if place in right else ' --- ' for place in range(len(head)))}|"
-    for line in lines:
-        yield f"| {' | '.join(map(_plain, line))} |"
+from harness.report._markdown_table import plain, table
 
 
 def _facts(report: Report) -> Iterator[str]:
     run = report.run
-    yield f"- run: `{run.run_id}` ({_plain(tables.state(report))})"
+    yield f"- run: `{run.run_id}` ({plain(tables.state(report))})"
     yield f"- trials: {tables.counts(report)}, order seed {run.seed}"
-    yield f"- host: {_plain(tables.host_line(report))}"
+    yield f"- host: {plain(tables.host_line(report))}"
     name, line = tables.subject_line(report)
-    yield f"- {name}: {_plain(line)}"
+    yield f"- {name}: {plain(line)}"
     for line in tables.seen_lines(report):
-        yield f"- {_plain(line)}"
+        yield f"- {plain(line)}"
     for difference in report.identity.differences:
-        yield f"- **{_plain(difference)}**"
+        yield f"- **{plain(difference)}**"
 
 
 def _measurements(report: Report) -> Iterator[str]:
@@ -49,7 +33,7 @@ def _measurements(report: Report) -> Iterator[str]:
         [f"{row.metric} {row.arrow}".rstrip(), row.runtime, row.n, row.median, row.interval, row.effect, row.wording]
         for row in rows
     ]
-    yield from _table(head, lines, frozenset({2, 3}))
+    yield from table(head, lines, frozenset({2, 3}))
     yield "\n↓ lower is better, ↑ higher is better; [ ] 95 % interval of the paired effect"
 
 
@@ -57,9 +41,9 @@ def _properties(report: Report) -> Iterator[str]:
     matrix = tables.exact_matrix(report)
     if matrix:
         yield "\n## Properties\n"
-        yield from _table(matrix[0], matrix[1:])
+        yield from table(matrix[0], matrix[1:])
         if any(cell.endswith(tables.OWN_KERNEL_MARK) for line in matrix for cell in line):
-            yield f"\n{_plain(tables.OWN_KERNEL_NOTE)}"
+            yield f"\n{plain(tables.OWN_KERNEL_NOTE)}"
 
 
 def _claims(report: Report) -> Iterator[str]:
@@ -78,23 +62,23 @@ def _claims(report: Report) -> Iterator[str]:
             ]
             for claim in report.claims
         ]
-        yield from _table(head, lines)
+        yield from table(head, lines)
 
 
 def _findings(report: Report) -> Iterator[str]:
     if report.findings:
         yield "\n## Before believing this\n"
     for finding in report.findings:
-        remedy = f" *{_plain(finding.remedy)}*" if finding.remedy else ""
-        yield f"- {_plain(finding.message)}{remedy}"
+        remedy = f" *{plain(finding.remedy)}*" if finding.remedy else ""
+        yield f"- {plain(finding.message)}{remedy}"
     if report.failures:
         yield "\n## Failed trials\n"
     for failure in report.failures:
-        yield f"- `{failure.trial_id}` ({failure.status}): {_plain(failure.error)}"
+        yield f"- `{failure.trial_id}` ({failure.status}): {plain(failure.error)}"
     if report.missing:
         yield "\n## Not measured\n"
     for missing in report.missing:
-        yield f"- {_plain(tables.missing_text(missing, most=99))}"
+        yield f"- {plain(tables.missing_text(missing, most=99))}"
 
 
 class MarkdownRenderer:
@@ -103,7 +87,7 @@ class MarkdownRenderer:
     doc = "GitHub-flavoured Markdown"
 
     def render(self, report: Report) -> str:
-        lines = [f"# {_plain(report.run.scenario)}\n", f"**{_plain(tables.headline(report))}**\n"]
+        lines = [f"# {plain(report.run.scenario)}\n", f"**{plain(tables.headline(report))}**\n"]
         for part in (_facts, _findings_first, _measurements, _properties, _claims, _findings):
             lines.extend(part(report))
         return "\n".join(lines) + "\n"
