@@ -99,7 +99,7 @@ def test_through_a_pipe(store, other, image, fmt):
 
 
 def test_a_full_disk_is_no_bug(store, image, tmp_path):
-    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(ImageError, match="no space left on device"):  # noqa: PTH123
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(ImageError, match="No space left on device"):  # noqa: PTH123
         export_image(store, "lab/it:1", full, "oci-archive")
 
 
