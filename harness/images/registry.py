@@ -110,11 +110,13 @@ def _own_entry(index: Document, reference: Reference, log: Log) -> str:
 
 def _link_known(store: Store, layers: Sequence[Descriptor], blobs: Path) -> list[Descriptor]:
     """Give skopeo the layers that the store has (it then does not fetch them); return the others, each once."""
-    different = {layer.digest: layer for layer in layers}
-    for layer in different.values():
-        if store.has_blob(layer):
+    wanted = []
+    for layer in {layer.digest: layer for layer in layers}.values():
+        if store.has_whole_blob(layer):
             _blob_file(blobs, layer).hardlink_to(store.blob_path(layer.digest))
-    return [layer for layer in different.values() if not store.has_blob(layer)]
+        else:
+            wanted.append(layer)
+    return wanted
 
 
 def _tell(reference: Reference, layers: Sequence[Descriptor], wanted: Sequence[Descriptor], log: Log) -> None:

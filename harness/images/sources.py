@@ -59,7 +59,7 @@ def open_directory(path: Path, store: Store) -> Source:
 
 def _directory(what: str, documents: dict[str, bytes], file_of: Callable[[str], Path], store: Store) -> Source:
     def blob(wanted: Descriptor) -> Descriptor:
-        if store.has_blob(wanted):
+        if store.has_whole_blob(wanted):
             return wanted
         file = file_of(oci.check_digest(wanted.digest, f"{what}: blob").removeprefix("sha256:"))
         try:

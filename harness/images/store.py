@@ -130,10 +130,19 @@ class Store:
         path = self.blob_path(blob.digest)
         return path.is_file() and path.stat().st_size == blob.size_bytes
 
+    def has_whole_blob(self, blob: Descriptor) -> bool:
+        """Return whether a blob is stored and its bytes are still those of its digest: all of them are read."""
+        if not self.has_blob(blob):
+            return False
+        with self.blob_path(blob.digest).open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == blob.digest
+
     def add_blob(
         self, media_type: str, write: Callable[[BlobWriter], None], *, expect: str | None = None
     ) -> Descriptor:
         """Store what `write` writes and return its descriptor; the same bytes twice are one blob.
+
+        A blob that comes from elsewhere (`expect`) replaces one that is stored: importing an image anew repairs it.
 
         Raises: ImageError when the digest is not the expected one; then nothing is stored.
         """
@@ -145,7 +154,7 @@ class Store:
                 if expect is not None and writer.digest != expect:
                     raise ImageError(f"blob: {expect}: damaged: its bytes have the digest {writer.digest}")
                 blob = Descriptor(media_type, writer.digest, writer.size_bytes)
-                if not self.has_blob(blob):
+                if expect is not None or not self.has_blob(blob):
                     commit_file(file, temporary, self.blob_path(blob.digest))
             finally:
                 temporary.unlink(missing_ok=True)

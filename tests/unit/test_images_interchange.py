@@ -343,3 +343,16 @@ def test_a_directory_that_is_no_layout(store, tmp_path):
     (tmp_path / "d").mkdir()
     with pytest.raises(ImageError, match="no OCI layout"):
         import_image(tmp_path / "d", store)
+
+
+def test_importing_anew_mends_a_damaged_image(tmp_path, store, image):
+    out = tmp_path / "kept"
+    export_image(store, "lab/it:1", out, "oci-dir")
+    layer = image.layers[-1].blob
+    path = store.blob_path(layer.digest)
+    path.write_bytes(b"x" * layer.size_bytes)
+    with pytest.raises(ImageError, match="damaged"):
+        export_image(store, "lab/it:1", tmp_path / "again", "oci-dir")
+    import_image(out, store, name="lab/it:1")
+    export_image(store, "lab/it:1", tmp_path / "mended", "oci-dir")
+    assert oci.sha256_digest(path.read_bytes()) == layer.digest
