@@ -146,6 +146,30 @@ def _driver(found: Evidence, driver: str) -> _Row | None:
     return _Row(_NOTHING_ON_VMS, f"{driver}: {', '.join(parts)}", "holds", reason, remark)
 
 
+def _overlay(found: Evidence) -> _Row | None:
+    """OverlayFS: of the study of drivers, or of containers whose workload wrote to their root, beside other drivers."""
+    return _driver(found, "overlay") or _written_roots(found)
+
+
+def _written_roots(found: Evidence) -> _Row | None:
+    texts: dict[str, list[str]] = {"container": [], "vm": []}
+    overlays = False
+    for name in found.run.runtimes:
+        boundary, storage = str(found.facts(name).get("boundary")), found.facts(name).get("storage")
+        driver = storage.get("driver") if isinstance(storage, dict) else storage
+        elsewhere = found.facts(name).get("mounts")  # what it wrote to may have been one of these
+        if boundary not in texts or driver is None or elsewhere or found.median(name, _FIRST_WRITE) is None:
+            continue
+        overlays = overlays or (boundary == "container" and driver == "overlay")
+        sizes = [f"{size} {found.text(name, f'storage.first_write.{size}')}" for size in ("4k", "1m", "16m")]
+        texts[boundary].append(f"{name}: {', '.join(sizes)}")
+    if not overlays:
+        return None
+    words = {side: f"first write to a file by its size: {'; '.join(parts)}" for side, parts in texts.items() if parts}
+    reason = "the layers and a writable one above them were one root, and the workload wrote to it"
+    return _Row(words.get("vm", "not measured in a VM"), words["container"], "holds", reason)
+
+
 def _mounted(found: Evidence, kind: str, container_reason: str) -> _Row | None:
     """A kind of mount that a workload wrote to: beside the writable layer, and in a VM."""
     sides: dict[str, list[str]] = {"container": [], "vm": []}
@@ -168,7 +192,7 @@ _ROWS: Mapping[str, Callable[[Evidence], _Row | None]] = {
     EFFICIENCY: _efficiency,
     CHANGES: _changes,
     CACHING: _caching,
-    OVERLAYFS: lambda found: _driver(found, "overlay"),
+    OVERLAYFS: _overlay,
     AUFS: lambda found: _driver(found, "aufs"),
     DEVICE_MAPPER: lambda found: _driver(found, "devicemapper"),
     VOLUMES: lambda found: _mounted(

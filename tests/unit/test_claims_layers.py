@@ -38,11 +38,11 @@ def rows(
     metrics = {name: {"unit": unit, "better": "lower", "assume": "nothing", "doc": ""} for name, unit in names.items()}
     run = example_run(
         runtimes=tuple(arms), control=next(iter(arms)), arms=arms, metrics=metrics, image={},
-        study={"kind": kind, "doc": "", "options": {}},
+        study={"kind": kind, "doc": "", "options": {}} if kind else {},
     )  # fmt: skip
     trials = [
         TrialRecord(
-            TrialSpec(f"b{block:02d}-{arm}", block, place, arm, f"study:{kind}"),
+            TrialSpec(f"b{block:02d}-{arm}", block, place, arm, f"study:{kind}" if kind else "builtin"),
             "ok",
             "2026-03-14T09:15:00.000Z",
             metrics={name: MetricValue(value, unit) for name, (value, unit) in values.get(arm, {}).items()},
@@ -112,6 +112,23 @@ def test_a_driver_that_the_kernel_lacks_is_not_shown_with_its_reason() -> None:
     assert (found["OverlayFS"].verdict, found["aufs"].verdict) == ("holds", "not shown")
     assert found["aufs"].reason == "this kernel has no aufs"
     assert "Device Mapper" not in found
+
+
+def test_containers_that_wrote_to_their_roots_show_overlayfs() -> None:
+    arms = {
+        "overlay": {"boundary": "container", "storage": {"driver": "overlay", "depth": 3}},
+        "btrfs": {"boundary": "container", "storage": {"driver": "btrfs", "depth": 3}},
+        "vm": {"boundary": "vm", "storage": "qcow2", "accelerator": "tcg"},
+        "volume": {"boundary": "container", "storage": {"driver": "overlay"}, "mounts": [{"type": "volume"}]},
+    }
+    written = {f"storage.first_write.{size}": (at, "ns") for size, at in (("4k", 1e6), ("1m", 2e6), ("16m", 9e6))}
+    row = rows("", arms, dict.fromkeys(arms, written))["OverlayFS"]
+    assert row.verdict == "holds"
+    assert "overlay: 4k 1.00 ms, 1m 2.00 ms, 16m 9.00 ms; btrfs: " in row.measured_container
+    assert "volume" not in row.measured_container
+    assert row.measured_vm.startswith("first write to a file by its size: vm")
+    del arms["overlay"], arms["volume"]
+    assert "OverlayFS" not in rows("", arms, dict.fromkeys(arms, written))
 
 
 def test_the_whole_table_takes_each_row_from_the_run_that_shows_it() -> None:
