@@ -45,6 +45,7 @@ VERBS = {
     "doctor": Verb("harness.cli.doctor", "doctor", "Say what works on this host, why not, and how noisy it is."),
     "list": Verb("harness.cli.listing", "listing", "List backends, workloads, probes, metrics or runs."),
     "report": Verb("harness.cli.report", "report", "Show a finished run again, in any format."),
+    "bundle": Verb("harness.cli.bundle", "bundle", "Put a finished run into one archive, with its reports."),
     "compare": Verb("harness.cli.gate", "compare", "Compare two runs of one scenario, metric by metric."),
     "gate": Verb("harness.cli.gate", "gate", "Fail where a run got worse than a base run or its history."),
     "history": Verb("harness.cli.history", "history", "Keep the summaries of runs, and look at how they moved."),
