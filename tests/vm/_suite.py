@@ -34,7 +34,18 @@ from tests.vm import _image
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("guest") / "container_tests.py"
-DISTRIBUTIONS = ("pytest", "pytest-timeout", "click", "lz4", "psutil", "pydantic", "rich", "ruamel.yaml", "zstandard")
+DISTRIBUTIONS = (
+    "pytest",
+    "pytest-timeout",
+    "click",
+    "isal",
+    "lz4",
+    "psutil",
+    "pydantic",
+    "rich",
+    "ruamel.yaml",
+    "zstandard",
+)
 COMMANDS = {"harness": "harness.cli.main:main", "harness-oci": "harness.container.cli:main"}
 MODULES = ("overlay", "fuse", "loop", "tun")
 STOP_NS = 30 * 10**9
