@@ -14,11 +14,9 @@
 import sys
 from pathlib import Path
 
-import matplotlib
-
 import harness
+from harness.charts import style
 
-matplotlib.use("Agg" if "__file__" in globals() else "inline")
 HERE = Path(__file__).parent if "__file__" in globals() else Path.cwd()
 ARGUMENTS = sys.argv[1:] if "__file__" in globals() else []
 RUN = Path(ARGUMENTS[0]) if ARGUMENTS else max((HERE.parent / "results" / "reference").glob("*/run.json")).parent
@@ -29,11 +27,16 @@ gated = run.meta.headline
 
 
 def show(axes, name):
-    """Return the figure for the notebook to show; save it where the command line asks for it."""
+    """Show a chart in the notebook; save it where the command line asks for it."""
+    picture = style.to_png(axes.figure)
     if CHARTS is not None:
         CHARTS.mkdir(parents=True, exist_ok=True)
-        axes.figure.savefig(CHARTS / f"{name}.png", dpi=120)
-    return axes.figure
+        (CHARTS / f"{name}.png").write_bytes(picture)
+    elif "__file__" not in globals():
+        from IPython.display import Image, display
+
+        display(Image(picture, width=720, alt=f"{axes.get_title()} ({run.meta.run_id})"))
+
 
 # %% [markdown]
 # ## Phases

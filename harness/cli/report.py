@@ -62,14 +62,18 @@ def gated_metrics(directory: RunDirectory) -> tuple[str, ...]:
 
 @click.command(short_help="Show a finished run again, in any format.")
 @click.argument("run", metavar="RUN")
-@click.option("--format", "format_name", default="terminal", show_default=True, help="terminal, markdown, csv, json")
+@click.option(
+    "--format", "format_name", default="terminal", show_default=True, help="terminal, html, markdown, csv, json, ..."
+)
 @click.option("--all", "everything", is_flag=True, help="In the terminal format too, every metric with its interval.")
+@click.option("--notebook", default="compare", show_default=True, help="Which, with --format notebook.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead of stdout.")
 @_RESULTS
-def report(*, run: str, format_name: str, everything: bool, output: Path | None, results: Path) -> None:
+def report(*, run: str, format_name: str, everything: bool, notebook: str, output: Path | None, results: Path) -> None:
     """Show a run again: RUN is its directory, its id, the beginning or end of its id, or 'latest'.
 
-    Formats: terminal, markdown (md), csv, json, and those of installed plugins. Nothing is measured: everything comes
+    Formats: terminal, html, markdown (md), csv, json, latex, junit, gab-smaller, gab-bigger (github-action-benchmark),
+    bmf (Bencher), openmetrics, notebook, and those of installed plugins. Nothing is measured: everything comes
     from the run's trials.jsonl. The terminal format has intervals for the main metrics and the gate's, and medians of
     the others, unless --all asks for more; the other formats always hold everything.
 
@@ -77,14 +81,29 @@ def report(*, run: str, format_name: str, everything: bool, output: Path | None,
     harness report latest
     harness report latest --all
     harness report latest --format md --output summary.md
+    harness report latest --format html --output report.html
+    harness report latest --format notebook --notebook startup --output startup.ipynb     or .html
     """
     directory = RunDirectory.open(find_run(results, run))
+    if format_name == "notebook":
+        _write(_notebook(directory, notebook, output), output)
+        return
     renderer: Renderer
     if format_name == TerminalRenderer.name:
         renderer = TerminalRenderer(everything=everything, gated=gated_metrics(directory))
     else:
         renderer = plugins.load("report", _ALIASES.get(format_name, format_name))
-    text = renderer.render(load_report(directory))
+    _write(renderer.render(load_report(directory)), output)
+
+
+def _notebook(directory: RunDirectory, name: str, output: Path | None) -> str:
+    from harness.report import _notebook as notebooks  # noqa: PLC0415
+
+    executed = notebooks.execute(name, directory.path)
+    return notebooks.as_html(executed) if output and output.suffix == ".html" else notebooks.as_ipynb(executed)
+
+
+def _write(text: str, output: Path | None) -> None:
     if output is None:
         click.echo(text, nl=False)
         return
