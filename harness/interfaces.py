@@ -29,7 +29,7 @@ from harness.model.spec import ImageConfig, Limits, NetworkKind, RootTree, Workl
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from harness.model.mounts import MountSpec
+    from harness.model.spec import MountSpec
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Emit = Callable[[Measurement | Absent], None]

@@ -12,7 +12,7 @@ from harness.errors import BackendError
 from harness.images import trial_volumes
 from harness.images.confine import Confined
 from harness.interfaces import ArmSpec, Capability, Json
-from harness.model.mounts import MountSpec
+from harness.model.spec import MountSpec
 
 _TMPFS = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _TMPFS_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV

@@ -12,7 +12,7 @@ from typing import Literal
 from harness.backends._domain import Machine, Share, ShareKind
 from harness.errors import CapabilityError
 from harness.host.process import find_program
-from harness.model.mounts import MountSpec
+from harness.model.spec import MountSpec
 
 ShareOption = Literal["auto", "virtiofs", "9p"]
 MODULES: dict[ShareKind, tuple[str, ...]] = {"virtiofs": ("virtiofs",), "9p": ("9p", "9pnet_virtio")}

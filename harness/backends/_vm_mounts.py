@@ -12,7 +12,7 @@ from harness.errors import CapabilityError
 from harness.host.process import find_program
 from harness.images import trial_volumes
 from harness.interfaces import ArmSpec, Capability, Json, RunContext
-from harness.model.mounts import MountSpec
+from harness.model.spec import MountSpec
 
 VOLUME_MODULES = ("ext4",)
 KernelHas = Callable[[ShareKind], None]

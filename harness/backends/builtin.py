@@ -20,8 +20,7 @@ from harness.errors import CapabilityError
 from harness.host.paths import data_dir
 from harness.images.storage import leftovers
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
-from harness.model.mounts import MountSpec
-from harness.model.spec import NetworkKind
+from harness.model.spec import MountSpec, NetworkKind
 
 DEFAULT_NETWORK: NetworkKind = "none"
 _NO_PATH_YET = "/proc/HARNESS/fd/NETWORK"  # a plan for people to read: every container of a bridge joins its own

@@ -27,8 +27,7 @@ from harness.host.paths import cache_dir, data_dir
 from harness.host.process import find_program, run
 from harness.images import initramfs, kernel, trial_volumes
 from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
-from harness.model.mounts import MountSpec
-from harness.model.spec import NetworkKind, WorkloadSpec
+from harness.model.spec import MountSpec, NetworkKind, WorkloadSpec
 
 _BUS = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
 _LATE_MODULES = ("virtio_console",)

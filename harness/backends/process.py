@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from harness.backends import _local, _mounts, _network
 from harness.container import hostroot, launcher, plan_control
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
-from harness.model.mounts import MountSpec
+from harness.model.spec import MountSpec
 
 
 class Options(BaseModel):

@@ -19,11 +19,10 @@ from harness.images.store import Store
 from harness.interfaces import ArmSpec, Backend, Capability, Json, Probe, RunContext
 from harness.interfaces import Study as StudyPlugin
 from harness.model.metrics import Metric
-from harness.model.mounts import MountSpec
 from harness.model.reading import LoadedScenario
 from harness.model.records import READY_METRIC
 from harness.model.scenario import Scenario, StudyScenario
-from harness.model.spec import RootTree
+from harness.model.spec import MountSpec, RootTree
 from harness.results.store import RunDirectory
 from harness.trials import resolve
 from harness.trials.reported import probes_with

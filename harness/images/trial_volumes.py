@@ -22,7 +22,7 @@ from pathlib import Path
 from harness.errors import BackendError, CapabilityError, CommandError
 from harness.host.paths import data_dir
 from harness.host.process import run
-from harness.model.mounts import MountSpec
+from harness.model.spec import MountSpec
 
 _UUID = "68617261-6573-7300-8000-000000000002"  # any fixed one
 _TIMEOUT_NS = 60 * 10**9

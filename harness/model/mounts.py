@@ -5,34 +5,18 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from harness.model.fields import MemoryBytes, Strict
+from harness.model.spec import MountKind, MountSpec
 
-MountKind = Literal["volume", "bind", "tmpfs"]
 VOLUME_BYTES = 64 << 20
 TMPFS_BYTES = 64 << 20
 _KERNELS = ("/proc", "/sys", "/dev")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-@dataclass(frozen=True, slots=True)
-class MountSpec:
-    """One mount of every instance, in the order in which they are made.
-
-    `source` is the name of a volume, or an absolute path of the host, or empty. `size_bytes` is what a volume's disk or
-    a tmpfs holds; 0 for a bind.
-    """
-
-    kind: MountKind
-    target: str
-    source: str = ""
-    read_only: bool = False
-    size_bytes: int = 0
 
 
 def _target(value: Any) -> Any:

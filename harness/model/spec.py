@@ -10,6 +10,7 @@ from typing import Literal
 ReadyKind = Literal["exit", "line", "tcp", "http"]
 NetworkKind = Literal["none", "host", "bridge"]
 """none: loopback alone. host: the host's own network. bridge: an interface on a bridge that the run has for itself."""
+MountKind = Literal["volume", "bind", "tmpfs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +74,18 @@ class RootTree:
     size_bytes: int
     config: ImageConfig = ImageConfig()
     reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MountSpec:
+    """One mount of every instance, in the order in which they are made.
+
+    `source` is the name of a volume, or an absolute path of the host, or empty. `size_bytes` is what a volume's disk or
+    a tmpfs holds; 0 for a bind.
+    """
+
+    kind: MountKind
+    target: str
+    source: str = ""
+    read_only: bool = False
+    size_bytes: int = 0

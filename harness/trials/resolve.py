@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from harness.images.resolve import ImageRef
 from harness.interfaces import ArmSpec, Workload
-from harness.model.mounts import MountSpec, mount_specs
-from harness.model.spec import ImageConfig, RootTree, WorkloadSpec
+from harness.model.mounts import mount_specs
+from harness.model.spec import ImageConfig, MountSpec, RootTree, WorkloadSpec
 
 if TYPE_CHECKING:
     from harness.model.scenario import Runtime, Scenario

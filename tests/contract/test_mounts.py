@@ -22,8 +22,7 @@ from harness.images.resolve import ImageRef, resolve_image
 from harness.images.store import Store
 from harness.interfaces import ArmSpec, Instance, RunContext
 from harness.model.milestones import READY
-from harness.model.mounts import MountSpec
-from harness.model.spec import Limits, RootTree, WorkloadSpec
+from harness.model.spec import Limits, MountSpec, RootTree, WorkloadSpec
 from harness.trials import ownership
 from tests.conftest import full_kernel
 

@@ -8,7 +8,7 @@ from harness.backends import _mounts, _shares, _vm_storage
 from harness.backends._vm_options import Options, Storage, root_fs
 from harness.container import syscalls
 from harness.errors import CapabilityError
-from harness.model.mounts import MountSpec
+from harness.model.spec import MountSpec
 
 MOUNTS = (
     MountSpec("volume", "/data", "data", size_bytes=1 << 24),

@@ -15,7 +15,7 @@ from harness.images.collection import collect
 from harness.images.layer_disks import descriptor_text
 from harness.images.store import Store
 from harness.images.volumes import Volumes, used_bytes
-from harness.model.mounts import MountSpec
+from harness.model.spec import MountSpec
 
 
 @pytest.fixture

@@ -125,11 +125,11 @@ def _traces() -> str:
 @pytest.mark.parametrize(
     ("only", "delay_s"),
     [
-        pytest.param("process", 0.9, id="process"),
-        pytest.param("container", 0.9, id="container"),
-        pytest.param("vm", 1.2, id="vm-early"),
-        pytest.param("vm", 2.4, id="vm-booting"),
-        pytest.param("vm", 3.6, id="vm-later"),
+        pytest.param("process", 0.4, id="process"),
+        pytest.param("container", 0.4, id="container"),
+        pytest.param("vm", 0.7, id="vm-early"),
+        pytest.param("vm", 1.9, id="vm-booting"),
+        pytest.param("vm", 3.1, id="vm-later"),
     ],
 )
 def test_nothing_is_left_after_kill_and_clean(ground: Path, only: str, delay_s: float) -> None:
@@ -137,6 +137,10 @@ def test_nothing_is_left_after_kill_and_clean(ground: Path, only: str, delay_s: 
     argv = ["run", "scenario.yaml", "--only", only, "--set", f"control={only}", "--set", "trials.blocks.max=500",
             "--set", "trials.blocks.min=500"]  # fmt: skip
     process = _start(argv, ground)
+    deadline = time.monotonic() + 30
+    while not (ground / "log").read_bytes():  # it says that it prepares once its directory is there
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     time.sleep(delay_s)
     assert process.poll() is None, (ground / "log").read_text()
     process.kill()
