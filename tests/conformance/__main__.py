@@ -27,6 +27,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--no-install", action="store_true", help="install no package")
     parser.add_argument("--build", action="store_true", help="fetch and build the suites, and run nothing")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the whole output of each program there")
+    parser.add_argument(
+        "--peers-where-behind", action="store_true", help="run the peers only on what ours does not pass: quicker"
+    )
     parser.add_argument("--workers", type=int, default=2 * (os.cpu_count() or 1), help="programs at a time")
     parser.add_argument(
         "program",
@@ -100,7 +103,12 @@ def _run(arguments: argparse.Namespace) -> tuple[list[Runtime], Results]:
     suites = [SUITES[name](built) for name in arguments.suite or DEFAULT_SUITES]
     runtimes = _runtimes(arguments.runtime)
     jobs = _jobs(suites, runtimes, arguments.program)
+    if arguments.peers_where_behind:
+        jobs = [job for job in jobs if job[2].name == OURS]
     results = run_all(jobs, arguments.logs, arguments.workers)
+    if arguments.peers_where_behind:
+        peers = [runtime for runtime in runtimes if runtime.name != OURS]
+        _add(results, run_all(_failed(results, jobs, peers), arguments.logs, arguments.workers))
     late = {(suite, test.partition(": ")[0]) for suite, test in behind(results)}
     again = [job for job in jobs if job[2].name == OURS and (job[0].name, job[1]) in late]
     for suite, tests in run_all(again, arguments.logs, 1).items():
@@ -109,6 +117,23 @@ def _run(arguments: argparse.Namespace) -> tuple[list[Runtime], Results]:
                 counts = asdict(words[OURS]) | {"reason": "at the second try, alone"}
                 results[suite][test][OURS] = Verdict(**counts)
     return runtimes, results
+
+
+def _failed(results: Results, jobs: list[Job], peers: list[Runtime]) -> list[Job]:
+    """Return the programs of which ours does not pass every test, for the peers to run."""
+    passed = {
+        (suite, program)
+        for suite, program in {(job[0].name, job[1]) for job in jobs}
+        if (tests := [words for test, words in results.get(suite, {}).items() if test.partition(": ")[0] == program])
+        and all(words.get(OURS, Verdict("absent")).word == "pass" for words in tests)
+    }
+    return [(job[0], job[1], peer) for job in jobs if (job[0].name, job[1]) not in passed for peer in peers]
+
+
+def _add(results: Results, more: Results) -> None:
+    for suite, tests in more.items():
+        for test, words in tests.items():
+            results.setdefault(suite, {}).setdefault(test, {}).update(words)
 
 
 def _cell(verdict: Verdict | None) -> str:
