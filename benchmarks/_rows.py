@@ -53,7 +53,7 @@ def container_spec(place: Place, workspace: str) -> ContainerSpec:
             seccomp=Seccomp(program, seccomp.flags(profile)),
         ),
         workspace,
-        UPPER_BYTES,
+        workspace_bytes=UPPER_BYTES,
         namespaces=defaults.NAMESPACES,
         hostname="benchmark",
         mounts=defaults.mounts(),

@@ -59,7 +59,7 @@ def container_spec(spec: ArmSpec, options: Options, workspace: str) -> Container
         Overlay((tree,)),
         process,
         workspace,
-        spec.limits.memory_bytes // 2,
+        workspace_bytes=spec.limits.memory_bytes // 2,
         namespaces=namespaces(_network.choose(spec, DEFAULT_NETWORK, {}), _NO_PATH_YET),
         hostname=spec.runtime,
         mounts=(*defaults.mounts(), *_mounts.container_mounts(spec.mounts, volumes)),

@@ -7,7 +7,7 @@ ids are those of the host unless a mapping is given. `plan.py` turns a Container
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 from harness.container import syscalls
@@ -192,6 +192,7 @@ class ContainerSpec:
     root: Overlay | Directory | Detached
     process: Process
     workspace: str
+    _: KW_ONLY
     workspace_bytes: int = 1 << 20
     workspace_mount: str = "/"
     namespaces: tuple[Namespace, ...] = ()

@@ -28,14 +28,22 @@ def _home(kind: str) -> Path | None:
     return Path(home).absolute() / kind if home else None
 
 
+def _user_home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        hint = "HARNESS_HOME says where images, trees and volumes are kept"
+        raise CapabilityError("home directory: this user has none", hint=hint) from error
+
+
 def data_dir() -> Path:
     """Return the directory of what must survive: images, trees, disks, volumes."""
-    return _home("data") or (_absolute("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "harness"
+    return _home("data") or (_absolute("XDG_DATA_HOME") or _user_home() / ".local" / "share") / "harness"
 
 
 def cache_dir() -> Path:
     """Return the directory of what can be had again: downloaded packages, kernels, probe answers."""
-    return _home("cache") or (_absolute("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
+    return _home("cache") or (_absolute("XDG_CACHE_HOME") or _user_home() / ".cache") / "harness"
 
 
 def runtime_dir() -> Path:

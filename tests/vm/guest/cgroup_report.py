@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HARNESS_RUNTIME"] = "/run/harness"
+os.environ["HARNESS_HOME"] = "/run/home"
 
 from harness.backends import _local, _metering
 from harness.container import cgroups, defaults, hostroot, launcher, mountinfo, plan, plan_control, syscalls
@@ -84,9 +85,9 @@ def running(script: str, *, ready: bool = True, boundary: str = "container") -> 
         names = defaults.DOCKER_CAPABILITIES
         process = Process((), capabilities=Capabilities(names, names, names), no_new_privs=True)
         container = ContainerSpec(
-            Overlay((IMAGE,)), process, str(kit.context.scratch), 16 * MIB, defaults.NAMESPACES, hostname="inside",
-            mounts=defaults.mounts(), masked_paths=defaults.MASKED_PATHS, readonly_paths=defaults.READONLY_PATHS,
-            attested=IMAGE,
+            Overlay((IMAGE,)), process, str(kit.context.scratch), workspace_bytes=16 * MIB,
+            namespaces=defaults.NAMESPACES, hostname="inside", mounts=defaults.mounts(),
+            masked_paths=defaults.MASKED_PATHS, readonly_paths=defaults.READONLY_PATHS, attested=IMAGE,
         )  # fmt: skip
         steps = plan.container_steps(container, kit.launch())
     else:
