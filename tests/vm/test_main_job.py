@@ -127,9 +127,7 @@ def _traces() -> str:
     [
         pytest.param("process", 0.4, id="process"),
         pytest.param("container", 0.4, id="container"),
-        pytest.param("vm", 0.7, id="vm-early"),
         pytest.param("vm", 1.9, id="vm-booting"),
-        pytest.param("vm", 3.1, id="vm-later"),
     ],
 )
 def test_nothing_is_left_after_kill_and_clean(ground: Path, only: str, delay_s: float) -> None:
