@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli._output import note, print_json
+from harness.cli._output import note
 from harness.cli.history import current_commit, entries_of
-from harness.cli.report import gated_metrics
+from harness.cli.report import gated_metrics, write_report
 from harness.errors import StoreError, UsageError
 from harness.results.store import RunDirectory, find_run
 
@@ -174,19 +174,8 @@ def _read_accepted(path: Path) -> list[Accepted]:
 def _write(
     found: Decision, directory: RunDirectory, format_name: str, output: Path | None, *, everything: bool
 ) -> None:
-    from harness.report import _decision_formats as formats  # noqa: PLC0415
-
-    if format_name == "json" and output is None:
-        print_json(formats.as_document(found))
-        return
     text = _rendered(found, directory, format_name, everything=everything)
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{output}: cannot be written: {error.strerror}") from error
+    write_report(text, output)
 
 
 def _rendered(found: Decision, directory: RunDirectory, format_name: str, *, everything: bool) -> str:

@@ -86,14 +86,14 @@ def report(*, run: str, format_name: str, everything: bool, notebook: str, outpu
     """
     directory = RunDirectory.open(find_run(results, run))
     if format_name == "notebook":
-        _write(_notebook(directory, notebook, output), output)
+        write_report(_notebook(directory, notebook, output), output)
         return
     renderer: Renderer
     if format_name == TerminalRenderer.name:
         renderer = TerminalRenderer(everything=everything, gated=gated_metrics(directory))
     else:
         renderer = plugins.load("report", _ALIASES.get(format_name, format_name))
-    _write(renderer.render(load_report(directory)), output)
+    write_report(renderer.render(load_report(directory)), output)
 
 
 def _notebook(directory: RunDirectory, name: str, output: Path | None) -> str:
@@ -103,7 +103,8 @@ def _notebook(directory: RunDirectory, name: str, output: Path | None) -> str:
     return notebooks.as_html(executed) if output and output.suffix == ".html" else notebooks.as_ipynb(executed)
 
 
-def _write(text: str, output: Path | None) -> None:
+def write_report(text: str, output: Path | None) -> None:
+    """Write a report to a file, or to stdout without one. Raises: StoreError where the file cannot be written."""
     if output is None:
         click.echo(text, nl=False)
         return
