@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -80,12 +81,15 @@ def get(address: str) -> tuple[int, bytes]:
 def links_seen_by_threads() -> dict[int, list[str]]:
     """Return the interfaces in each network namespace in which a thread of ours is, by its inode.
 
-    A thread that libvirt starts for its own use while a guest starts stays in that guest's namespace.
+    A thread that libvirt starts for its own use while a guest starts stays in that guest's namespace. One that
+    ends while we look is in none.
     """
-    return {
-        (task / "ns" / "net").stat().st_ino: re.findall(r"^\s*(\S+):", (task / "net" / "dev").read_text(), re.MULTILINE)
-        for task in Path("/proc/self/task").iterdir()
-    }
+    seen = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            names = re.findall(r"^\s*(\S+):", (task / "net" / "dev").read_text(), re.MULTILINE)
+            seen[(task / "ns" / "net").stat().st_ino] = names
+    return seen
 
 
 @pytest.mark.parametrize("machine", ["q35", "microvm"])
