@@ -128,7 +128,9 @@ class _Lines(_Quiet):
     def _name(self, spec: TrialSpec) -> str:
         if spec.warmup:
             return f"warm-up {spec.block + 1}/{self._plan.warmup_blocks}"
-        return f"block {spec.block - self._plan.warmup_blocks + 1}/{self._plan.max_blocks}"
+        number = spec.block - self._plan.warmup_blocks + 1
+        extra = number > self._plan.max_blocks
+        return f"block {number}, extra for a noisy one" if extra else f"block {number}/{self._plan.max_blocks}"
 
 
 class _Terminal(_Lines):

@@ -13,6 +13,20 @@ READY_METRIC = "startup.ready"
 STUDY_PREFIX = "study:"
 """In the place of a backend's name: `study:build-cache`."""
 
+_BASE_SUFFIX = "@base"
+"""No name of a scenario has an `@` in it."""
+
+
+def base_name(runtime: str) -> str:
+    """Return the name of the arm that is `runtime` as it was at the base revision."""
+    return f"{runtime}{_BASE_SUFFIX}"
+
+
+def is_base(runtime: str) -> bool:
+    """Return whether an arm is that of the base revision."""
+    return runtime.endswith(_BASE_SUFFIX)
+
+
 Status = Literal["ok", "failed", "timeout"]
 RunStatus = Literal["running", "complete", "interrupted", "failed"]
 
@@ -70,8 +84,19 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
+class Level:
+    """What `n` instances of one runtime took together, while the last of them was ready and all were idle."""
+
+    n: int
+    metrics: Mapping[str, MetricValue]
+
+
+@dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One trial, whether it worked or not. `marks` in ns since `requested`; `metrics` only what was measured."""
+    """One trial, whether it worked or not. `marks` in ns since `requested`; `metrics` only what was measured.
+
+    `levels`: of a trial that started more and more instances (`density:`), what was read at each number of them.
+    """
 
     spec: TrialSpec
     status: Status
@@ -83,6 +108,7 @@ class TrialRecord:
     absent: Mapping[str, str] = field(default_factory=dict)
     attestation: Attestation | None = None
     noise: Noise = Noise()
+    levels: tuple[Level, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +117,9 @@ class RunRecord:
 
     `study` is empty where runtimes are compared, else its `kind`, `doc` and `options`; then there is no image.
     `reported` is the first metric that the workload itself reports; empty for most workloads.
+    `base` is empty unless arms of a base revision ran in the same blocks (`base_name`); then it has `revision`,
+    `commit`, `scenario` (the file's name), `scenario_hash`, `root_digest`, and `confirms`, the id of the run whose
+    verdict this one was made to confirm.
     """
 
     run_id: str
@@ -110,6 +139,12 @@ class RunRecord:
     stop_reason: str = ""
     study: Mapping[str, Any] = field(default_factory=dict)
     reported: str = ""
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        """Each runtime that ran at the base revision too, with the name of that arm."""
+        return {name: base_name(name) for name in self.runtimes if base_name(name) in self.runtimes}
 
     @property
     def headline(self) -> str:

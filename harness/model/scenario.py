@@ -89,6 +89,9 @@ class Blocks(Strict):
 
     min: int = Field(default=10, ge=1, le=10_000, description="blocks that always run")
     max: int = Field(default=30, ge=1, le=10_000, description="blocks after which the run stops undecided")
+    extra: int | None = Field(
+        default=None, ge=0, le=10_000, description="at most so many more, one for each noisy block; default: max / 5"
+    )
 
 
 class Trials(Strict):

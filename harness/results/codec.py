@@ -17,6 +17,7 @@ from harness.model.records import (
     RUN_SCHEMA,
     TRIAL_SCHEMA,
     Attestation,
+    Level,
     MetricValue,
     Noise,
     RunRecord,
@@ -57,12 +58,18 @@ def trial_line(record: TrialRecord) -> str:
         "accelerator": record.accelerator,
         "started": record.started,
         "marks": dict(record.marks),
-        "metrics": {name: _metric_json(value) for name, value in record.metrics.items()},
+        "metrics": _metrics_json(record.metrics),
         "absent": dict(record.absent),
         "attestation": None if record.attestation is None else asdict(record.attestation),
         "noise": asdict(record.noise),
     }
+    if record.levels:
+        document["levels"] = [{"n": level.n, "metrics": _metrics_json(level.metrics)} for level in record.levels]
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+
+
+def _metrics_json(metrics: Mapping[str, MetricValue]) -> dict[str, Any]:
+    return {name: _metric_json(value) for name, value in metrics.items()}
 
 
 def _metric_json(value: MetricValue) -> dict[str, Any]:
@@ -92,11 +99,16 @@ def _trial(document: Mapping[str, Any]) -> TrialRecord:
         error=document.get("error"),
         accelerator=document.get("accelerator"),
         marks={name: int(at_ns) for name, at_ns in document.get("marks", {}).items()},
-        metrics={name: _metric(value) for name, value in document.get("metrics", {}).items()},
+        metrics=_metrics(document.get("metrics", {})),
         absent=dict(document.get("absent", {})),
         attestation=None if attestation is None else _attestation(attestation),
         noise=Noise(noise.get("steal_ratio"), noise.get("psi_cpu_some_ratio"), tuple(noise.get("flags", ()))),
+        levels=tuple(Level(int(level["n"]), _metrics(level["metrics"])) for level in document.get("levels", ())),
     )
+
+
+def _metrics(document: Mapping[str, Any]) -> dict[str, MetricValue]:
+    return {name: _metric(value) for name, value in document.items()}
 
 
 def _metric(document: Mapping[str, Any]) -> MetricValue:
@@ -151,6 +163,7 @@ def _run(document: Mapping[str, Any]) -> RunRecord:
         stop_reason=document.get("stop_reason", ""),
         study=dict(document.get("study", {})),
         reported=document.get("reported", ""),
+        base=dict(document.get("base", {})),
     )
 
 

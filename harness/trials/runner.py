@@ -6,7 +6,7 @@ Every finished trial is on disk before the next one starts, so that nothing is l
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,7 +53,7 @@ class Contender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """When enough is known: `metrics` are those that decide, compared with the control."""
+    """When enough is known: `metrics` are those that decide, in every contrast of the plan."""
 
     metrics: tuple[str, ...]
     margin: float
@@ -77,10 +77,10 @@ def measure(plan: Plan, bench: Bench, stopping: Stopping, records: Sequence[Tria
     """
     done = list(records)
     deadline_ns = None if stopping.budget_ns is None else time.monotonic_ns() + stopping.budget_ns
-    for block in range(plan.block_count):
+    for block in _blocks(plan, done):
         missing = _missing(plan, block, records)
         for spec in missing:
-            done.append(_one(spec, bench, done, len(plan.trials)))
+            done.append(_one(spec, bench, done, max(len(plan.trials), (block + 1) * len(plan.runtimes))))
             _give_up_on_failures(done, spec.runtime, bench)
         reason = _after_block(plan, block, done, stopping)
         if reason:
@@ -88,7 +88,7 @@ def measure(plan: Plan, bench: Bench, stopping: Stopping, records: Sequence[Tria
         counted = block + 1 - plan.warmup_blocks
         if missing and counted >= 1 and deadline_ns is not None and time.monotonic_ns() > deadline_ns:
             return f"the time budget was used up after {count(counted, 'block')}"
-    return f"all {count(plan.max_blocks, 'block')} ran"
+    return _all_ran(plan, done)
 
 
 def settled(plan: Plan, stopping: Stopping, records: Sequence[TrialRecord]) -> str | None:
@@ -96,13 +96,35 @@ def settled(plan: Plan, stopping: Stopping, records: Sequence[TrialRecord]) -> s
 
     Raises: RunFailed when they show that the arms do not run the same thing.
     """
-    for block in range(plan.block_count):
+    for block in _blocks(plan, records):
         if _missing(plan, block, records):
             return None
         reason = _after_block(plan, block, records, stopping)
         if reason:
             return reason
-    return f"all {count(plan.max_blocks, 'block')} ran"
+    return _all_ran(plan, records)
+
+
+def _blocks(plan: Plan, done: Sequence[TrialRecord]) -> Iterator[int]:
+    """Yield the planned blocks, then one more for each of them that the host disturbed; `done` grows meanwhile.
+
+    Disturbed blocks count like all others: to drop what looks bad would bias the result.
+    """
+    yield from range(plan.block_count)
+    yield from range(plan.block_count, plan.block_count + queued_blocks(plan, done))
+
+
+def queued_blocks(plan: Plan, done: Sequence[TrialRecord]) -> int:
+    """Return how many blocks were queued for noisy ones. Those themselves queue no more."""
+    planned = range(plan.warmup_blocks, plan.block_count)
+    noisy = {record.spec.block for record in done if record.noise.flags and record.spec.block in planned}
+    return min(len(noisy), plan.extra_blocks)
+
+
+def _all_ran(plan: Plan, done: Sequence[TrialRecord]) -> str:
+    extra = queued_blocks(plan, done)
+    more = f", {extra} of them for noisy ones" if extra else ""
+    return f"all {count(plan.max_blocks + extra, 'block')} ran{more}"
 
 
 def count(number: int, noun: str) -> str:
@@ -168,17 +190,14 @@ def _enough(plan: Plan, block: int, done: Sequence[TrialRecord], stopping: Stopp
     if counted < plan.min_blocks or (counted - plan.min_blocks) % CHECK_EVERY_BLOCKS:
         return None
     contrasts = [
-        _paired(done, runtime, plan.control, metric)
-        for runtime, _backend in plan.runtimes
-        if runtime != plan.control
-        for metric in stopping.metrics
+        _paired(done, runtime, base, metric) for runtime, base in plan.contrasts for metric in stopping.metrics
     ]
     pending = [pairs for pairs in contrasts if decide(pairs, stopping.margin, stopping.precision) == "more"]
     return None if pending or not contrasts else f"every contrast is decided after {count(counted, 'block')}"
 
 
-def _paired(done: Sequence[TrialRecord], runtime: str, control: str, metric: str) -> list[float]:
-    """Return runtime/control of one metric for every counted block in which both have it."""
+def _paired(done: Sequence[TrialRecord], runtime: str, base: str, metric: str) -> list[float]:
+    """Return runtime/base of one metric for every counted block in which both have it."""
     values: dict[tuple[str, int], float] = {
         (record.spec.runtime, record.spec.block): record.metrics[metric].value
         for record in done
@@ -186,16 +205,16 @@ def _paired(done: Sequence[TrialRecord], runtime: str, control: str, metric: str
     }
     blocks = sorted({block for name, block in values if name == runtime})
     return [
-        values[runtime, block] / values[control, block]
+        values[runtime, block] / values[base, block]
         for block in blocks
-        if values.get((control, block)) and values[runtime, block] > 0
+        if values.get((base, block)) and values[runtime, block] > 0
     ]
 
 
 def has_complete_block(plan: Plan, records: Sequence[TrialRecord]) -> bool:
     """Return whether some block that counts has a succeeded trial of every runtime: then there is a comparison."""
     ok = {record.spec.trial_id for record in records if record.status == "ok"}
-    blocks = range(plan.warmup_blocks, plan.block_count)
+    blocks = range(plan.warmup_blocks, plan.block_count + plan.extra_blocks)
     return any(all(spec.trial_id in ok for spec in plan.block_trials(block)) for block in blocks)
 
 

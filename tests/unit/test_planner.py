@@ -90,9 +90,9 @@ def test_places_are_balanced_over_many_blocks():
     assert all(300 - 71 < count < 300 + 71 for count in first.values())
 
 
-@pytest.mark.parametrize("block", [-1, 6])
+@pytest.mark.parametrize("block", [-1, 7])
 def test_there_is_no_other_block(block):
-    with pytest.raises(IndexError, match="the plan has 6"):
+    with pytest.raises(IndexError, match="the plan has 7"):
         plan(scenario(), seed=1).block_trials(block)
 
 
@@ -100,3 +100,19 @@ def test_chosen_seeds_can_be_typed_and_differ():
     seeds = {choose_seed() for _ in range(20)}
     assert len(seeds) > 15
     assert all(0 <= seed < 1_000_000 for seed in seeds)
+
+
+@pytest.mark.parametrize(("given", "extra"), [(None, 1), (0, 0), (4, 4)])
+def test_extra_blocks_are_a_fifth_unless_the_scenario_says_otherwise(given, extra):
+    one = scenario()
+    trials = one.trials.model_copy(update={"blocks": one.trials.blocks.model_copy(update={"extra": given})})
+    assert plan(one.model_copy(update={"trials": trials}), 7).extra_blocks == extra
+
+
+def test_a_base_revision_runs_in_the_same_blocks_and_is_what_its_runtimes_are_compared_with():
+    made = plan(scenario(), 7, {"vm@base": "libvirt", "process@base": "process"})
+    assert sorted(spec.runtime for spec in made.block_trials(2)) == [
+        "container", "process", "process@base", "vm", "vm@base",
+    ]  # fmt: skip
+    assert made.contrasts == (("process", "process@base"), ("vm", "vm@base"))
+    assert plan(scenario(), 7).contrasts == (("container", "process"), ("vm", "process"))

@@ -10,7 +10,7 @@ import pytest
 
 from harness.analysis.statistics import decide
 from harness.errors import BackendError, RunFailed, StoreError
-from harness.model.records import TrialRecord, TrialSpec
+from harness.model.records import Noise, TrialRecord, TrialSpec
 from harness.probes.startup import PLUGIN as STARTUP
 from harness.trials.planner import Plan
 from harness.trials.runner import Bench, Stopping, beyond_tolerance, has_complete_block, measure, settled
@@ -257,3 +257,42 @@ def test_a_block_is_complete_when_all_its_trials_succeeded_and_it_counts(bench) 
     assert not has_complete_block(PLAN, records[:3])
     assert has_complete_block(PLAN, records[:4])
     assert not has_complete_block(PLAN, [*records[:3], replace(records[3], status="failed")])
+
+
+def noisy_in(made: Bench, *blocks: int) -> Bench:
+    """Let the host be disturbed in these blocks, and quiet in all others, whatever it really is."""
+
+    class Disturbed:
+        timeout_ns = None
+
+        def __init__(self, inner) -> None:
+            self.inner = inner
+
+        def run(self, spec, log_dir, progress) -> TrialRecord:
+            flags = ("steal",) if spec.block in blocks else ()
+            return replace(self.inner.run(spec, log_dir, progress), noise=Noise(flags=flags))
+
+    return replace(made, contenders={name: Disturbed(one) for name, one in made.contenders.items()})
+
+
+@pytest.mark.parametrize(
+    ("noisy", "extra", "ran"),
+    [((), 3, 7), ((0,), 3, 7), ((2, 5), 3, 9), ((1, 2, 3, 4), 3, 10), ((2, 8), 3, 8), ((2, 5), 0, 7)],
+    ids=["quiet", "in the warm-up", "one for each", "bounded", "an extra one queues no more", "switched off"],
+)
+def test_an_extra_block_is_queued_for_each_noisy_one(bench, noisy, extra: int, ran: int) -> None:
+    plan = replace(PLAN, max_blocks=7, extra_blocks=extra)
+    made = noisy_in(bench(), *noisy)
+    told = measure(plan, made, NEVER)
+    assert told.startswith(f"all {ran} blocks ran")
+    assert len(made.journal.records) == 2 * (1 + ran)
+    assert made.observer.counts[-1] == (2 * (1 + ran), 2 * (1 + ran))
+    assert settled(plan, NEVER, made.journal.records) == told
+    assert settled(plan, NEVER, made.journal.records[:-1]) is None
+
+
+def test_a_run_with_a_base_stops_by_its_pairs_not_by_the_control(bench) -> None:
+    pairs = (("process", "vm"),)
+    made = noisy_in(bench(vm=after(1_000_000)))
+    told = measure(replace(PLAN, bases=pairs, control="nobody"), made, STOPPING)
+    assert told == "every contrast is decided after 7 blocks"
