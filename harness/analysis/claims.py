@@ -23,7 +23,7 @@ from harness.analysis.claims_layers import (
     layer_claims,
     shipped,
 )
-from harness.analysis.evidence import times
+from harness.analysis.evidence import Row, contrast, times
 from harness.analysis.findings import TCG
 from harness.analysis.statistics import EQUIVALENCE_MARGIN, Estimate, paired_ratio
 from harness.model.records import RunRecord, TrialRecord
@@ -59,16 +59,6 @@ class _Side:
         return cell.absent[0] if cell and cell.absent else "this run did not measure it"
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """What a row found: a sentence for the VM and one for the container, the verdict, its reason."""
-
-    texts: tuple[str, str]
-    verdict: Verdict
-    reason: str
-    remark: str = ""
-
-
 _ROWS = {
     "Operating system": ("its own operating system in every VM", "the host's kernel, shared"),
     "Startup time": ("minutes", "seconds"),
@@ -96,20 +86,27 @@ def claims(run: RunRecord, kept: Sequence[TrialRecord], cells: Sequence[Cell], i
     """Return the rows that a run has something on: of runtimes the table's five, then those on layers and storage."""
     rows = layer_claims(run, kept, cells)
     if not run.study:
-        return (*_comparison(run, kept, cells, identity), *rows)
-    if run.study.get("kind") != "portability":
-        return rows
-    return (shipped(run, kept, cells, _ROWS["Portability"]), *rows)
+        rows = (*_comparison(run, kept, cells, identity), *rows)
+    elif run.study.get("kind") == "portability":
+        rows = (shipped(run, kept, cells, _ROWS["Portability"]), *rows)
+    blocks = len({trial.spec.block for trial in kept})
+    return tuple(replace(row, scenario=_scenario(row.feature), blocks=blocks) for row in rows)
+
+
+def _scenario(feature: str) -> str:
+    return SCENARIOS.get(feature, "quickstart")
 
 
 def whole_table(tables: Sequence[tuple[str, Sequence[Claim]]]) -> tuple[Claim, ...]:
-    """Return every row of the text once, from several runs: (run id, its rows). The first run that shows a row wins.
+    """Return every row of the text once, from several runs: (run id, its rows).
 
-    What no run has anything on is not shown, and the row says which scenario measures it.
+    Of the runs that show a row the one with most blocks wins, the first of equals. What no run has anything on is not
+    shown, and the row says which scenario measures it.
     """
     rows = []
     for feature in (*_ROWS, *STATEMENTS):
         found = [replace(row, run_id=run) for run, own in tables for row in own if row.feature == feature]
+        found.sort(key=lambda row: -row.blocks)
         shown = [row for row in found if row.verdict != "not shown"]
         others = sorted({row.verdict for row in shown[1:]} - {row.verdict for row in shown[:1]})
         row = next(iter([*shown, *found]), None) or _unmeasured(feature)
@@ -121,8 +118,9 @@ def whole_table(tables: Sequence[tuple[str, Sequence[Claim]]]) -> tuple[Claim, .
 
 def _unmeasured(feature: str) -> Claim:
     texts = _ROWS.get(feature) or ("", STATEMENTS[feature])
-    scenario = f"harness run scenarios/{SCENARIOS.get(feature, 'quickstart')}.yaml"
-    return Claim(feature, *texts, "", "", "not shown", "no run here measured it", f"{scenario} does")
+    scenario = _scenario(feature)
+    remark = f"harness run scenarios/{scenario}.yaml does"
+    return Claim(feature, *texts, "", "", "not shown", "no run here measured it", remark, scenario=scenario)
 
 
 def _comparison(
@@ -152,10 +150,7 @@ def _comparison(
         _portability(run, vm, container),
         _isolation(vm, container),
     )
-    return tuple(
-        Claim(feature, *texts, *row.texts, row.verdict, row.reason, row.remark)
-        for (feature, texts), row in zip(_ROWS.items(), found, strict=True)
-    )
+    return tuple(row.claim(feature, texts) for (feature, texts), row in zip(_ROWS.items(), found, strict=True))
 
 
 def _side(
@@ -187,17 +182,23 @@ def _ratio(vm: _Side, vm_metric: str, container: _Side, metric: str) -> Estimate
     return paired_ratio([above[block] / below[block] for block in blocks]) if blocks else None
 
 
-def _operating_system(vm: _Side, container: _Side) -> _Row:
+def _operating_system(vm: _Side, container: _Side) -> Row:
     texts = _kernel_text(vm), _kernel_text(container)
+    short = _kernel_short(vm), _kernel_short(container)
     own_vm, own_container = (side.seen.own_kernel if side.seen else None for side in (vm, container))
     if own_vm is None or own_container is None:
         which = vm if own_vm is None else container
-        return _Row(texts, "not shown", f"whether {which.runtime} ran on the host's kernel was not attested")
+        return Row(*texts, "not shown", f"whether {which.runtime} ran on the host's kernel was not attested")
     if own_vm and not own_container:
         reason = "the boot id seen inside is another than the host's in the VM, and the host's own in the container"
-        return _Row(texts, "holds", reason)
+        return Row(*texts, "holds", reason, short=short)
     wrong = "the VM runs on the host's kernel" if not own_vm else "this container has a kernel of its own"
-    return _Row(texts, "fails", f"{wrong}, by the boot id seen inside")
+    return Row(*texts, "fails", f"{wrong}, by the boot id seen inside", short=short)
+
+
+def _kernel_short(side: _Side) -> str:
+    whose = {True: "own kernel", False: "host's kernel", None: "kernel"}
+    return f"{whose[side.seen.own_kernel]} {side.seen.kernel.partition('-')[0]}" if side.seen else ""
 
 
 def _kernel_text(side: _Side) -> str:
@@ -207,24 +208,27 @@ def _kernel_text(side: _Side) -> str:
     return f"{side.label}: kernel {side.seen.kernel}, {whose}"
 
 
-def _startup(vm: _Side, container: _Side) -> _Row:
+def _startup(vm: _Side, container: _Side) -> Row:
     texts = _median_text(vm, READY, format_ns, "to ready"), _median_text(container, READY, format_ns, "to ready")
     vm_ns, container_ns = vm.median(READY), container.median(READY)
     if vm_ns is None or container_ns is None:
         which = vm if vm_ns is None else container
-        return _Row(texts, "not shown", f"{READY} of {which.runtime}: {which.why_absent(READY)}")
-    remark = _direction(vm, container)
+        return Row(*texts, "not shown", f"{READY} of {which.runtime}: {which.why_absent(READY)}")
+    verdict, reason = _minutes(vm, vm_ns, container_ns)
+    ratio = contrast(f"{READY}, VM / container", _ratio(vm, READY, container, READY))
+    short = format_ns(vm_ns), format_ns(container_ns)
+    return Row(*texts, verdict, reason, _direction(vm, container), short, ratio)
+
+
+def _minutes(vm: _Side, vm_ns: float, container_ns: float) -> tuple[Verdict, str]:
     if container_ns >= MINUTE_NS:
-        reason = f"the container needed {format_ns(container_ns)}, which is minutes"
-        return _Row(texts, "fails", reason, remark)
+        return "fails", f"the container needed {format_ns(container_ns)}, which is minutes"
     if vm_ns < MINUTE_NS:
         even = ", even in software emulation" if vm.emulated else ""
-        reason = f"the VM was ready in {format_ns(vm_ns)}{even}: less than a minute"
-        return _Row(texts, "fails", reason, remark)
+        return "fails", f"the VM was ready in {format_ns(vm_ns)}{even}: less than a minute"
     if vm.emulated:
-        reason = "the VM took minutes, but in software emulation (TCG): with KVM it may not"
-        return _Row(texts, "not shown", reason, remark)
-    return _Row(texts, "holds", "the VM took minutes, the container less than one", remark)
+        return "not shown", "the VM took minutes, but in software emulation (TCG): with KVM it may not"
+    return "holds", "the VM took minutes, the container less than one"
 
 
 def _direction(vm: _Side, container: _Side) -> str:
@@ -243,7 +247,7 @@ def _direction(vm: _Side, container: _Side) -> str:
     return f"which of the two starts quicker is undecided here: {said}"
 
 
-def _resources(vm: _Side, container: _Side) -> _Row:
+def _resources(vm: _Side, container: _Side) -> Row:
     vm_text, container_text = (
         _median_text(side, PSS, format_bytes, "of host memory (PSS)") for side in (vm, container)
     )
@@ -254,20 +258,25 @@ def _resources(vm: _Side, container: _Side) -> _Row:
     texts = vm_text, container_text
     for side, needed in ((vm, metric), (container, PSS)):
         if side.median(needed) is None:
-            return _Row(texts, "not shown", f"{needed} of {side.runtime}: {side.why_absent(needed)}")
+            return Row(*texts, "not shown", f"{needed} of {side.runtime}: {side.why_absent(needed)}")
     ratio = _ratio(vm, metric, container, PSS)
+    verdict, reason = _more_memory(vm, ratio)
+    short = format_bytes(vm.median(metric) or 0), format_bytes(container.median(PSS) or 0)
+    of = f"{metric} of the VM / {PSS} of the container" if vm.emulated else f"{PSS}, VM / container"
+    return Row(*texts, verdict, reason, short=short, contrast=contrast(of, ratio))
+
+
+def _more_memory(vm: _Side, ratio: Estimate | None) -> tuple[Verdict, str]:
     if ratio is None or ratio.lo is None or ratio.hi is None:
-        return _Row(texts, "not shown", "fewer than 6 blocks hold both values: no interval, no verdict")
+        return "not shown", "fewer than 6 blocks hold both values: no interval, no verdict"
     part = "the guest's RAM alone (without the emulator's code cache)" if vm.emulated else "the VM"
     said = f"{part} takes {times(ratio)} the container's memory"
     limit = 1 + EQUIVALENCE_MARGIN
     if ratio.lo > limit:
-        return _Row(texts, "holds", f"{said}; CPU and disk are not part of this row")
+        return "holds", f"{said}; CPU and disk are not part of this row"
     if vm.emulated:
-        return _Row(texts, "not shown", f"{said}; what the VMM adds cannot be told under TCG")
-    if ratio.hi < limit:
-        return _Row(texts, "fails", said)
-    return _Row(texts, "not shown", f"{said}: undecided")
+        return "not shown", f"{said}; what the VMM adds cannot be told under TCG"
+    return ("fails", said) if ratio.hi < limit else ("not shown", f"{said}: undecided")
 
 
 def _median_text(side: _Side, metric: str, form: Callable[[float], str], what: str) -> str:
@@ -275,11 +284,11 @@ def _median_text(side: _Side, metric: str, form: Callable[[float], str], what: s
     return f"{side.label}: {form(value)} {what}" if value is not None else f"{side.label}: {side.why_absent(metric)}"
 
 
-def _portability(run: RunRecord, vm: _Side, container: _Side) -> _Row:
+def _portability(run: RunRecord, vm: _Side, container: _Side) -> Row:
     texts = _moved_text(run, vm), _moved_text(run, container)
     reason = "nothing was moved: both sides ran on one host, and sizes alone do not show portability"
     remark = "both were made from the same image" if run.image.get("root_digest") else ""
-    return _Row(texts, "not shown", reason, remark)
+    return Row(*texts, "not shown", reason, remark)
 
 
 def _moved_text(run: RunRecord, side: _Side) -> str:
@@ -292,23 +301,32 @@ def _moved_text(run: RunRecord, side: _Side) -> str:
     return f"{side.label}: {parts or 'sizes not recorded'}"
 
 
-def _isolation(vm: _Side, container: _Side) -> _Row:
+def _isolation(vm: _Side, container: _Side) -> Row:
     texts = _isolation_text(vm), _isolation_text(container)
     vm_shared, container_shared = (side.median("isolation.kernel.shared") for side in (vm, container))
     if vm_shared is None or container_shared is None:
         which = vm if vm_shared is None else container
         reason = f"isolation.kernel.shared of {which.runtime}: {which.why_absent('isolation.kernel.shared')}"
-        return _Row(texts, "not shown", reason)
-    if vm_shared:
-        return _Row(texts, "fails", "the VM shares the host's kernel")
-    if not container_shared:
-        return _Row(texts, "fails", "this container has a kernel of its own: more than operating-system level")
+        return Row(*texts, "not shown", reason)
     own = container.median("isolation.namespaces.own")
-    if own == 0:
-        return _Row(texts, "fails", "the container has no namespace of its own: it is not isolated at all")
+    short = (
+        "shared kernel" if vm_shared else "own kernel",
+        "own kernel" if not container_shared else "host's kernel" if own is None else f"{own:g} own namespaces",
+    )
+    wrong = _not_as_said(bool(vm_shared), bool(container_shared), own)
+    if wrong:
+        return Row(*texts, "fails", wrong, short=short)
     reason = "as the text means it, the VM by a kernel of its own and the container within the host's kernel"
     remark = "that nothing gets through (faults of the VMM, load of neighbours) was not tested"
-    return _Row(texts, "holds", reason, remark)
+    return Row(*texts, "holds", reason, remark, short)
+
+
+def _not_as_said(vm_shared: bool, container_shared: bool, own_namespaces: float | None) -> str:  # noqa: FBT001
+    if vm_shared:
+        return "the VM shares the host's kernel"
+    if not container_shared:
+        return "this container has a kernel of its own: more than operating-system level"
+    return "the container has no namespace of its own: it is not isolated at all" if own_namespaces == 0 else ""
 
 
 def _isolation_text(side: _Side) -> str:

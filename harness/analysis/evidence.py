@@ -8,8 +8,28 @@ from typing import Any
 
 from harness.analysis.statistics import Estimate, paired_ratio
 from harness.model.records import RunRecord, TrialRecord
-from harness.model.report import Cell
+from harness.model.report import Cell, Claim, Contrast, Verdict
 from harness.model.units import format_bytes, format_ns, format_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a run has on one claim: a sentence for each side and the same in a few words, the verdict, its reason."""
+
+    vm: str
+    container: str
+    verdict: Verdict
+    reason: str
+    remark: str = ""
+    short: tuple[str, str] = ("", "")
+    contrast: Contrast | None = None
+
+    def claim(self, feature: str, claimed: tuple[str, str]) -> Claim:
+        """Return it as a row of the table. `claimed` is what the text says of each side."""
+        return Claim(
+            feature, *claimed, self.vm, self.container, self.verdict, self.reason, self.remark,
+            short_vm=self.short[0], short_container=self.short[1], contrast=self.contrast,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +86,8 @@ def times(ratio: Estimate) -> str:
     if ratio.lo is None or ratio.hi is None:
         return format_ratio(ratio.value)
     return f"{format_ratio(ratio.value)} [{format_ratio(ratio.lo)[:-1]} - {format_ratio(ratio.hi)[:-1]}]"
+
+
+def contrast(of: str, ratio: Estimate | None) -> Contrast | None:
+    """Return a ratio as what a claim is judged by."""
+    return Contrast(of, ratio.value, ratio.lo, ratio.hi, ratio.n) if ratio else None

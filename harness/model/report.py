@@ -111,11 +111,27 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """What a claim is judged by: `of` names the ratio (`startup.ready, VM / container`), over `n` paired blocks.
+
+    `lo`, `hi`: exact signed-rank interval at 95 %, None below 6 blocks.
+    """
+
+    of: str
+    value: float
+    lo: float | None
+    hi: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """One row of the comparison table of the text: what it claims for each side, what was measured, the verdict.
 
-    `measured_*` are sentences for people. `remark` says what the run shows beside the claim. `claim_vm` is empty where
-    the text speaks of containers alone. `run_id` names the run in a table of several.
+    `measured_*` are sentences for people, `short_*` the same in a few words, for a picture. `remark` says what the run
+    shows beside the claim. `claim_vm` is empty where the text speaks of containers alone. `contrast` is None where
+    properties decide, which have no statistics. `scenario` is the shipped one that measures the row; `run_id` and
+    `blocks` (those that count) tell which run did, in a table of several.
     """
 
     feature: str
@@ -127,6 +143,11 @@ class Claim:
     reason: str
     remark: str = ""
     run_id: str = ""
+    short_vm: str = ""
+    short_container: str = ""
+    contrast: Contrast | None = None
+    scenario: str = ""
+    blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from harness.analysis.claims import whole_table
 from harness.analysis.claims_layers import STATEMENTS
 from harness.analysis.summary import analyse
 from harness.model.records import MetricValue, TrialRecord, TrialSpec
-from harness.model.report import Claim
+from harness.model.report import Claim, Contrast
 from tests.example_run import example_run
 
 LAYERS = {
@@ -139,3 +139,20 @@ def test_the_whole_table_takes_each_row_from_the_run_that_shows_it() -> None:
     assert (table["Layers: efficiency"].verdict, table["Layers: efficiency"].run_id) == ("holds", "more")
     assert table["Volumes"].reason == "no run here measured it"
     assert table["Volumes"].remark == "harness run scenarios/volumes.yaml does"
+
+
+def test_of_runs_that_show_a_row_the_one_with_most_blocks_speaks() -> None:
+    six = tuple(rows("layers", LAYERS, disks(64, 256)).values())
+    eight = tuple(rows("layers", LAYERS, disks(64, 65), blocks=8).values())
+    for order in ([("six", six), ("eight", eight)], [("eight", eight), ("six", six)]):
+        row = next(row for row in whole_table(order) if row.feature == "Layers: efficiency")
+        assert (row.run_id, row.blocks, row.verdict) == ("eight", 8, "fails")
+        assert "another run says: holds" in row.remark
+
+
+def test_a_row_says_what_it_is_judged_by_and_which_scenario_measures_it() -> None:
+    row = rows("layers", LAYERS, disks(64, 256))["Layers: efficiency"]
+    assert row.contrast == Contrast("layers.disk, flattened / shared layers", 4.0, 4.0, 4.0, 6)
+    assert (row.short_vm, row.short_container) == ("vm-qcow2 40.0 MiB", "64.0 MiB, not 256 MiB")
+    assert row.scenario == "layers"
+    assert [one.contrast for one in whole_table([]) if one.contrast] == []
