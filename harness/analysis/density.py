@@ -1,0 +1,109 @@
+"""What a host gives up for each further instance: the readings of a `density:` run, and the lines through them.
+
+A trial of such a run starts instances of one runtime, one after the other, up to each number in `density.counts`, and
+at each number it reads what all of them take together. `rows` gives these readings in a tidy form, for frames, tables
+and charts, one row a reading:
+
+    runtime block warmup status accelerator n metric value unit
+    vm      1     False  ok     tcg         4 density.pss 512000000 bytes
+
+`n` 0 is the host before the first instance: there, everything is 0. The metrics of the readings are LEVEL_METRICS.
+`slope` is the line through one trial's readings. One trial is one observation: the interval of a slope is that of the
+median over trials, like any other metric's (`memory.marginal`, `cpu.marginal`), and needs six blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from harness.analysis.statistics import Estimate, median, median_estimate
+from harness.model.metrics import Better, Metric, Unit
+from harness.model.records import TrialRecord
+
+
+def _level(name: str, unit: Unit, doc: str) -> Metric:
+    return Metric(f"density.{name}", unit, Better.LOWER, doc)
+
+
+HOST = _level("host", Unit.BYTES, "memory that the host has less than before the first one, page cache not counted")
+CACHE = _level("cache", Unit.BYTES, "page cache that the host has more than before the first one (it can be reclaimed)")
+PSS = _level("pss", Unit.BYTES, "proportional set size of all their host processes together")
+USS = _level("uss", Unit.BYTES, "pages that one of these processes maps alone, summed")
+CGROUP = _level("cgroup", Unit.BYTES, "what is charged to their cgroups together")
+MERGED = _level("merged", Unit.BYTES, "memory that KSM saves on the whole host, more than before the first one")
+CPU = _level("cpu", Unit.RATIO, "CPU time of all their host processes in a second of waiting: 1 is one core")
+HOST_CPU = _level("cpu.host", Unit.RATIO, "CPU time of the whole host in the same second, whoever took it")
+READY = _level("ready", Unit.NS, "from `requested` to `ready` of the last one, the others being idle")
+LEVEL_METRICS = (HOST, CACHE, PSS, USS, CGROUP, MERGED, CPU, HOST_CPU, READY)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line through readings at different n: `slope` in the metric's unit an instance, `start` its value at n = 0."""
+
+    slope: float
+    start: float
+
+    def at(self, n: float) -> float:
+        return self.start + self.slope * n
+
+
+def line(points: Sequence[tuple[float, float]]) -> Line | None:
+    """Return the Theil-Sen line through (n, value): the median of the slopes of all pairs; None below two n.
+
+    One reading that a neighbour on the host disturbed does not move it, as it would least squares.
+    Source: Sen, Estimates of the regression coefficient based on Kendall's tau, JASA 63 (1968).
+    """
+    slopes = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(points, 2) if x1 != x2]
+    if not slopes:
+        return None
+    slope = median(slopes)
+    return Line(slope, median([y - slope * x for x, y in points]))
+
+
+def points(record: TrialRecord, metric: str) -> list[tuple[float, float]]:
+    """Return (n, value) of one metric of a trial, by rising n; those at which it was not measured are left out."""
+    return [(level.n, level.metrics[metric].value) for level in record.levels if metric in level.metrics]
+
+
+def rows(records: Sequence[TrialRecord]) -> Iterator[dict[str, Any]]:
+    """Return every reading of a run, in the order in which they were made; see the head of this file."""
+    for record in records:
+        common = {
+            "runtime": record.spec.runtime,
+            "block": record.spec.block,
+            "warmup": record.spec.warmup,
+            "status": record.status,
+            "accelerator": record.accelerator,
+        }
+        for level in record.levels:
+            for name, reading in level.metrics.items():
+                yield {**common, "n": level.n, "metric": name, "value": reading.value, "unit": reading.unit}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One metric of one runtime at one number of instances, over the counted trials that came so far."""
+
+    runtime: str
+    n: int
+    metric: str
+    unit: str
+    estimate: Estimate
+
+
+def steps(records: Sequence[TrialRecord], metric: str) -> list[Step]:
+    """Return median and interval of one metric by runtime and n; trials that failed, and warm-up, do not count."""
+    values: dict[tuple[str, int], list[float]] = {}
+    unit = ""
+    for record in records:
+        if record.status != "ok" or record.spec.warmup:
+            continue
+        for level in record.levels:
+            if metric in level.metrics:
+                values.setdefault((record.spec.runtime, level.n), []).append(level.metrics[metric].value)
+                unit = level.metrics[metric].unit
+    return [Step(runtime, n, metric, unit, median_estimate(found)) for (runtime, n), found in values.items()]
