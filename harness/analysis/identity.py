@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from harness.model.records import Attestation, RunRecord, TrialRecord
+from harness.model.records import Attestation, RunRecord, TrialRecord, is_base
 from harness.model.report import Identity, Seen
 
 _DIGEST_DIGITS = 12
@@ -25,9 +25,15 @@ def differences(records: Sequence[TrialRecord]) -> list[str]:
     """Return one line for each field and trial that differs from the others; empty where all arms are the same.
 
     A succeeded trial without attestation differs too. The value of most trials is taken as the right one, and the
-    first trial that has another is named for each runtime. Trials of a study start nothing that could attest.
+    first trial that has another is named for each runtime. Trials of a study start nothing that could attest. Arms of
+    a base revision need only be the same among themselves: what it changed is what is measured.
     """
     ok = [record for record in records if record.status == "ok" and record.spec.starts_instance]
+    sides = ([record for record in ok if is_base(record.spec.runtime) == base] for base in (False, True))
+    return [line for side in sides for line in _among(side)]
+
+
+def _among(ok: Sequence[TrialRecord]) -> list[str]:
     attested = [(record, record.attestation) for record in ok if record.attestation is not None]
     lines = [
         f"attestation: {record.spec.runtime}: missing (trial {record.spec.trial_id})"
@@ -78,13 +84,14 @@ def identity(run: RunRecord, records: Sequence[TrialRecord]) -> Identity:
         return Identity(identical=True, attested=0, trials=0, root_digest="", exe_sha256="")
     ok = [record for record in records if record.status == "ok"]
     attestations = [record.attestation for record in ok if record.attestation is not None]
+    own = [record.attestation for record in ok if record.attestation is not None and not is_base(record.spec.runtime)]
     found = differences(records) or ([] if attestations else ["attestation: no trial of this run succeeded"])
     return Identity(
         identical=not found,
         attested=len(attestations),
         trials=len(ok),
-        root_digest=_common([attestation.root_digest for attestation in attestations]),
-        exe_sha256=_common([attestation.exe_sha256 for attestation in attestations]),
+        root_digest=_common([attestation.root_digest for attestation in own]),
+        exe_sha256=_common([attestation.exe_sha256 for attestation in own]),
         differences=tuple(found),
         seen=tuple(seen for runtime in run.runtimes if (seen := _seen(run, runtime, ok)) is not None),
     )

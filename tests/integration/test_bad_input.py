@@ -229,7 +229,7 @@ def test_failures_beyond_tolerance_end_with_4_but_the_table_is_printed(ground: P
 
 
 def test_failures_within_tolerance_are_told_and_tolerated(ground: Path) -> None:
-    settings = ["--set", f"workload.argv={sometimes(3)}", "--set", "trials.blocks={min: 9, max: 9}"]
+    settings = ["--set", f"workload.argv={sometimes(3)}", "--set", "trials.blocks={min: 9, max: 9, extra: 0}"]
     done = harness("run", "scenario.yaml", *settings, "--only", "process", cwd=ground)
     assert done.returncode == 0, done.stderr
     assert "b03-process failed" in done.stderr
@@ -251,7 +251,7 @@ def small_disk(place: Path, size: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("size", [pytest.param("48k", id="few blocks"), pytest.param("28k", id="hardly anything")])
 def test_a_full_disk_keeps_the_finished_trials_and_the_run_goes_on_when_there_is_room(ground: Path, size: str) -> None:
-    settings = ["--set", "trials.blocks={min: 9, max: 9}"]
+    settings = ["--set", "trials.blocks={min: 9, max: 9, extra: 0}"]
     with small_disk(ground / "results", size):
         done = harness("run", "scenario.yaml", *settings, cwd=ground)
         assert done.returncode == 4, done.stderr
@@ -356,7 +356,7 @@ def test_a_signal_while_arms_are_prepared_leaves_nothing(ground: Path) -> None:
 @pytest.mark.parametrize("wait_s", [0.05, 0.3])
 def test_an_interrupted_run_is_completed_by_resume(ground: Path, wait_s: float) -> None:
     """Whatever the trial was doing then: starting, attesting, stopping, or being written down."""
-    process = started(ground, "scenario.yaml", "--set", "trials.blocks={min: 12, max: 12}")
+    process = started(ground, "scenario.yaml", "--set", "trials.blocks={min: 12, max: 12, extra: 0}")
     read_until(process, "writing")
     time.sleep(wait_s)
     process.send_signal(signal.SIGINT)

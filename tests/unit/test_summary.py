@@ -303,3 +303,21 @@ def test_what_may_differ_is_no_difference():
 def test_a_missing_attestation_is_a_difference_unless_the_trial_failed():
     assert differences(changed("b03-vm", attestation=None)) == ["attestation: vm: missing (trial b03-vm)"]
     assert differences([r for r in TRIALS if r.status != "ok"]) == []
+
+
+def test_arms_of_a_base_revision_need_only_be_the_same_among_themselves():
+    def at_base(trial, **attested):
+        attestation = trial.attestation and replace(trial.attestation, root_digest="sha256:0b", **attested)
+        return replace(trial, spec=replace(trial.spec, runtime=f"{trial.spec.runtime}@base"), attestation=attestation)
+
+    theirs = [at_base(trial) for trial in TRIALS]
+    assert differences([*TRIALS, *theirs]) == []
+    other = replace(theirs[-1], attestation=replace(theirs[-1].attestation, uid=7))
+    assert differences([*TRIALS, *theirs[:-1], other]) != []
+    run = example_run()
+    both = replace(run, runtimes=(*run.runtimes, *(f"{name}@base" for name in run.runtimes)))
+    report = analyse(both, [*TRIALS, *theirs])
+    assert report.identity.root_digest == TRIALS[0].attestation.root_digest
+    own, base = (report.cell("startup.ready", name) for name in ("vm", "vm@base"))
+    assert own.effect == base.effect, "each is compared with the control of its own revision"
+    assert report.cell("startup.ready", "process@base").effect is None
