@@ -48,13 +48,17 @@ class Capability:
 
 @dataclass(frozen=True, slots=True)
 class CgroupMemory:
-    """Memory charged to an instance's cgroup, in bytes; None where this cgroup version does not tell."""
+    """Memory charged to an instance's cgroup, in bytes; None where this cgroup version does not tell.
+
+    `shmem_bytes` is the part of `file_bytes` that is tmpfs and other shared memory.
+    """
 
     anon_bytes: int | None
     file_bytes: int | None
     kernel_bytes: int | None
     current_bytes: int | None
     peak_bytes: int | None
+    shmem_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

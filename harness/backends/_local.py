@@ -202,7 +202,9 @@ class LocalInstance:
     def cgroup_memory(self) -> CgroupMemory | None:
         with translated(self._runtime):
             use = self._container.memory()
-        return CgroupMemory(use.anon_bytes, use.file_bytes, use.kernel_bytes, use.current_bytes, use.peak_bytes)
+        return CgroupMemory(
+            use.anon_bytes, use.file_bytes, use.kernel_bytes, use.current_bytes, use.peak_bytes, use.shmem_bytes
+        )
 
     def wait(self, milestone: str, deadline_ns: int) -> Mark:
         return self._session.wait(milestone, deadline_ns)

@@ -42,7 +42,9 @@ class Meter:
         if self._group is None:
             return None
         use = self._group.memory()
-        return CgroupMemory(use.anon_bytes, use.file_bytes, use.kernel_bytes, use.current_bytes, use.peak_bytes)
+        return CgroupMemory(
+            use.anon_bytes, use.file_bytes, use.kernel_bytes, use.current_bytes, use.peak_bytes, use.shmem_bytes
+        )
 
     def remove(self) -> None:
         """End what is still in it and remove it. Raises TrialError."""

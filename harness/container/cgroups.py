@@ -64,6 +64,8 @@ class MemoryUse:
     kernel_bytes: int | None
     current_bytes: int | None
     peak_bytes: int | None
+    shmem_bytes: int | None = None
+    """The part of `file_bytes` that is tmpfs and other shared memory."""
 
 
 def _take_home(there: str, home: str) -> None:
@@ -333,7 +335,7 @@ class Group:
             keys, files = ("anon", "file"), ("", "current", "peak")
             kernel = stat.get("kernel")  # Linux 5.18
         current, peak = (cgroupfs.read_number(f"{at}/memory.{file}") for file in files[1:])
-        return MemoryUse(stat.get(keys[0]), stat.get(keys[1]), kernel, current, peak)
+        return MemoryUse(stat.get(keys[0]), stat.get(keys[1]), kernel, current, peak, stat.get("shmem"))
 
     def stats(self) -> Stats:
         """Return the counters of the group and of all below it."""
