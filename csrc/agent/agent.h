@@ -47,6 +47,9 @@ void mark(const char *name, const char *format, ...) __attribute__((format(print
 void mark_on(int fd, const char *name, const char *detail); /* the same through another channel, to compare them */
 void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2))); /* mark `error`, then end */
 
+/* connect.c: fds 0 to 6 from the host, over its socket. */
+void connect_host(const char *path);
+
 /* vm.c: what a guest's init must do before a workload can run. */
 void vm_boot(struct spec *spec);
 void vm_open_console(const struct spec *spec); /* fds 1, 2 and 5 become virtio-serial ports */

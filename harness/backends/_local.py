@@ -11,20 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_memfd, encode_spec, sealed_memfd
 from harness.agent.session import AgentSession
 from harness.backends import _metering, _network
 from harness.container import cgroups, launcher, mountinfo, plan, syscalls
-from harness.container.cgroups import Group
+from harness.container.cgroups import Group, MemoryUse
 from harness.container.errors import ContainerError
-from harness.container.runtime import Container
+from harness.container.runtime import Container, Exit
 from harness.errors import AgentError, BackendError, CapabilityError
 from harness.host.paths import runtime_dir
 from harness.images import trial_volumes
 from harness.interfaces import ArmSpec, Boundary, Capability, CgroupMemory, ExecResult, Json, RunContext
-from harness.model.milestones import DELETED, REQUESTED, STOPPING, Mark
+from harness.model.milestones import DELETED, INIT, REQUESTED, STOPPING, Mark
 from harness.model.records import Attestation
 
 _ANSWER_NS = 30_000_000_000
@@ -172,10 +173,21 @@ def _channels(kit: Kit, session: AgentSession, theirs: ExitStack) -> list[int]:
     return [kit.stdin, writers[0], writers[1], workload, writers[2], control.fileno()]
 
 
+class Started(Protocol):
+    """A container, whoever made it: `harness.container.runtime.Container`, or what another runtime started."""
+
+    @property
+    def pid(self) -> int: ...
+    def pids(self) -> tuple[int, ...]: ...
+    def memory(self) -> MemoryUse: ...
+    def wait(self, timeout_ns: int) -> Exit | None: ...
+    def delete(self) -> None: ...
+
+
 class LocalInstance:
     """A container or a process as an Instance."""
 
-    def __init__(self, kit: Kit, session: AgentSession, container: Container, on_deleted: Callable[[], None]) -> None:
+    def __init__(self, kit: Kit, session: AgentSession, container: Started, on_deleted: Callable[[], None]) -> None:
         self.boundary = kit.boundary
         self.memory_bytes = kit.memory_bytes
         self._runtime = kit.runtime
@@ -186,6 +198,8 @@ class LocalInstance:
         self.address: str | None = None
         self.helpers: tuple[int, ...] = ()
         """Processes of the host that serve it alone."""
+        self.complaint: Callable[[], str | None] = lambda: None
+        """What a runtime said that failed instead of starting it."""
 
     @property
     def marks(self) -> Sequence[Mark]:
@@ -207,7 +221,13 @@ class LocalInstance:
         )
 
     def wait(self, milestone: str, deadline_ns: int) -> Mark:
-        return self._session.wait(milestone, deadline_ns)
+        try:
+            return self._session.wait(milestone, deadline_ns)
+        except AgentError:
+            said = self.complaint()
+            if said is None:
+                raise
+            raise BackendError(f"{self._runtime}: {said}") from None
 
     def inside(self) -> Mapping[str, Json]:
         return self._session.inside(time.monotonic_ns() + _ANSWER_NS)
@@ -248,6 +268,8 @@ class LocalInstance:
         ended = self._container.wait(0)
         if ended is not None:
             raise AgentError(f"agent: ended with code {ended.returncode} before it was asked to")
+        if self._session.find(INIT) is None:  # nobody is there who could be asked
+            return
         if time.monotonic_ns() < deadline_ns:
             self._session.finish(deadline_ns)
             self._container.wait(_EXIT_NS)

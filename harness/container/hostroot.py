@@ -1,8 +1,8 @@
 """A root for a process without a mount namespace of its own: an overlay that the host sees, with /proc, /sys, /dev.
 
-It is for the control alone. Everything lies below one directory and leaves by one unmount of it. /dev is a tmpfs with
-nodes of its own, never the host's: whoever removed the directory with everything still mounted would remove nothing of
-the host.
+It is for the control; a runtime that expects a mounted root gets the overlay alone. Everything lies below one directory
+and leaves by one unmount of it. /dev is a tmpfs with nodes of its own, never the host's: whoever removed the directory
+with everything still mounted would remove nothing of the host.
 """
 
 from __future__ import annotations
@@ -19,7 +19,21 @@ _PRIVATE = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 
 
 def mount_root(directory: str, lower: str, upper_bytes: int) -> str:
-    """Make `directory` with an overlay over `lower` in it; return the path to chroot to.
+    """Make `directory` with an overlay over `lower` in it, and /proc, /sys, /dev; return the path to chroot to.
+
+    Raises: ContainerError; nothing stays mounted then.
+    """
+    root = mount_overlay(directory, lower, upper_bytes)
+    try:
+        _mount_kernel(root)
+    except OSError as error:
+        unmount_root(directory)
+        raise ContainerError("root", error.errno or 0, str(error.filename)) from error
+    return root
+
+
+def mount_overlay(directory: str, lower: str, upper_bytes: int) -> str:
+    """Make `directory` with an overlay over `lower` in it, whose upper part is in memory; return its mount point.
 
     Raises: ContainerError; nothing stays mounted then.
     """
@@ -31,7 +45,6 @@ def mount_root(directory: str, lower: str, upper_bytes: int) -> str:
             undo.callback(syscalls.umount2, directory, syscalls.MNT_DETACH)
             syscalls.mount("none", directory, None, syscalls.MS_PRIVATE)
             root = _mount_overlay(directory, lower)
-            _mount_kernel(root)
         except OSError as error:
             raise ContainerError("root", error.errno or 0, str(error.filename)) from error
         undo.pop_all()
@@ -39,7 +52,7 @@ def mount_root(directory: str, lower: str, upper_bytes: int) -> str:
 
 
 def unmount_root(directory: str) -> None:
-    """Undo `mount_root`. Raises: ContainerError."""
+    """Undo `mount_root` or `mount_overlay`. Raises: ContainerError."""
     try:
         syscalls.umount2(directory, syscalls.MNT_DETACH)
         os.rmdir(directory)

@@ -59,7 +59,7 @@ class Container:
         """
         with ExitStack() as undo:
             group.create(limits)
-            undo.callback(_end_group, group)
+            undo.callback(end_group, group)
             with group.join_fds() as cgroup_fds:
                 launched = launch(plan, kept, (*cgroup_fds, *extra), program=program)
             undo.callback(end_child, launched.pid)
@@ -98,12 +98,13 @@ class Container:
         self.kill()
         if self.wait(_END_NS) is None:
             raise ContainerError("kill", errno.EBUSY, f"pid {self.pid} does not end")
-        _end_group(self.group)
+        end_group(self.group)
         os.close(self._pidfd)
         self._deleted = True
 
 
-def _end_group(group: Group) -> None:
+def end_group(group: Group) -> None:
+    """End what is still in a group and remove it. Raises ContainerError."""
     if group.try_remove():
         return
     deadline_ns = time.monotonic_ns() + _END_NS

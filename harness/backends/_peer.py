@@ -1,0 +1,439 @@
+"""What the backends of other runtimes share: a prepared arm, the timed start, the container as the host sees it.
+
+A `Recipe` is what one runtime knows: its command line, what it must be told to remove. Everything else is here, and is
+the same as for the built-in runtime: agent, marks, image, limits. See docs/add-a-runtime.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import select
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.agent.program import PATH as AGENT_PATH
+from harness.agent.session import AgentSession
+from harness.backends import _local, _mounts, _network
+from harness.backends._aside import Aside
+from harness.backends._door import Door
+from harness.container import cgroups, hostroot, syscalls
+from harness.container.cgroups import Group, MemoryUse
+from harness.container.errors import ContainerError
+from harness.container.runtime import Exit, end_group
+from harness.errors import BackendError, HarnessError
+from harness.host import process
+from harness.host.process import find_program
+from harness.interfaces import ArmSpec, Capability, Instance, Json, RunContext
+from harness.model.milestones import REQUESTED, RUNTIME_EXEC, Mark
+from harness.model.spec import Limits, MountSpec, NetworkKind
+
+DEFAULT_NETWORK: NetworkKind = "none"
+_END_NS = 20_000_000_000
+_UNSAID = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start, as a recipe sees it. `name` is unique on this host; `scratch` is a directory of its own.
+
+    `door` is to be mounted read-only at `_door.INSIDE`. `root` is the mounted root where the recipe wants one,
+    `network` the path of a namespace to join, `volumes` the directories of this trial's volumes.
+    """
+
+    name: str
+    scratch: Path
+    door: Path
+    root: Path
+    network: str | None
+    volumes: Mapping[str, Path]
+
+
+class Running(Protocol):
+    """What stands for the container on our side: its fd gets readable when the container has ended and is removed."""
+
+    def fileno(self) -> int: ...
+    @property
+    def pid(self) -> int | None:
+        """The process that was started for it; None where a daemon does it."""
+        ...
+
+    def wait(self, timeout_ns: int) -> int | None: ...
+    def complaint(self) -> str: ...
+    def kill(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Recipe(Protocol):
+    """One runtime of one run, ready to start containers. All of it is called with the mounts of `aside`."""
+
+    @property
+    def tree(self) -> Path:
+        """The directory that is really below the containers' roots: what the agent attests."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Json]: ...
+    def ready(self, start: Start) -> None:
+        """Write what is not timed."""
+        ...
+
+    def start(self, start: Start) -> Running: ...
+    def remove(self, start: Start) -> None:
+        """Remove a container by force: after a failure. Must not fail for one that is not there."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What the harness does for a runtime that does not: mount its root, hold it in a cgroup. `owner` starts it."""
+
+    root: bool = False
+    group: bool = False
+    owner: int = 0
+
+
+# -- a command that runs as long as the container --------------------------------------------------------------------
+
+
+class Command:
+    """`RUNTIME run ...` in the foreground: it ends when the container is removed. What it says is kept."""
+
+    def __init__(self, argv: Sequence[str], log: Path) -> None:
+        self._argv = argv
+        self._log = log
+        with log.open("wb") as stderr:
+            self._child = process.start(argv, stderr=stderr)
+        self._pidfd = os.pidfd_open(self._child.pid)
+
+    def fileno(self) -> int:
+        return self._pidfd
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    def wait(self, timeout_ns: int) -> int | None:
+        if self._child.returncode is None and _is_readable(self._pidfd, timeout_ns):
+            self._child.wait()
+        code = self._child.returncode
+        return code if code is None or code >= 0 else 128 - code
+
+    def complaint(self) -> str:
+        lines = self._log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
+        said = next((line for line in reversed(lines) if "rror" in line or "denied" in line), (lines or [""])[-1])
+        return f"{Path(self._argv[0]).name}: {said.strip() or 'ended without a word'}"
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+
+    def close(self) -> None:
+        os.close(self._pidfd)
+
+
+def _is_readable(fd: int, timeout_ns: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0, timeout_ns) / 1e6))
+
+
+# -- one container ---------------------------------------------------------------------------------------------------
+
+
+class PeerContainer:
+    """What somebody else's runtime started, as `_local.Started`."""
+
+    def __init__(self, running: Running, door: Door, layout: cgroups.Layout, group: Group | None) -> None:
+        self.running = running
+        self.force: Callable[[], None] = lambda: None
+        self._door = door
+        self._layout = layout
+        self._own, self._group = group, group
+        self._deleted = False
+
+    @property
+    def pid(self) -> int:
+        """The host pid of the agent; before it has come, that of the runtime's command."""
+        return self._door.pid or self.running.pid or 0
+
+    def pids(self) -> tuple[int, ...]:
+        """Return its processes and the one above them that serves it: a shim, a monitor, a runtime that stays."""
+        if self._deleted or self._door.pid is None:
+            return ()
+        inside = self._find_group().pids()
+        above = _parent(self._door.pid)
+        serves = above is not None and above > 1 and above != os.getpid() and above not in inside
+        return (*inside, above) if serves and above else inside
+
+    def memory(self) -> MemoryUse:
+        return self._find_group().memory()
+
+    def _find_group(self) -> Group:
+        """Return the group that the runtime made, by what the kernel says of the agent. Raises: BackendError."""
+        if self._group is None:
+            pid = self._door.pid or 0
+            try:
+                places = [f"{tree.path}{cgroups.own_path(tree, pid)}" for tree in self._layout.used()]
+                self._group = Group.restored(self._layout, places, ())
+            except ContainerError as error:
+                raise BackendError(f"cgroup of pid {pid}: {error}") from error
+        return self._group
+
+    def wait(self, timeout_ns: int) -> Exit | None:
+        code = self.running.wait(timeout_ns)
+        return None if code is None else Exit(code, 0, 0, 0)
+
+    def delete(self) -> None:
+        """End what still runs, wait until the runtime has removed it, and remove it by force where it has not."""
+        if self._deleted:
+            return
+        if self.running.wait(0) is None and self._door.pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._door.pidfd, signal.SIGKILL)
+        came = self._door.pid is not None
+        if self.running.wait(_END_NS if came else 0) is None:
+            self.force()
+            self.running.kill()
+        elif self.running.wait(0) != 0:
+            self.force()
+        self._deleted = True
+        self.running.close()
+        self._door.close()
+        if self._own is not None:
+            end_group(self._own)
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return None
+
+
+# -- one arm ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every start of an arm stands on, made before its recipe: where, with which limits, mounts and network."""
+
+    spec: ArmSpec
+    kit: _local.Kit
+    aside: Aside
+    network: NetworkKind
+
+    @property
+    def context(self) -> RunContext:
+        return self.kit.context
+
+    @property
+    def parent(self) -> str:
+        """The path of the cgroup below which a runtime shall make those of its containers."""
+        return f"/{self.kit.parent}"
+
+    @property
+    def limits(self) -> Limits:
+        return self.spec.limits
+
+
+class PeerArm:
+    """A prepared runtime: every launch asks its recipe."""
+
+    accelerator: str | None = None
+
+    def __init__(self, ground: Ground, recipe: Recipe, places: _network.Places, wants: Wants) -> None:
+        self._ground, self._recipe, self._places, self._wants = ground, recipe, places, wants
+        kit = ground.kit
+        self._volumes = _mounts.Volumes(ground.spec, kit.context.token)
+        self._home = Path(os.path.realpath(kit.context.scratch)) / f"p.{_UNSAID.sub('-', kit.runtime)}"
+        self._home.mkdir(mode=0o755)
+        self._agent = self._home / "agent"
+        self._agent.write_bytes(AGENT_PATH.read_bytes())
+        self._agent.chmod(0o755)
+        self._tree = ground.aside.run(syscalls.clone_mount, str(recipe.tree))
+        self.facts: Mapping[str, Json] = {
+            "boundary": kit.boundary,
+            "cgroup_mode": kit.layout.mode,
+            "agent_sha256": hashlib.sha256(AGENT_PATH.read_bytes()).hexdigest(),
+            "network": _network.facts(ground.network, "veth"),
+            "mounts": self._volumes.facts(),
+            **recipe.facts,
+        }
+
+    def launch(self, trial_id: str) -> Instance:
+        with ExitStack() as undo:
+            place = self._places.take()
+            undo.callback(place.close)
+            volumes = self._volumes.take(trial_id)
+            undo.callback(self._volumes.drop, trial_id)
+            scratch = self._home / _UNSAID.sub("-", trial_id)
+            scratch.mkdir(mode=0o755)
+            undo.callback(_remove_directory, scratch)
+            session = AgentSession()
+            undo.callback(session.close)
+            door = Door(scratch / "d", self._agent, session, self._wants.owner)
+            undo.callback(door.close)
+            name = f"{self._ground.kit.parent}-{scratch.name}"
+            start = Start(name, scratch, door.directory, scratch / "r" / "root", place.path, volumes)
+            session.start()
+            door.open(self._ground.kit.stdin, self._ground.kit.workload, self._tree)
+            started = self._ground.aside.run(self._launch, start, session, door, trial_id)
+            undo.pop_all()
+
+        def remove() -> None:
+            self._ground.aside.run(self._take_down, start)
+            place.close()
+            self._volumes.drop(trial_id)
+            _remove_directory(scratch)
+
+        instance = _local.LocalInstance(self._ground.kit, session, started, remove)
+        instance.address = place.address
+        instance.complaint = lambda: started.running.complaint() if door.pid is None else None
+        return instance
+
+    def _launch(self, start: Start, session: AgentSession, door: Door, trial_id: str) -> PeerContainer:
+        """The timed path, in the thread that has the mounts. Raises: BackendError; nothing is left then."""
+        ground, wants = self._ground, self._wants
+        self._recipe.ready(start)
+        with ExitStack() as undo, _local.translated(ground.kit.runtime):
+            session.marks.append(Mark(REQUESTED, time.monotonic_ns()))
+            undo.callback(self._take_down, start)
+            if wants.root:
+                hostroot.mount_overlay(
+                    str(start.root.parent), str(ground.spec.tree.path), ground.limits.memory_bytes // 2
+                )
+            group = ground.kit.group(trial_id) if wants.group else None
+            with ExitStack() as inside:
+                if group is not None:
+                    group.create(ground.kit.limits)
+                    undo.callback(end_group, group)
+                    inside.enter_context(group.caller_inside())
+                try:
+                    running = self._recipe.start(start)
+                except OSError as error:
+                    raise BackendError(f"{ground.kit.runtime}: {error.strerror or error}") from error
+            session.mark(RUNTIME_EXEC)
+            undo.pop_all()
+        container = PeerContainer(running, door, ground.kit.layout, group)
+        container.force = lambda: ground.aside.run(self._recipe.remove, start)
+        _watch(session, running, door)
+        return container
+
+    def _take_down(self, start: Start) -> None:
+        if self._wants.root and start.root.parent.is_dir():
+            with _local.translated(self._ground.kit.runtime):
+                hostroot.unmount_root(str(start.root.parent))
+
+    def close(self) -> None:
+        with ExitStack() as undo:
+            undo.callback(self._ground.kit.close)
+            undo.callback(sweep_groups, self._ground.kit)
+            undo.callback(self._ground.aside.close)
+            undo.callback(self._ground.aside.run, self._recipe.close)
+            undo.callback(_remove_directory, self._home)
+            undo.callback(self._places.close)
+            undo.callback(os.close, self._tree)
+
+
+def _watch(session: AgentSession, running: Running, door: Door) -> None:
+    """A runtime that ends before its agent came has failed: whoever waits shall learn of it at once."""
+    fd = running.fileno()
+
+    def ended() -> None:
+        session.unwatch(fd)
+        if door.pid is None:
+            door.abandon()
+
+    session.watch(fd, ended)
+
+
+def _remove_directory(path: Path) -> None:
+    """Remove what we wrote; nothing is mounted there where this thread looks."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep_groups(kit: _local.Kit) -> None:
+    """Remove the empty groups that runtimes made below the run's, in hierarchies that we have no use for."""
+    for group in cgroups.subgroups(kit.layout, kit.parent):
+        for hierarchy in kit.layout.hierarchies:
+            with suppress(OSError):
+                Path(hierarchy.path, group).rmdir()
+
+
+# -- what a backend's four methods do --------------------------------------------------------------------------------
+
+
+def prepare(
+    spec: ArmSpec,
+    context: RunContext,
+    make: Callable[[Ground], Recipe],
+    *,
+    wants: Wants,
+    refused: Mapping[NetworkKind, str] | None = None,
+    without_unified: bool = False,
+) -> PeerArm:
+    """Return an arm whose recipe `make` returns; it is called with the mounts of the arm's own thread.
+
+    Raises: CapabilityError for what cannot be had here.
+    """
+    kind = _network.choose(spec, DEFAULT_NETWORK, refused or {})
+    with ExitStack() as undo:
+        kit = _local.Kit(spec, "container", context)
+        undo.callback(kit.close)
+        undo.callback(sweep_groups, kit)
+        aside = Aside(without_unified=without_unified)
+        undo.callback(aside.close)
+        ground = Ground(spec, kit, aside, kind)
+        recipe = aside.run(make, ground)
+        undo.callback(aside.run, recipe.close)
+        places = _network.Places(kind, context.token, ("bridge",))
+        undo.callback(places.close)
+        arm = PeerArm(ground, recipe, places, wants)
+        undo.pop_all()
+    return arm
+
+
+def needs(*programs: str) -> tuple[Capability, ...]:
+    """Return what every peer needs, and its programs."""
+    return (*_local.needs(), *(_need_program(name) for name in programs))
+
+
+def _need_program(name: str) -> Capability:
+    try:
+        return Capability(name, available=True, reason=str(find_program(name)))
+    except HarnessError as error:
+        return Capability(name, available=False, reason="not installed", hint=error.hint)
+
+
+def mount_needs(mounts: Sequence[MountSpec]) -> tuple[Capability, ...]:
+    return _mounts.needs(mounts)
+
+
+def tokens() -> set[str]:
+    return _local.tokens()
+
+
+def reap(token: str, *, dry_run: bool) -> Sequence[str]:
+    return _local.reap(token, dry_run=dry_run)
+
+
+def program_facts(program: str, *version: str) -> dict[str, Json]:
+    """Return path, digest and version of a program; `version` are the arguments that make it tell."""
+    path = find_program(program)
+    said = process.run([str(path), *(version or ("--version",))], timeout_ns=20 * 10**9).stdout.decode(errors="replace")
+    return {
+        "path": str(path),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "version": (said.strip().splitlines() or ["unknown"])[0],
+    }
