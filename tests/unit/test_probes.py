@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from harness import plugins
+from harness.host.memory import Sizes, parse_meminfo, parse_rollup, parse_smaps
 from harness.interfaces import Probe
 from harness.model.metrics import Absent, Measurement
 from harness.model.milestones import Mark
 from harness.probes.isolation import capability_names
-from harness.probes.memory import Sizes, parse_guest_ram_bytes, parse_rollup
 from harness.trials.ownership import boot_id
 from tests.fakes import FakeInstance
 
@@ -29,7 +29,15 @@ Size:             262144 kB
 KernelPageSize:        4 kB
 Rss:               90112 kB
 Pss:               90112 kB
-7f0020000000-7f0020001000 rw-p 00000000 00:00 0
+Private_Dirty:     90112 kB
+7f0010000000-7f0010010000 rwxp 00000000 00:00 0
+Size:                 64 kB
+Rss:                  64 kB
+Private_Dirty:        64 kB
+7f0018000000-7f0018001000 r-xp 00001000 08:01 1234                       /usr/bin/qemu-system-x86_64
+Size:                  4 kB
+Rss:                   4 kB
+7f0020000000-7f0020001000 rw-p 00000000 00:00 0                          [heap]
 Size:                  4 kB
 Rss:                   4 kB
 """
@@ -54,9 +62,28 @@ def test_rollup_gives_bytes() -> None:
     assert parse_rollup(ROLLUP) == Sizes(pss=611 * 1024, rss=1560 * 1024, uss=592 * 1024)
 
 
-def test_guest_ram_is_the_mapping_of_its_size() -> None:
-    assert parse_guest_ram_bytes(SMAPS, 256 << 20) == 90112 * 1024
-    assert parse_guest_ram_bytes(SMAPS, 128 << 20) is None
+def test_mappings_tell_guest_ram_translated_code_and_files_apart() -> None:
+    ram, code, program, heap = parse_smaps(SMAPS)
+    assert (ram.size_bytes, ram.sizes.rss, ram.executable, ram.file) == (256 << 20, 90112 * 1024, False, "")
+    assert (code.executable, code.file, code.sizes.uss) == (True, "", 64 * 1024)
+    assert (program.executable, program.file) == (True, "/usr/bin/qemu-system-x86_64")
+    assert (heap.file, heap.sizes.rss) == ("[heap]", 4096)
+
+
+def test_the_hosts_memory_is_used_without_page_cache_but_with_tmpfs() -> None:
+    text = "".join(
+        f"{name}: {size} kB\n"
+        for name, size in {
+            "MemTotal": 1000,
+            "MemFree": 300,
+            "MemAvailable": 600,
+            "Buffers": 50,
+            "Cached": 250,
+            "Shmem": 100,
+        }.items()
+    )
+    found = parse_meminfo(text)
+    assert (found.used_bytes, found.cache_bytes) == (500 * 1024, 200 * 1024)
 
 
 def test_capability_names_and_bits_newer_than_the_list() -> None:
