@@ -10,7 +10,7 @@ from typing import Literal
 from harness.analysis import gate, history
 from harness.analysis.gate import Change, Policy
 from harness.model.history import Entry, Judged
-from harness.model.records import RunRecord, TrialRecord
+from harness.model.records import RunRecord, TrialRecord, is_base
 
 Outcome = Literal["passed", "regressed", "inconclusive", "not-comparable"]
 Trials = Sequence[TrialRecord]
@@ -28,7 +28,11 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was compared with what, every change, and the outcome. `refusals` say why nothing could be compared."""
+    """What was compared with what, every change, and the outcome. `refusals` say why nothing could be compared.
+
+    `series` is what a history was judged by. `confirmation` is the run of fresh blocks that a regression was held
+    against; empty where there was none.
+    """
 
     kind: Literal["runs", "history", "revisions"]
     base: str
@@ -36,6 +40,8 @@ class Decision:
     policy: Policy
     changes: tuple[Change, ...]
     refusals: tuple[str, ...] = ()
+    series: tuple[Judged, ...] = ()
+    confirmation: str = ""
 
     @property
     def gated(self) -> tuple[Change, ...]:
@@ -81,19 +87,73 @@ def _redefined(run: RunRecord, metrics: set[str], policy: Policy) -> Iterator[Ch
         )  # fmt: skip
 
 
-def compare_revisions(run: RunRecord, trials: Trials, pairs: Mapping[str, str], policy: Policy) -> Decision:
-    """Return what changed between two revisions that ran in the same blocks; `pairs` maps each arm to its base."""
-    samples = list(gate.samples_of_pairs(trials, pairs, list(run.metrics)))
-    names = ", ".join(sorted({base.rpartition("@")[2] or base for base in pairs.values()}))
-    return Decision("revisions", names, run.run_id, policy, gate.changes(run.metrics, samples, policy))
+def compare_revisions(run: RunRecord, trials: Trials, policy: Policy) -> Decision:
+    """Return what changed since the base revision, whose arms ran in the same blocks (`RunRecord.pairs`)."""
+    samples = list(gate.samples_of_pairs(trials, run.pairs, list(run.metrics)))
+    theirs = [_unbased(trial) for trial in trials if is_base(trial.spec.runtime)]
+    ours = [trial for trial in trials if not is_base(trial.spec.runtime)]
+    found = (*gate.changes(run.metrics, samples, policy), *gate.failure_changes(theirs, ours, list(run.pairs)))
+    refusals = () if run.pairs else ("the base revision has none of these runtimes",)
+    return Decision("revisions", str(run.base.get("revision", "")), run.run_id, policy, found, refusals)
+
+
+def _unbased(trial: TrialRecord) -> TrialRecord:
+    """Return a trial of a base arm under the name of the runtime that it is the base of."""
+    return replace(trial, spec=replace(trial.spec, runtime=trial.spec.runtime.rpartition("@")[0]))
+
+
+def suspects(decision: Decision) -> tuple[Change, ...]:
+    """Return what would make a gate red, and has to be confirmed first."""
+    return tuple(change for change in decision.gated if change.verdict == "regressed" and not change.accepted)
+
+
+def confirmed(decision: Decision, fresh: Decision) -> Decision:
+    """Return the decision after a second, independent batch of blocks: a regression stands where that batch shows it.
+
+    It does where its interval lies wholly on the worse side of no change and its estimate beyond the margin: to ask for
+    the whole interval once more would miss half of the true regressions that the first batch just found. What is not
+    confirmed is undecided, not fine.
+    """
+    again = {(change.metric, change.runtime): change for change in fresh.changes}
+    red = suspects(decision)
+    changes = tuple(
+        _held_against(change, again.get((change.metric, change.runtime)), decision.policy.margin)
+        if change in red
+        else change
+        for change in decision.changes
+    )
+    return replace(decision, changes=changes, confirmation=fresh.candidate)
+
+
+def _held_against(change: Change, fresh: Change | None, margin: float) -> Change:
+    if fresh is None or fresh.value is None:
+        return replace(change, verdict="inconclusive", reason=f"{change.reason}; fresh blocks did not measure it")
+    if fresh.verdict == "regressed" or (fresh.verdict == "worse-small" and _beyond(fresh, margin)):
+        return replace(change, reason=f"{change.reason}; confirmed by {_told(fresh)}")
+    return replace(change, verdict="inconclusive", reason=f"{change.reason}, but not confirmed by {_told(fresh)}")
+
+
+def _beyond(change: Change, margin: float) -> bool:
+    """Return whether the estimate of a ratio is worse by more than the margin; of a difference nothing less will do."""
+    if change.scale != "ratio" or change.value is None:
+        return False
+    worse = 1 / change.value if change.better == "higher" else change.value
+    return worse > 1 + margin
+
+
+def _told(fresh: Change) -> str:
+    interval = "" if fresh.lo is None or fresh.hi is None else f" [{fresh.lo:.3g} - {fresh.hi:.3g}]"
+    mark = "x" if fresh.scale == "ratio" else ""
+    return f"{fresh.n} fresh blocks: {fresh.value:.3g}{mark}{interval}"
 
 
 def check_history(entries: Sequence[Entry], policy: Policy, *, judged: Sequence[Judged]) -> Decision:
     """Return whether the newest run ends a history in a step for the worse."""
     newest = entries[-1].run_id if entries else ""
     return Decision(
-        "history", f"{max(0, len(entries) - 1)} runs before", newest, policy, tuple(map(_of_series, judged))
-    )
+        "history", f"{max(0, len(entries) - 1)} runs before", newest, policy, tuple(map(_of_series, judged)),
+        series=tuple(judged),
+    )  # fmt: skip
 
 
 def judge_all(entries: Sequence[Entry], policy: Policy) -> tuple[Judged, ...]:

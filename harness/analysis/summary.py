@@ -20,7 +20,7 @@ from harness.analysis.statistics import (
     paired_ratio,
 )
 from harness.model.metrics import Assume
-from harness.model.records import MetricValue, RunRecord, TrialRecord, base_name, is_base
+from harness.model.records import MetricValue, RunRecord, TrialRecord
 from harness.model.report import Cell, Effect, Failure, Finding, Report
 
 HEADLINES = ("memory.pss",)
@@ -104,14 +104,13 @@ def _columns(run: RunRecord, metric: str, trials: Sequence[TrialRecord]) -> list
 
 
 def _cells(run: RunRecord, metric: str, columns: Sequence[_Column]) -> list[Cell]:
-    """Return one metric of every runtime; arms of a base revision are held against the control of that revision."""
+    """Return one metric of every runtime."""
     definition = run.metrics.get(metric, {})
     units = [value.unit for column in columns for value in column.values.values()]
     unit = definition.get("unit") or next(iter(units), "")
     exact = definition.get("assume") == Assume.EXACT.value
-    by_name = {column.runtime: column for column in columns}
-    controls = {name: base_name(run.control) if is_base(name) else run.control for name in by_name}
-    return [_cell(metric, column, unit, by_name.get(controls[name]), exact=exact) for name, column in by_name.items()]
+    control = next((column for column in columns if column.runtime == run.control), None)
+    return [_cell(metric, column, unit, control, exact=exact) for column in columns]
 
 
 def _cell(metric: str, column: _Column, unit: str, control: _Column | None, *, exact: bool) -> Cell:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from harness import __version__
+from harness.cli._base import Revisions, at_base, base_facts, dropped
 from harness.cli._known import load_scenario
 from harness.cli._subject import Prepared, Subject, subject
 from harness.errors import StoreError
@@ -22,11 +23,15 @@ from harness.model.records import RunRecord
 from harness.model.scenario import scenario_hash
 from harness.results.store import RunDirectory, new_run_id
 from harness.trials import planner
+from harness.trials.revision import BaseTree
 
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """A run before its first trial. `token` is the part of the run id that everything it creates carries."""
+    """A run before its first trial. `token` is the part of the run id that everything it creates carries.
+
+    `base` is what run.json says of the base revision, empty without one.
+    """
 
     loaded: LoadedScenario
     plan: planner.Plan
@@ -34,6 +39,7 @@ class Composition:
     token: str
     started: str
     subject: Subject
+    base: Mapping[str, Any] = field(default_factory=dict)
 
 
 def compose(
@@ -42,8 +48,11 @@ def compose(
     only: Sequence[str] = (),
     overrides: Sequence[str] = (),
     former: RunDirectory | None = None,
+    base: BaseTree | None = None,
 ) -> Composition:
     """Load, check and resolve; with `former`, an interrupted run is taken up with its own seed, id and image.
+
+    With `base`, the scenario's runtimes as they were at a revision run in the same blocks.
 
     Raises: ScenarioError, UsageError, CapabilityError, BuildError; StoreError where `former` cannot go on.
     """
@@ -54,14 +63,31 @@ def compose(
         _refuse_changed(former.run(), loaded)
     about = subject(loaded, former)
     seed, run_id, started = _identity(loaded, former)
+    theirs = None if base is None else at_base(base, loaded)
+    facts: dict[str, Any] = {}
+    if theirs is not None and base is not None:
+        based = Revisions(about, subject(theirs, None), theirs.base_dir)
+        about, facts = based, base_facts(base, theirs, based)
+        loaded = replace(loaded, notes=(*loaded.notes, *base.notes, *dropped(loaded, theirs)))
+    if former is not None:
+        _refuse_other_base(former.run(), facts)
     return Composition(
         loaded=loaded,
-        plan=planner.plan(loaded.scenario, seed),
+        plan=planner.plan(loaded.scenario, seed, None if theirs is None else theirs.scenario.contenders),
         run_id=run_id,
         token=secrets.token_hex(4),
         started=started,
         subject=about,
+        base=facts,
     )
+
+
+def _refuse_other_base(former: RunRecord, facts: Mapping[str, Any]) -> None:
+    """Blocks of one run must be of one base: the same scenario there, and the same image."""
+    for key in ("scenario_hash", "root_digest"):
+        if former.base.get(key) != facts.get(key):
+            message = f"{former.run_id}: base: {key}: was {former.base.get(key)} and is now {facts.get(key)}"
+            raise StoreError(message, hint="the base is read in another way than when the run began: start a new run")
 
 
 def _refuse_changed(former: RunRecord, loaded: LoadedScenario) -> None:
@@ -146,4 +172,5 @@ def run_record(composition: Composition, prepared: Prepared) -> RunRecord:
         warnings=composition.loaded.notes,
         study=about.study,
         reported=about.reported,
+        base=composition.base,
     )

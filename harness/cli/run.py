@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
@@ -24,13 +25,14 @@ from harness.model.records import RunRecord, RunStatus
 from harness.model.units import parse_duration_ns
 from harness.results.store import RunDirectory, find_run
 from harness.trials import ownership
+from harness.trials.revision import BaseTree, checkout
 from harness.trials.runner import Bench, Stopping, beyond_tolerance, count, has_complete_block, measure, settled
 
 REPORT_FORMATS = ("markdown", "csv", "json")
 
 
 @dataclass(slots=True)
-class _Job:
+class Job:
     """One call of the command, and how far it came: whatever ends it must say where the run is."""
 
     results: Path
@@ -42,7 +44,7 @@ class _Job:
     left: list[str] = field(default_factory=list)
 
 
-def _budget_ns(text: str | None) -> int | None:
+def budget_ns_of(text: str | None) -> int | None:
     try:
         return None if text is None else parse_duration_ns(text)
     except ValueError as error:
@@ -54,6 +56,9 @@ def _budget_ns(text: str | None) -> int | None:
 @click.option("--only", multiple=True, metavar="RUNTIME", help="Measure only this runtime (repeat for more).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value: trials.blocks.min=6")
 @click.option("--resume", metavar="RUN", help="Go on with an interrupted run (its directory, id, or 'latest').")
+@click.option(
+    "--base", metavar="REVISION", help="Measure the scenario as of this git revision too, in the same blocks."
+)
 @click.option("--budget", metavar="TIME", help="Stop after the block in which this much time has passed: 10m")
 @click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where runs go."
@@ -67,6 +72,7 @@ def run(  # noqa: PLR0913  (click passes every option)
     only: tuple[str, ...],
     overrides: tuple[str, ...],
     resume: str | None,
+    base: str | None,
     budget: str | None,
     results: Path,
     as_json: bool,
@@ -84,27 +90,29 @@ def run(  # noqa: PLR0913  (click passes every option)
     harness run scenarios/quickstart.yaml
     harness run scenarios/boot.yaml --only vm --only process --set trials.blocks.min=6
     harness run --resume latest
+    harness run scenarios/boot.yaml --base main     then: harness gate latest
     """
-    with Answer(as_json=as_json) as answer, Signals() as signals:
-        job = _Job(results, _budget_ns(budget), answer, signals)
+    with Answer(as_json=as_json) as answer, Signals() as signals, contextlib.ExitStack() as kept:
+        job = Job(results, budget_ns_of(budget), answer, signals)
         if (scenario is None) == (resume is None):
             raise UsageError(
                 "run: give either a SCENARIO or --resume RUN", hint="harness run scenarios/quickstart.yaml"
             )
-        with _interrupts_told(job):
+        with interrupts_told(job):
             if scenario is not None:
-                composition = compose(scenario, only=only, overrides=overrides)
+                tree = kept.enter_context(checkout(scenario, base)) if base else None
+                composition = compose(scenario, only=only, overrides=overrides, base=tree)
                 refuse_unwritable(results)
-                _run(job, composition)
-            elif only or overrides:
-                raise UsageError("--resume: takes no --only and no --set: the run goes on as it was planned")
+                carry_out(job, composition)
+            elif only or overrides or base:
+                raise UsageError("--resume: takes no --only, --set or --base: the run goes on as it was planned")
             else:
                 assert resume is not None
-                _run(job, _take_up(job, resume))
+                carry_out(job, _take_up(job, resume, kept))
 
 
 @contextlib.contextmanager
-def _interrupts_told(job: _Job) -> Iterator[None]:
+def interrupts_told(job: Job) -> Iterator[None]:
     """Turn Ctrl-C into the error that says what is kept and how to go on."""
     try:
         yield
@@ -118,7 +126,7 @@ def _interrupts_told(job: _Job) -> Iterator[None]:
         raise Interrupted(message, hint=f"harness {command} {path}") from None
 
 
-def _take_up(job: _Job, resume: str) -> Composition:
+def _take_up(job: Job, resume: str, kept: contextlib.ExitStack) -> Composition:
     """Return what an interrupted run needs to go on. Raises: StoreError while another process works on it."""
     former = RunDirectory.open(find_run(job.results, resume))
     owner = ownership.living_owner(former.run().run_id)
@@ -127,17 +135,31 @@ def _take_up(job: _Job, resume: str) -> Composition:
         raise StoreError(f"{former.path}: another harness works on it", hint=hint)
     refuse_unwritable(former.path)
     job.directory = former
-    return compose(former.scenario_path(), former=former)
+    return compose(former.scenario_path(), former=former, base=_former_base(former, kept))
+
+
+def _former_base(former: RunDirectory, kept: contextlib.ExitStack) -> BaseTree | None:
+    """Return the base revision that a run began with, from the checkout that it was started in."""
+    base = former.run().base
+    if not base:
+        return None
+    path = former.base_dir() / str(base["scenario"])
+    if not base["commit"]:  # the scenario against itself: what of it is noise
+        return BaseTree(path, str(base["revision"]), "")
+    return replace(kept.enter_context(checkout(path, str(base["commit"]))), revision=str(base["revision"]))
 
 
 def _stopping(composition: Composition, budget_ns: int | None) -> Stopping:
-    scenario = composition.loaded.scenario
-    gated = scenario.gate.metrics if scenario.gate else composition.subject.stop_metrics
+    """Return the stop rule. Against a base the question is the margin alone: a narrow interval may still hold it."""
+    scenario, subject = composition.loaded.scenario, composition.subject
+    gated = scenario.gate.metrics if scenario.gate else subject.stop_metrics
     margin = scenario.gate.margin if scenario.gate else 0.05
-    return Stopping(tuple(gated), margin, scenario.trials.precision, budget_ns)
+    metrics = [one.name for one in subject.metrics if any(fnmatchcase(one.name, pattern) for pattern in gated)]
+    precision = 0.0 if composition.base else scenario.trials.precision
+    return Stopping(tuple(metrics or gated), margin, precision, budget_ns)
 
 
-def _run(job: _Job, composition: Composition) -> None:
+def carry_out(job: Job, composition: Composition) -> None:
     """Measure what is left to measure, report, and fail where it is no measurement."""
     stopping = _stopping(composition, job.budget_ns)
     try:
@@ -153,7 +175,7 @@ def _run(job: _Job, composition: Composition) -> None:
     _refuse_incomplete(job, job.directory)
 
 
-def _is_settled(job: _Job, directory: RunDirectory, composition: Composition, stopping: Stopping) -> bool:
+def _is_settled(job: Job, directory: RunDirectory, composition: Composition, stopping: Stopping) -> bool:
     """Return whether a run that is taken up has all its trials; run.json may not know it, if it was killed then."""
     reason = settled(composition.plan, stopping, directory.trials())
     if reason is None:
@@ -166,7 +188,7 @@ def _is_settled(job: _Job, directory: RunDirectory, composition: Composition, st
     return True
 
 
-def _measure_and_clean_up(job: _Job, composition: Composition, stopping: Stopping) -> None:
+def _measure_and_clean_up(job: Job, composition: Composition, stopping: Stopping) -> None:
     observer = observer_for(composition.plan, quiet=job.answer.as_json)
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(observer)
@@ -185,7 +207,7 @@ def _measure_and_clean_up(job: _Job, composition: Composition, stopping: Stoppin
             job.signals.hold()
 
 
-def _directory(job: _Job, composition: Composition, record: RunRecord) -> RunDirectory:
+def _directory(job: Job, composition: Composition, record: RunRecord) -> RunDirectory:
     """Return the run's directory with run.json as of now: a new one, or the one that is taken up."""
     if job.directory is not None:
         refuse_other_ground(job.directory.run(), record)
@@ -223,7 +245,7 @@ def _end(directory: RunDirectory, record: RunRecord, status: RunStatus, reason: 
         click.echo(f"{directory.path / 'run.json'}: still says 'running': {error.strerror}", err=True)
 
 
-def _report_failed(job: _Job, composition: Composition, error: RunFailed) -> None:
+def _report_failed(job: Job, composition: Composition, error: RunFailed) -> None:
     """Report a failed run as far as it goes; different arms are not compared, so there is no table of them."""
     if job.directory is None:
         return
@@ -236,7 +258,7 @@ def _report_failed(job: _Job, composition: Composition, error: RunFailed) -> Non
         click.echo(second.message, err=True)
 
 
-def _report(job: _Job, directory: RunDirectory, record: RunRecord, *, show: bool = True) -> None:
+def _report(job: Job, directory: RunDirectory, record: RunRecord, *, show: bool = True) -> None:
     """Write every format into the run directory and print one of them. Raises: RunFailed when one cannot be written."""
     report = analyse(record, directory.trials())
     problem = None
@@ -257,7 +279,7 @@ def _report(job: _Job, directory: RunDirectory, record: RunRecord, *, show: bool
         click.echo(f"\nreport  {directory.report_dir}", err=True)
 
 
-def _refuse_incomplete(job: _Job, directory: RunDirectory) -> None:
+def _refuse_incomplete(job: Job, directory: RunDirectory) -> None:
     """Exit code 4 for a run that is no measurement: too many failures, or remains on this host."""
     if job.left:
         raise RunFailed(
@@ -268,7 +290,7 @@ def _refuse_incomplete(job: _Job, directory: RunDirectory) -> None:
         raise RunFailed("; ".join(lines), hint=f"what they wrote is in {directory.path / 'logs'}")
 
 
-def _clean_up(job: _Job, composition: Composition) -> None:
+def _clean_up(job: Job, composition: Composition) -> None:
     """Whatever happened, nothing with this run's token stays; in a good run there are only its own directories."""
     own = {f"directory: {base / composition.token}" for base in (runtime_dir(), ownership.work_base())}
     backends = composition.subject.backends

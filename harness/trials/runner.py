@@ -189,9 +189,8 @@ def _enough(plan: Plan, block: int, done: Sequence[TrialRecord], stopping: Stopp
     counted = block + 1 - plan.warmup_blocks
     if counted < plan.min_blocks or (counted - plan.min_blocks) % CHECK_EVERY_BLOCKS:
         return None
-    contrasts = [
-        _paired(done, runtime, base, metric) for runtime, base in plan.contrasts for metric in stopping.metrics
-    ]
+    found = (_paired(done, runtime, base, metric) for runtime, base in plan.contrasts for metric in stopping.metrics)
+    contrasts = [pairs for pairs in found if pairs]  # what a runtime has no value of will have none later either
     pending = [pairs for pairs in contrasts if decide(pairs, stopping.margin, stopping.precision) == "more"]
     return None if pending or not contrasts else f"every contrast is decided after {count(counted, 'block')}"
 

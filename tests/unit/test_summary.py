@@ -318,6 +318,3 @@ def test_arms_of_a_base_revision_need_only_be_the_same_among_themselves():
     both = replace(run, runtimes=(*run.runtimes, *(f"{name}@base" for name in run.runtimes)))
     report = analyse(both, [*TRIALS, *theirs])
     assert report.identity.root_digest == TRIALS[0].attestation.root_digest
-    own, base = (report.cell("startup.ready", name) for name in ("vm", "vm@base"))
-    assert own.effect == base.effect, "each is compared with the control of its own revision"
-    assert report.cell("startup.ready", "process@base").effect is None
