@@ -1,7 +1,7 @@
-"""Compile the two static programs of the package: the agent (pid 1 on both sides) and the container launcher.
+"""Compile the static programs of the package: the agent (pid 1 on both sides), the container launcher, the load client.
 
-Both run inside images that may hold nothing else, so they are static and know only the kernel; musl keeps them small
-(about 50 KB), glibc's static library is accepted where musl-gcc is missing. $CC overrides the choice.
+The first two run inside images that may hold nothing else, so they are static and know only the kernel; musl keeps
+them small, glibc's static library is accepted where musl-gcc is missing. $CC overrides the choice.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ except ImportError:  # run by hand, outside a build
     BuildHookInterface = object  # type: ignore[assignment,misc]
 
 SOURCES = "csrc"
-SHARED = "shared"  # is part of both
-PROGRAMS = {"harness/agent/harness-agent": "agent", "harness/container/harness-launch": "launch"}
+SHARED = "shared"  # is part of each
+PROGRAMS = {
+    "harness/agent/harness-agent": "agent",
+    "harness/container/harness-launch": "launch",
+    "harness/load/harness-load": "load",
+}
 FLAGS = [
     "-std=gnu17",
     "-O2",

@@ -5,6 +5,7 @@
     Probe.watch(instance, emit)          around the time in which the instance is ready
     Workload.compile(options, image)     what to run and when it is ready: the same for every backend
     Workload.parse(stdout, stderr)       what the workload says about itself, when it has ended
+    Driven.drive(options, site)          work that is asked of an instance once it is ready, and what came of it
     Study.prepare(...) -> StudyArm       a comparison that starts no instances of one image: builds, sizes, transfers
     StudyArm.measure(trial_id, emit)     one trial of it
     Renderer.render(report)              a finished analysis as text
@@ -18,13 +19,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from harness.model.metrics import Absent, Measurement, Metric
 from harness.model.milestones import Mark
 from harness.model.records import Attestation
 from harness.model.report import Report
 from harness.model.spec import ImageConfig, Limits, NetworkKind, RootTree, WorkloadSpec
+from harness.model.work import Did, Load, Served
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -231,6 +233,55 @@ class Workload(Protocol):
         """Return its metrics from its complete output, once the instance has stopped.
 
         Raises: ValueError where the output does not show that the work was done; the trial has failed then.
+        """
+        ...
+
+
+class Site(Protocol):
+    """A ready instance, as a workload sees it that is asked to work. Every call may raise TrialError.
+
+    The client's side is in the run's network namespace, outside the instance and its limits: the same for all runtimes.
+    """
+
+    @property
+    def address(self) -> str | None:
+        """The instance's address on the run's bridge; None where it has another network."""
+        ...
+
+    def inside(self, argv: Sequence[str], timeout_ns: int) -> Did:
+        """Run a command inside, as the workload's user; return it whatever its code is."""
+        ...
+
+    def client(self, argv: Sequence[str], timeout_ns: int) -> Did:
+        """Run a program of the image as client of the instance. Raises: TrialError unless it ends with 0."""
+        ...
+
+    def client_file(self, path: str) -> bytes:
+        """Return what a client has written to `path` (absolute, in the client's own root)."""
+        ...
+
+    def serve(self, load: Load) -> Served:
+        """Put a load on the instance, by the harness' own client."""
+        ...
+
+    def cpu_ns(self) -> int | None:
+        """Return the host's CPU time that the instance has used up to now, the VMM and helpers with it."""
+        ...
+
+
+@runtime_checkable
+class Driven(Workload, Protocol):
+    """A workload that works when it is asked to: its metrics come from `drive`, not from `parse`."""
+
+    @property
+    def network(self) -> NetworkKind | None:
+        """The network that its instances need; None where any will do."""
+        ...
+
+    def drive(self, options: BaseModel, site: Site) -> Iterable[Measurement | Absent]:
+        """Have the work done and return every metric once.
+
+        Raises: ValueError where what came back does not show that the work was done; TrialError.
         """
         ...
 

@@ -76,9 +76,12 @@ void end_processes(void); /* kill all but us; may be called in a signal handler 
 int exit_code(int wait_status); /* 128 + n after signal n */
 void run_command(const struct spec *spec, char **argv, uint64_t timeout_ns, struct buf *reply);
 
-/* iobench.c: the workload that the agent brings along, started as argv[0] `harness:iobench`. */
+/* The workloads that the agent brings along, started as argv[0] `harness:NAME`; argv ends with NULL. */
 #define BUILT_IN "harness:"
 int iobench(int argc, char **argv);
+int workbench(char **argv); /* workbench.c */
+int echo(char **argv);	    /* serve.c */
+int pause_for_ever(void);
 
 /* ready.c: is it ready? Asked again and again without blocking. */
 struct ready_check {

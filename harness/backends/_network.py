@@ -73,6 +73,11 @@ def release(token: str) -> None:
         network.close()
 
 
+def of_run(token: str) -> netns.RunNetwork | None:
+    """Return the network that the arms of a run have made, None where none of them has a bridge."""
+    return _networks[token][0] if token in _networks else None
+
+
 def facts(kind: NetworkKind, driver: str | None = None, **more: Json) -> dict[str, Json]:
     """Return what a run records of an arm's network; `driver` is that of the instance's interface."""
     if kind != "bridge":

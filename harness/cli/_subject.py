@@ -25,7 +25,7 @@ from harness.model.scenario import Scenario, StudyScenario
 from harness.model.spec import MountSpec, RootTree
 from harness.results.store import RunDirectory
 from harness.trials import resolve
-from harness.trials.reported import probes_with
+from harness.trials.reported import probes_with, within
 from harness.trials.runner import Contender
 from harness.trials.study import StudyContender
 from harness.trials.trial import RuntimeContender
@@ -145,12 +145,13 @@ class _RuntimesSubject:
 
     def prepare(self, context: RunContext, cleanup: contextlib.ExitStack) -> Prepared:
         by_name = {backend.name: backend for backend in self.backends}
+        probes = within(self.probes, context.token)
         contenders, facts = {}, {}
         for name, runtime in self.scenario.runtimes.items():
             spec = self.specs[name]
             arm = by_name[runtime.backend].prepare(spec, runtime.options, context)
             cleanup.callback(arm.close)
-            contenders[name] = RuntimeContender(arm, self.probes, spec.workload.timeout_ns)
+            contenders[name] = RuntimeContender(arm, probes, spec.workload.timeout_ns)
             facts[name] = arm.facts
         return Prepared(contenders, facts)
 
@@ -164,7 +165,8 @@ def _runtimes(loaded: LoadedScenario, scenario: Scenario, former: RunDirectory |
     if former is not None:
         former.check_same_image(tree.digest)
     workload = plugins.load("workloads", scenario.workload.kind)
-    probes = probes_with(workload, tuple(plugins.load("probes", name) for name in scenario.metrics))
+    families = tuple(plugins.load("probes", name) for name in scenario.metrics)
+    probes = probes_with(workload, families, scenario.workload.options, tree.path)
     specs = resolve.arm_specs(scenario, workload, tree, loaded.base_dir)
     reported = workload.metrics[0].name if workload.metrics else ""
     return _RuntimesSubject(scenario, backends, probes, tree, store, specs, reported)

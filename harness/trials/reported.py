@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import TrialError
-from harness.interfaces import Emit, Instance, Probe, Workload
+from harness.interfaces import Driven, Emit, Instance, Probe, Workload
 from harness.model.metrics import Metric
+from harness.trials.driven import Driver
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,19 @@ class Reported:
             emit(item)
 
 
-def probes_with(workload: Workload, probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
-    """Return the probes of a run; what the workload itself says comes first, if it says anything."""
+def probes_with(
+    workload: Workload, probes: tuple[Probe, ...], options: BaseModel | None = None, tree: Path = Path()
+) -> tuple[Probe, ...]:
+    """Return the probes of a run; what the workload itself says comes first, if it says anything.
+
+    `options` and `tree` are for a workload that is driven.
+    """
+    if isinstance(workload, Driven):
+        assert options is not None
+        return (Driver(workload, options, tree), *probes)
     return (Reported(workload), *probes) if workload.metrics else probes
+
+
+def within(probes: tuple[Probe, ...], token: str) -> tuple[Probe, ...]:
+    """Return the same probes for the run `token`, whose network a driven workload needs."""
+    return tuple(probe.within(token) if isinstance(probe, Driver) else probe for probe in probes)

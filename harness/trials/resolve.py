@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.images.resolve import ImageRef
-from harness.interfaces import ArmSpec, Workload
+from harness.interfaces import ArmSpec, Driven, Workload
 from harness.model.mounts import mount_specs
 from harness.model.spec import ImageConfig, MountSpec, RootTree, WorkloadSpec
 
@@ -40,9 +40,8 @@ def arm_specs(scenario: Scenario, plugin: Workload, tree: RootTree, base_dir: Pa
     """
     workload = workload_spec(scenario, plugin, tree.config)
     limits = scenario.limits.limits
+    network = scenario.network or (plugin.network if isinstance(plugin, Driven) else None)
     return {
-        name: ArmSpec(
-            name, tree, workload, limits, runtime.network or scenario.network, mounts(scenario, runtime, base_dir)
-        )
+        name: ArmSpec(name, tree, workload, limits, runtime.network or network, mounts(scenario, runtime, base_dir))
         for name, runtime in scenario.runtimes.items()
     }
