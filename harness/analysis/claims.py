@@ -66,6 +66,8 @@ _ROWS = {
     "Portability": ("limited", "high"),
     "Isolation": ("complete", "operating-system level"),
 }
+COMPARISON = tuple(_ROWS)
+"""The rows of the text's own table; the others are its statements on layers and storage."""
 
 
 SCENARIOS = {
@@ -262,7 +264,7 @@ def _resources(vm: _Side, container: _Side) -> Row:
     ratio = _ratio(vm, metric, container, PSS)
     verdict, reason = _more_memory(vm, ratio)
     short = format_bytes(vm.median(metric) or 0), format_bytes(container.median(PSS) or 0)
-    of = f"{metric} of the VM / {PSS} of the container" if vm.emulated else f"{PSS}, VM / container"
+    of = f"{metric} / container's {PSS}" if vm.emulated else f"{PSS}, VM / container"
     return Row(*texts, verdict, reason, short=short, contrast=contrast(of, ratio))
 
 

@@ -81,7 +81,7 @@ class Evidence:
         return paired_ratio([one[block] / other[block] for block in blocks]) if blocks else None
 
 
-def times(ratio: Estimate) -> str:
+def times(ratio: Estimate | Contrast) -> str:
     """Return a ratio with its interval: `4.48x [4.47 - 4.49]`."""
     if ratio.lo is None or ratio.hi is None:
         return format_ratio(ratio.value)

@@ -49,7 +49,7 @@ VERBS = {
     "compare": Verb("harness.cli.gate", "compare", "Compare two runs of one scenario, metric by metric."),
     "gate": Verb("harness.cli.gate", "gate", "Fail where a run got worse than a base run or its history."),
     "history": Verb("harness.cli.history", "history", "Keep the summaries of runs, and look at how they moved."),
-    "claims": Verb("harness.cli.report", "claims", "Hold a run against the common claims on VMs and containers."),
+    "claims": Verb("harness.cli.claims", "claims", "Hold runs against the common claims on VMs and containers."),
     "image": Verb("harness.cli._image_verbs", "image", "Build, import, list and export images."),
     "container": Verb("harness.cli.container", "container", "Run containers of the built-in runtime by hand."),
     "volume": Verb("harness.cli.volume", "volume", "Keep data apart from containers: named volumes."),

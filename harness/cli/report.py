@@ -1,4 +1,4 @@
-"""`harness report` and `harness claims`: look at a finished run again; nothing is measured."""
+"""`harness report`: look at a finished run again; nothing is measured."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from pathlib import Path
 import click
 
 from harness import plugins
-from harness.analysis.claims import whole_table
 from harness.analysis.findings import KILLED
 from harness.analysis.summary import analyse
-from harness.cli._output import print_json
 from harness.errors import StoreError
 from harness.interfaces import Renderer
 from harness.model.records import RunRecord
@@ -112,28 +110,3 @@ def write_report(text: str, output: Path | None) -> None:
         output.write_text(click.unstyle(text), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{output}: cannot be written: {error.strerror}") from error
-
-
-@click.command(short_help="Hold runs against the common claims on VMs and containers.")
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-@_RESULTS
-def claims(*, runs: tuple[str, ...], as_json: bool, results: Path) -> None:
-    """Hold runs against what is commonly said: a VM has its own system, starts in minutes; layers save storage, ...
-
-    Each claim gets what was measured for both sides and a verdict: holds, fails, or not shown, with the scenario that
-    would show it. Of several runs each row comes from the first that shows it. RUN is a directory, an id, the beginning
-    or end of an id, or 'latest'.
-
-    \b
-    harness claims latest
-    harness claims QUICKSTART_RUN LAYERS_RUN BUILD_CACHE_RUN
-    """
-    found = [load_report(RunDirectory.open(find_run(results, run))) for run in runs]
-    rows = whole_table([(report.run.run_id, report.claims) for report in found])
-    if as_json:
-        from harness.report.json import claims_document  # noqa: PLC0415
-
-        print_json(claims_document(found, rows))
-        return
-    click.echo(TerminalRenderer().render_claims(found, rows), nl=False)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from harness.interfaces import Renderer
 from harness.model.report import Report
+from harness.report import _claims as claims
 from harness.report import _tables as tables
+from harness.report._environment import environment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,19 +36,16 @@ class HtmlRenderer:
     doc = "one self-contained page: charts, sortable tables, light and dark"
 
     def render(self, report: Report) -> str:
-        import jinja2  # noqa: PLC0415 - 60 ms
-
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("harness.report", "."), undefined=jinja2.StrictUndefined, autoescape=True,
-            trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        )  # fmt: skip
-        environment.globals["t"] = tables
-        return environment.get_template("_page.html.j2").render(
-            report=report,
-            run=report.run,
-            pictures=list(_pictures(report)),
-            rows=tables.rows(report, without=(tables.MARKER,)),
-            matrix=tables.exact_matrix(report),
+        return (
+            environment(t=tables, c=claims)
+            .get_template("_page.html.j2")
+            .render(
+                report=report,
+                run=report.run,
+                pictures=list(_pictures(report)),
+                rows=tables.rows(report, without=(tables.MARKER,)),
+                matrix=tables.exact_matrix(report),
+            )
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from harness.interfaces import Renderer
 from harness.model.report import Report
+from harness.report import _claims as claims
 from harness.report import _tables as tables
 from harness.report._markdown_table import plain, table
 
@@ -49,20 +50,7 @@ def _properties(report: Report) -> Iterator[str]:
 def _claims(report: Report) -> Iterator[str]:
     if report.claims:
         yield "\n## Common claims\n"
-        head = ["feature", "VM: claimed", "measured", "container: claimed", "measured", "verdict", "because"]
-        lines = [
-            [
-                claim.feature,
-                claim.claim_vm,
-                claim.measured_vm,
-                claim.claim_container,
-                claim.measured_container,
-                claim.verdict,
-                f"{claim.reason}; {claim.remark}" if claim.remark else claim.reason,
-            ]
-            for claim in report.claims
-        ]
-        yield from table(head, lines)
+        yield from table(claims.HEADS, claims.rows(report.claims))
 
 
 def _findings(report: Report) -> Iterator[str]:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from harness.interfaces import Renderer
 from harness.model.report import Claim, Report
+from harness.report import _claims as claim_words
 from harness.report import _compact as compact
 from harness.report import _tables as tables
 from harness.report._tables import Row
@@ -281,12 +282,16 @@ def _how_to_see_all(console: Console, report: Report, *, left_out: int) -> None:
 
 def _claim(console: Console, claim: Claim, *, name_run: bool) -> None:
     console.print()
-    console.print(Text.assemble((claim.feature, "bold"), ": ", (claim.verdict, _VERDICT_STYLES[claim.verdict])))
+    console.print(
+        Text.assemble((claim.feature, "bold"), ": ", (claim_words.verdict(claim), _VERDICT_STYLES[claim.verdict]))
+    )
     vm = f"VM: {claim.claim_vm}; container: " if claim.claim_vm else ""
     _prose(console, f"{vm}{claim.claim_container}", prefix="  claimed   ")
     measured = [text for text in (claim.measured_vm, claim.measured_container) if text]
     for place, text in enumerate(measured):
         _prose(console, text, prefix="            " if place else "  measured  ")
+    if claim.contrast:
+        _prose(console, claim_words.effect(claim), prefix="  effect    ")
     _prose(console, claim.reason, prefix="  because   ")
     if name_run and claim.run_id:
         _prose(console, claim.run_id, prefix="  run       ", style="dim")

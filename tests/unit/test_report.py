@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -318,18 +319,42 @@ def test_report_command_tells_of_half_a_line(results):
 
 def test_claims_command(results):
     text = call("claims", "latest", "--results", results).stdout
-    assert re.findall(r"^(\w[\w :]*): (holds|fails|not shown)$", text, re.MULTILINE) == [
-        ("Operating system", "holds"),
-        ("Startup time", "fails"),
-        ("Resource consumption", "holds"),
-        ("Portability", "not shown"),
-        ("Isolation", "holds"),
-        *((row, "not shown") for row in STATEMENTS),
+    assert re.findall(r"^(\w[\w :]*): (holds here|does not hold here|undecided)$", text, re.MULTILINE) == [
+        ("Operating system", "holds here"),
+        ("Startup time", "does not hold here"),
+        ("Resource consumption", "holds here"),
+        ("Portability", "undecided"),
+        ("Isolation", "holds here"),
+        *((row, "undecided") for row in STATEMENTS),
     ]
+    assert re.search(r"^  effect    \d+x \[\d+ - \d+\] startup.ready, VM / container$", text, re.MULTILINE)
     assert "harness run scenarios/build-cache.yaml does" in text
     document = json.loads(call("claims", "latest", "--results", results, "--json").stdout)
     assert document["schema"] == "harness.claims/1"
     assert document["claims"][1]["verdict"] == "fails"
+    assert document["claims"][1]["contrast"]["n"] == 9
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begin", "rows"),
+    [(".md", "# What is", 13), (".html", "<!DOCTYPE html>", 13), (".svg", "<svg ", 13), (".json", "{", 13)],
+)
+def test_claims_as_a_file(results, tmp_path, suffix, begin, rows):
+    path = tmp_path / f"claims{suffix}"
+    assert call("claims", "latest", "--results", results, "--output", path).exit_code == 0
+    text = path.read_text()
+    assert text.startswith(begin)
+    assert len(set(re.findall("|".join(("Operating system", "Startup time", "Resource consumption", "Portability",
+                                        "Isolation", *STATEMENTS)), text))) == rows  # fmt: skip
+
+
+def test_claims_as_a_picture_for_a_slide(results, tmp_path):
+    path = tmp_path / "slide.png"
+    assert call("claims", "latest", "--results", results, "--part", "comparison", "--output", path).exit_code == 0
+    width, height = struct.unpack(">II", path.read_bytes()[16:24])
+    assert abs(width / height - 16 / 9) < 0.01
+    with pytest.raises(UsageError, match="a picture goes to a file"):
+        call("claims", "latest", "--results", results, "--format", "png")
 
 
 def test_the_report_needs_no_numpy(results):
