@@ -125,10 +125,12 @@ def show(
         return
     from rich.table import Table  # noqa: PLC0415
 
+    from harness.report._trend import newest, sparkline  # noqa: PLC0415
+
     table = Table("metric", "runtime", "runs", "newest", "last 20", "verdict", "why", box=None, pad_edge=False)
     for one in judged:
         table.add_row(one.series.metric, one.series.runtime, str(len(one.series.points)), _newest(one),
-                      sparkline(one), one.verdict, one.reason)  # fmt: skip
+                      sparkline(newest(one)), one.verdict, one.reason)  # fmt: skip
     print_table(table)
 
 
@@ -152,15 +154,6 @@ def _newest(one: Judged) -> str:
 
     value = float(one.series.compared(len(one.series.points) - 1) or 0)
     return f"{value:.3g}x" if one.series.relative else format_value(value, one.series.unit)
-
-
-def sparkline(one: Judged, last: int = 20) -> str:
-    """Return the newest values of a series as one line of blocks, the lowest to the highest of them."""
-    count = len(one.series.points)
-    values = [float(one.series.compared(place) or 0) for place in range(max(0, count - last), count)]
-    low, high = min(values), max(values)
-    blocks = "▁▂▃▄▅▆▇█"
-    return "".join(blocks[int((value - low) / (high - low) * 7.999) if high > low else 0] for value in values)
 
 
 @history.command()

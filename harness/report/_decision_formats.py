@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -11,11 +10,15 @@ from xml.etree import ElementTree as ET
 from harness.analysis.decision import Decision
 from harness.analysis.gate import Change
 from harness.report import _decision as words
+from harness.report import _junit, _trend
 from harness.report._markdown_table import table
 
 SCHEMA = "harness.gate/1"
 _MAX_ANNOTATIONS = 5
-_MAX_ROWS = 200  # a job summary beyond 1 MiB is not shown at all
+_MAX_ROWS = 200
+_MAX_CHARTS = 4
+_MAX_BYTES = 60_000
+"""GitHub shows no job summary beyond 1 MiB, and takes no comment beyond 65,536 characters."""
 _SIGNS = {
     "regressed": "❌", "worse-small": "⚠️", "improved": "✅", "equivalent": "✅", "inconclusive": "❔",
     "not-comparable": "❔",
@@ -52,10 +55,36 @@ def as_markdown(decision: Decision) -> str:
     rest = [change for change in changes if not change.gated][:_MAX_ROWS]
     if first:
         lines += [*table(words.HEAD, [_marked(change) for change in first]), "", words.legend(changes)]
+    lines += _trends(decision)
     if rest:
         lines += ["", "<details><summary>Metrics that are not guarded</summary>", ""]
         lines += [*table(words.HEAD, [_marked(change) for change in rest]), "", "</details>"]
-    return "\n".join([*lines, ""])
+    return _fitting("\n".join([*lines, ""]))
+
+
+def _trends(decision: Decision) -> Iterator[str]:
+    """Yield the newest runs of each guarded series as a line of blocks, those that matter as a chart too."""
+    verdicts = {(change.metric, change.runtime): change.verdict for change in decision.gated}
+    guarded = [one for one in decision.series if (one.series.metric, one.series.runtime) in verdicts]
+    if not guarded:
+        return
+    yield from ("", f"Newest {_trend.LAST} runs, oldest first:", "")
+    for one in guarded:
+        values = _trend.newest(one)
+        line = f"{_trend.sparkline(values)} {min(values):.4g} to {max(values):.4g}"
+        yield f"- {one.series.metric} of {one.series.runtime}: `{line}`"
+    red = [one for one in guarded if verdicts[one.series.metric, one.series.runtime] == "regressed"]
+    for one in (red or guarded)[:_MAX_CHARTS]:
+        yield from ("", *_trend.mermaid(one))
+
+
+def _fitting(text: str) -> str:
+    """Return text that a job summary and a comment take, cut at the end of a line."""
+    data = text.encode()
+    if len(data) <= _MAX_BYTES:
+        return text
+    kept = data[:_MAX_BYTES].decode(errors="ignore").rpartition("\n")[0]
+    return f"{kept}\n\n(cut: the whole table is in the other formats)\n"
 
 
 def _sign(decision: Decision) -> str:
@@ -78,45 +107,43 @@ def as_document(decision: Decision) -> dict[str, Any]:
         "margin": decision.policy.margin,
         "metrics": list(decision.policy.metrics),
         "refusals": list(decision.refusals),
+        "confirmation": decision.confirmation or None,
         "changes": [asdict(change) for change in words.ordered(decision)],
     }
 
 
 def as_junit(decision: Decision, *, scenario: str, properties: Mapping[str, str]) -> str:
     """Return the guarded metrics as test cases: a failure has regressed, skipped is undecided or not comparable."""
-    suite = ET.Element("testsuite", name=scenario)
-    listed = ET.SubElement(suite, "properties")
-    for name, value in properties.items():
-        ET.SubElement(listed, "property", name=name, value=value)
-    counts = Counter[str]()
+    suite = _junit.suite(scenario, properties)
     for change in decision.gated:
         case = ET.SubElement(
             suite, "testcase", classname=f"{scenario}.{change.runtime}", name=f"{change.metric}: no regression"
         )
-        counts[_judge_case(case, change)] += 1
+        _judge_case(case, change)
     if decision.refusals or not decision.gated:
-        case = ET.SubElement(suite, "testcase", classname=scenario, name="comparable")
         text = "; ".join(decision.refusals) or "no guarded metric is in both"
-        ET.SubElement(case, "error", type="not-comparable", message=text)
-        counts["errors"] += 1
-    numbers = {name: str(counts[name]) for name in ("failures", "errors", "skipped")}
-    suite.attrib.update({"tests": str(len(suite.findall("testcase"))), **numbers})
-    root = ET.Element("testsuites")
-    root.append(suite)
-    ET.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+        _comparable(suite, scenario, "not-comparable", text)
+    return _junit.text_of(suite)
 
 
-def _judge_case(case: ET.Element, change: Change) -> str:
-    """Put the verdict into a test case; return what it counts as, or nothing."""
-    said = f"{words.amount(change)} {change.reason}".strip()
+def _judge_case(case: ET.Element, change: Change) -> None:
+    said = _junit.printable(f"{words.amount(change)} {change.reason}".strip())
     if change.verdict == "regressed" and not change.accepted:
         ET.SubElement(case, "failure", type="regressed", message=said).text = f"{change.n} values"
-        return "failures"
-    if change.verdict in {"inconclusive", "not-comparable"}:
+    elif change.verdict in {"inconclusive", "not-comparable"}:
         ET.SubElement(case, "skipped", message=f"{change.verdict}: {said}")
-        return "skipped"
-    return ""
+
+
+def _comparable(suite: ET.Element, scenario: str, kind: str, message: str) -> None:
+    case = ET.SubElement(suite, "testcase", classname=scenario, name="comparable")
+    ET.SubElement(case, "error", type=kind, message=_junit.printable(message))
+
+
+def not_measured_as_junit(scenario: str, message: str) -> str:
+    """Return a document with the one error that nothing could be measured: neither a failure nor a pass."""
+    suite = _junit.suite(scenario, {})
+    _comparable(suite, scenario, "not-measured", message)
+    return _junit.text_of(suite)
 
 
 def github_annotations(decision: Decision) -> list[str]:

@@ -6,6 +6,7 @@ from xml.etree import ElementTree as ET
 
 from harness.interfaces import Renderer
 from harness.model.report import Report
+from harness.report import _junit
 
 
 class JUnitRenderer:
@@ -15,33 +16,20 @@ class JUnitRenderer:
 
     def render(self, report: Report) -> str:
         run = report.run
-        suite = ET.Element("testsuite", name=run.scenario, timestamp=run.started[:19])
-        listed = ET.SubElement(suite, "properties")
-        for name, value in (("run_id", run.run_id), ("host_class", str(run.host.get("class", "")))):
-            ET.SubElement(listed, "property", name=name, value=value)
-        errors = sum(_case(report, suite, runtime) for runtime in run.runtimes)
-        numbers = {"tests": len(run.runtimes), "failures": 0, "errors": errors, "skipped": 0}
-        suite.attrib.update({key: str(number) for key, number in numbers.items()})
-        root = ET.Element("testsuites")
-        root.append(suite)
-        ET.indent(root)
-        return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+        properties = {"run_id": run.run_id, "host_class": str(run.host.get("class", ""))}
+        suite = _junit.suite(run.scenario, properties, run.started)
+        for runtime in run.runtimes:
+            _case(report, suite, runtime)
+        return _junit.text_of(suite)
 
 
-def _case(report: Report, suite: ET.Element, runtime: str) -> bool:
-    """Add one runtime's case; return whether a trial of it failed: something broken, not something slow."""
+def _case(report: Report, suite: ET.Element, runtime: str) -> None:
+    """Add one runtime's case, with an error where a trial of it failed: something broken, not something slow."""
     case = ET.SubElement(suite, "testcase", classname=report.run.scenario, name=runtime)
     failed = [failure for failure in report.failures if failure.runtime == runtime]
     if failed:
-        message = f"{len(failed)} trials failed"
-        text = "\n".join(f"{failure.trial_id} ({failure.status}): {_printable(failure.error)}" for failure in failed)
-        ET.SubElement(case, "error", type="trial", message=message).text = text
-    return bool(failed)
-
-
-def _printable(text: str) -> str:
-    """Return text without what XML 1.0 forbids: a workload may have written anything."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+        lines = (f"{one.trial_id} ({one.status}): {_junit.printable(one.error)}" for one in failed)
+        ET.SubElement(case, "error", type="trial", message=f"{len(failed)} trials failed").text = "\n".join(lines)
 
 
 PLUGIN: Renderer = JUnitRenderer()
