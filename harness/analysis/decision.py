@@ -94,7 +94,9 @@ def compare_revisions(run: RunRecord, trials: Trials, policy: Policy) -> Decisio
     ours = [trial for trial in trials if not is_base(trial.spec.runtime)]
     found = (*gate.changes(run.metrics, samples, policy), *gate.failure_changes(theirs, ours, list(run.pairs)))
     refusals = () if run.pairs else ("the base revision has none of these runtimes",)
-    return Decision("revisions", str(run.base.get("revision", "")), run.run_id, policy, found, refusals)
+    base, commit = str(run.base.get("revision", "")), str(run.base.get("commit", ""))
+    name = f"{base} ({commit[:8]})" if commit else base
+    return Decision("revisions", name, run.run_id, policy, found, refusals)
 
 
 def _unbased(trial: TrialRecord) -> TrialRecord:

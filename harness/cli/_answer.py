@@ -34,10 +34,14 @@ def error_json(error: Exception) -> dict[str, Any]:
 
 
 class Answer:
-    """A context: with `as_json`, an error that leaves it is written as a document unless a report was."""
+    """A context: with `as_json`, an error that leaves it is written as a document unless a report was.
 
-    def __init__(self, *, as_json: bool) -> None:
+    Not `shown`: stdout is somebody else's, and the report stays in the run's directory.
+    """
+
+    def __init__(self, *, as_json: bool, shown: bool = True) -> None:
         self.as_json = as_json
+        self._shown = shown
         self._given = False
 
     def __enter__(self) -> Self:
@@ -53,6 +57,8 @@ class Answer:
 
         Raises: RunFailed where stdout is full.
         """
+        if not self._shown:
+            return
         renderer = plugins.load("report", "json") if self.as_json else TerminalRenderer(gated=tuple(gated))
         text = renderer.render(report)
         self._given = True

@@ -1,9 +1,10 @@
-"""`harness gate` and `harness compare`: runs against runs; nothing is measured."""
+"""`harness gate` and `harness compare`: runs against runs, their history, or a base revision measured beside them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,18 @@ import click
 from harness.cli._output import note
 from harness.cli.history import current_commit, entries_of
 from harness.cli.report import gated_metrics, write_report
-from harness.errors import StoreError, UsageError
+from harness.errors import HarnessError, StoreError, UsageError
 from harness.results.store import RunDirectory, find_run
 
 if TYPE_CHECKING:
     from harness.analysis.decision import Accepted, Decision
     from harness.analysis.gate import Policy
+    from harness.cli._revisions import Request
 
 EXIT = {"passed": 0, "regressed": 1, "not-comparable": 3, "inconclusive": 0}
 EXIT_UNDECIDED = 5
 FORMATS = ("terminal", "markdown", "junit", "json")
+_NO_METRIC = "add to the scenario: gate: {margin: 5%, metrics: [startup.ready]}, or say --metric startup.ready"
 
 _RESULTS = click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where runs are."
@@ -57,8 +60,15 @@ def compare(  # noqa: PLR0913
         raise StoreError(f"compare: {'; '.join(found.refusals)}", hint="--anyway compares them nevertheless")
 
 
-@click.command(short_help="Fail where a run got worse than a base run or its history.")
-@click.argument("run", metavar="RUN")
+@click.command(short_help="Fail where a run got worse than a base run, a base revision or its history.")
+@click.argument("run", metavar="RUN|SCENARIO")
+@click.option("--base", "revision", metavar="REVISION",
+              help="Measure SCENARIO beside itself as of this git revision, and judge that.")  # fmt: skip
+@click.option("--only", multiple=True, metavar="RUNTIME", help="With --base: measure only this runtime. Repeat it.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="With --base: change a value, on both sides."
+)
+@click.option("--budget", metavar="TIME", help="With --base: stop a batch after the block in which this has passed: 5m")
 @click.option("--baseline", metavar="RUN", help="Hold it against this run; without, against the history.")
 @click.option("--metric", "metrics", multiple=True,
               help="Guard this metric, or glob. Repeat it; default: the scenario's gate.")  # fmt: skip
@@ -72,35 +82,106 @@ def compare(  # noqa: PLR0913
 @_OUTPUT
 @_RESULTS
 def gate(  # noqa: PLR0913
-    *, run: str, baseline: str | None, metrics: tuple[str, ...], margin: float | None, accepted: Path | None,
-    strict: bool, history: Path, format_name: str, output: Path | None, results: Path,
+    *, run: str, revision: str | None, only: tuple[str, ...], overrides: tuple[str, ...], budget: str | None,
+    baseline: str | None, metrics: tuple[str, ...], margin: float | None, accepted: Path | None, strict: bool,
+    history: Path, format_name: str, output: Path | None, results: Path,
 ) -> None:  # fmt: skip
     """Hold RUN against a base and end with 1 where a guarded metric has regressed.
 
     A metric has regressed where its whole 95 % interval lies beyond the margin and its p-value, corrected for all that
     is guarded, is at most 5 %. Against a history the question is whether its last 3 to 6 runs lie on a worse level.
 
+    With --base, SCENARIO is measured now, in the same random blocks as the same file at a git revision, each with its
+    own image; what looks worse is measured once more, and is red only if fresh blocks show it too.
+
     \b
-    harness gate latest --baseline main.run         two runs
-    harness gate latest --history history           the run is the newest of its history (harness history add)
+    harness gate scenarios/boot.yaml --base main     measure, judge, confirm
+    harness gate latest                              judge again: a run with a base, else the newest of its history
+    harness gate latest --baseline main.run          two runs
     harness gate latest --format junit --output junit.xml
     \b
-    Exit codes: 0 passed or undecided, 1 regressed, 3 nothing could be compared, 5 undecided with --strict
+    Exit codes: 0 passed or undecided, 1 regressed, 3 nothing could be compared or measured, 4 trials failed,
+    5 undecided with --strict
     """
-    directory = RunDirectory.open(find_run(results, run))
-    policy = _policy(directory, metrics, margin)
-    if not policy.metrics:
-        hint = "add to the scenario: gate: {margin: 5%, metrics: [startup.ready]}, or say --metric startup.ready"
-        raise UsageError(f"gate: {directory.path.name}: no metric is guarded", hint=hint)
-    if baseline is not None:
-        base = RunDirectory.open(find_run(results, baseline))
-        found = _compare_runs(base, directory, policy, anyway=False)
+    how = _How(results, metrics, margin, accepted, format_name, output)
+    if revision is not None:
+        from harness.cli._revisions import Request  # noqa: PLC0415
+        from harness.cli.run import budget_ns_of  # noqa: PLC0415
+
+        settings = (*overrides, *_gate_settings(how))
+        request = Request(Path(run), revision, results, only, settings, budget_ns_of(budget))
+        found, directory = _measured(request, how)
+    elif only or overrides or budget:
+        raise UsageError("gate: --only, --set and --budget are for a scenario that is measured: --base REVISION")
     else:
-        found = _check_history(directory, policy, history)
-    if accepted is not None:
-        found = _accept(found, accepted, directory)
+        directory = RunDirectory.open(find_run(results, run))
+        found, directory = _judged(directory, how, baseline, history)
     _write(found, directory, format_name, output, everything=False)
     _end(found, strict=strict)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How to judge, where other runs are, and how to say it."""
+
+    results: Path
+    metrics: tuple[str, ...]
+    margin: float | None
+    accepted: Path | None
+    format_name: str
+    output: Path | None
+
+    def policy(self, directory: RunDirectory) -> Policy:
+        """Return what is guarded. Raises: UsageError where nothing is."""
+        found = _policy(directory, self.metrics, self.margin)
+        if not found.metrics:
+            raise UsageError(f"gate: {directory.path.name}: no metric is guarded", hint=_NO_METRIC)
+        return found
+
+    def accept(self, found: Decision, directory: RunDirectory) -> Decision:
+        """Return the decision with what people accepted marked so."""
+        return found if self.accepted is None else _accept(found, self.accepted, directory)
+
+
+def _gate_settings(how: _How) -> tuple[str, ...]:
+    """Return the options as settings of the scenario: they decide when enough is measured, too."""
+    margin = () if how.margin is None else (f"gate.margin={how.margin}",)
+    return (*margin, f"gate.metrics=[{', '.join(how.metrics)}]") if how.metrics else margin
+
+
+def _measured(request: Request, how: _How) -> tuple[Decision, RunDirectory]:
+    """Return the verdict on a scenario that is measured now; where it cannot be, JUnit says so with an error."""
+    from harness.analysis.gate import Policy  # noqa: PLC0415
+    from harness.cli._known import load_scenario  # noqa: PLC0415
+    from harness.cli._revisions import judge_fresh  # noqa: PLC0415
+
+    scenario = load_scenario(request.scenario, request.overrides).scenario
+    if scenario.gate is None or not scenario.gate.metrics:
+        raise UsageError(f"gate: {request.scenario}: no metric is guarded", hint=_NO_METRIC)
+    policy = Policy(tuple(scenario.gate.metrics), scenario.gate.margin)
+    try:
+        directory, found = judge_fresh(request, policy, how.accept)
+    except HarnessError as error:
+        if how.format_name == "junit":
+            from harness.report._decision_formats import not_measured_as_junit  # noqa: PLC0415
+
+            write_report(not_measured_as_junit(scenario.name, error.message), how.output)
+        raise
+    return found, directory
+
+
+def _judged(directory: RunDirectory, how: _How, baseline: str | None, history: Path) -> tuple[Decision, RunDirectory]:
+    """Return the verdict on a finished run, with the run that it is about."""
+    policy = how.policy(directory)
+    if baseline is not None:
+        base = RunDirectory.open(find_run(how.results, baseline))
+        return how.accept(_compare_runs(base, directory, policy, anyway=False), directory), directory
+    if directory.run().base:
+        from harness.cli._revisions import judge_again  # noqa: PLC0415
+
+        directory, found = judge_again(directory, policy, how.accept)
+        return found, directory
+    return how.accept(_check_history(directory, policy, history), directory), directory
 
 
 def _end(found: Decision, *, strict: bool) -> None:
@@ -112,7 +193,7 @@ def _end(found: Decision, *, strict: bool) -> None:
     code = EXIT[found.outcome]
     if found.outcome == "inconclusive":
         code = EXIT_UNDECIDED if strict else 0
-        note("undecided: more blocks would tell (trials.blocks.max); --strict makes this exit code 5")
+        note("undecided: more blocks may tell (trials.blocks.max); --strict makes this exit code 5")
     if code:
         raise click.exceptions.Exit(code)
 
