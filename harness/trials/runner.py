@@ -206,7 +206,7 @@ def _paired(done: Sequence[TrialRecord], runtime: str, base: str, metric: str) -
     return [
         values[runtime, block] / values[base, block]
         for block in blocks
-        if values.get((base, block)) and values[runtime, block] > 0
+        if values.get((base, block), 0) > 0 and values[runtime, block] > 0
     ]
 
 

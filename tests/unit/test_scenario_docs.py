@@ -9,7 +9,7 @@ import pytest
 from harness import plugins
 from harness.images import containerfile, instructions
 from harness.model.reading import BACKENDS_NOT_YET, NOT_YET
-from harness.model.scenario import Blocks, Gate, Image, LimitsSection, Scenario, Trials
+from harness.model.scenario import Blocks, Density, Gate, Image, LimitsSection, Scenario, Trials
 
 TEXT = (Path(__file__).parents[2] / "docs" / "scenario.md").read_text()
 
@@ -32,6 +32,7 @@ def test_every_key_is_documented():
     assert rows("image") == keys(Image)
     assert rows("limits") == keys(LimitsSection)
     assert rows("trials") == keys(Trials)
+    assert rows("density") == keys(Density)
     assert rows("gate") == keys(Gate)
 
 
