@@ -7,21 +7,21 @@ and charts, one row a reading:
     runtime block warmup status accelerator n metric value unit
     vm      1     False  ok     tcg         4 density.pss 512000000 bytes
 
-`n` 0 is the host before the first instance: there, everything is 0. The metrics of the readings are LEVEL_METRICS.
+All memory is counted from what there was before the first instance. The metrics of the readings are LEVEL_METRICS.
 `slope` is the line through one trial's readings. One trial is one observation: the interval of a slope is that of the
 median over trials, like any other metric's (`memory.marginal`, `cpu.marginal`), and needs six blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from harness.analysis.statistics import Estimate, median, median_estimate
 from harness.model.metrics import Better, Metric, Unit
-from harness.model.records import TrialRecord
+from harness.model.records import Level, TrialRecord
 
 
 def _level(name: str, unit: Unit, doc: str) -> Metric:
@@ -38,6 +38,28 @@ CPU = _level("cpu", Unit.RATIO, "CPU time of all their host processes in a secon
 HOST_CPU = _level("cpu.host", Unit.RATIO, "CPU time of the whole host in the same second, whoever took it")
 READY = _level("ready", Unit.NS, "from `requested` to `ready` of the last one, the others being idle")
 LEVEL_METRICS = (HOST, CACHE, PSS, USS, CGROUP, MERGED, CPU, HOST_CPU, READY)
+
+
+def _slope(name: str, unit: Unit, of: Metric, doc: str) -> Metric:
+    return Metric(name, unit, Better.LOWER, f"{doc}: slope of {of.name} over the numbers of instances in one trial")
+
+
+MARGINAL = _slope("memory.marginal", Unit.BYTES, HOST, "memory that the host gives for one more instance")
+CPU_MARGINAL = _slope("cpu.marginal", Unit.RATIO, CPU, "CPU time of one more idle instance, 1 is one core")
+STEADIEST = _slope("memory.marginal.pss", Unit.BYTES, PSS, "the same by its processes")
+"""What other processes of the host do does not move it: it decides when a run knows enough."""
+SLOPES: Mapping[Metric, Metric] = {
+    MARGINAL: HOST,
+    STEADIEST: PSS,
+    _slope("memory.marginal.uss", Unit.BYTES, USS, "the same, what no other process maps"): USS,
+    _slope("memory.marginal.cgroup", Unit.BYTES, CGROUP, "the same by its cgroup"): CGROUP,
+    _slope("memory.marginal.cache", Unit.BYTES, CACHE, "page cache for one more instance"): CACHE,
+    CPU_MARGINAL: CPU,
+    _slope("cpu.marginal.host", Unit.RATIO, HOST_CPU, "the same of the whole host, kernel threads too"): HOST_CPU,
+}
+"""What one trial says, by the reading that it is the slope of; the headline first."""
+INSTANCES = Metric("density.instances", Unit.COUNT, Better.HIGHER, "how many ran at once when the trial ended")
+TRIAL_METRICS = (*SLOPES, INSTANCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +86,9 @@ def line(points: Sequence[tuple[float, float]]) -> Line | None:
     return Line(slope, median([y - slope * x for x, y in points]))
 
 
-def points(record: TrialRecord, metric: str) -> list[tuple[float, float]]:
+def points(levels: Sequence[Level], metric: str) -> list[tuple[float, float]]:
     """Return (n, value) of one metric of a trial, by rising n; those at which it was not measured are left out."""
-    return [(level.n, level.metrics[metric].value) for level in record.levels if metric in level.metrics]
+    return [(level.n, level.metrics[metric].value) for level in levels if metric in level.metrics]
 
 
 def rows(records: Sequence[TrialRecord]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harness import plugins
+from harness.analysis import density
 from harness.cli._output import note
 from harness.errors import CapabilityError, ImageError
 from harness.host.paths import data_dir
@@ -25,6 +26,7 @@ from harness.model.scenario import Scenario, StudyScenario
 from harness.model.spec import MountSpec, RootTree
 from harness.results.store import RunDirectory
 from harness.trials import resolve
+from harness.trials.density import RampContender
 from harness.trials.reported import probes_with, within
 from harness.trials.runner import Contender
 from harness.trials.study import StudyContender
@@ -128,10 +130,14 @@ class _RuntimesSubject:
 
     @property
     def stop_metrics(self) -> tuple[str, ...]:
+        if self.scenario.density is not None:
+            return (density.STEADIEST.name,)
         return (self.reported or READY_METRIC,)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
+        if self.scenario.density is not None:
+            return density.TRIAL_METRICS
         return tuple(metric for probe in self.probes for metric in probe.metrics)
 
     @property
@@ -151,7 +157,10 @@ class _RuntimesSubject:
             spec = self.specs[name]
             arm = by_name[runtime.backend].prepare(spec, runtime.options, context)
             cleanup.callback(arm.close)
-            contenders[name] = RuntimeContender(arm, probes, spec.workload.timeout_ns)
+            timeout_ns, ramp = spec.workload.timeout_ns, self.scenario.density
+            contenders[name] = (
+                RampContender(arm, ramp, timeout_ns) if ramp else RuntimeContender(arm, probes, timeout_ns)
+            )
             facts[name] = arm.facts
         return Prepared(contenders, facts)
 
@@ -165,10 +174,12 @@ def _runtimes(loaded: LoadedScenario, scenario: Scenario, former: RunDirectory |
     if former is not None:
         former.check_same_image(tree.digest)
     workload = plugins.load("workloads", scenario.workload.kind)
-    families = tuple(plugins.load("probes", name) for name in scenario.metrics)
+    families = tuple(plugins.load("probes", name) for name in scenario.metrics if not scenario.density)
     probes = probes_with(workload, families, scenario.workload.options, tree.path)
     specs = resolve.arm_specs(scenario, workload, tree, loaded.base_dir)
     reported = workload.metrics[0].name if workload.metrics else ""
+    if scenario.density is not None:
+        reported = density.MARGINAL.name
     return _RuntimesSubject(scenario, backends, probes, tree, store, specs, reported)
 
 

@@ -54,6 +54,9 @@ def _top(definition: dict[str, Any], arms: str) -> None:
     definition["required"] = [key for key in definition["required"] if key != "control"]
     definition["properties"]["schema"]["pattern"] = rf"^{re.escape(SCHEMA)}(\.\d+)?$"
     definition["properties"][arms]["additionalProperties"] = False
+    if "density" in definition["properties"]:  # which has its own metrics
+        definition["required"] = [key for key in definition["required"] if key != "metrics"]
+        definition["oneOf"] = [{"required": ["metrics"]}, {"required": ["density"]}]
 
 
 def _study_choice(own: Mapping[str, Any], known: Known, definitions: Mapping[str, Any], names: Names) -> dict[str, Any]:

@@ -22,8 +22,9 @@ OptionModels = Mapping[str, type[BaseModel] | None]
 
 NOT_YET = {
     "matrix": "not supported yet: write one scenario for each value, or sweep with --set",
-    "density": "not supported yet: every trial starts one instance",
 }
+DENSITY_FAMILIES = ("memory", "cpu", "density")
+"""Where a run of many instances has its metrics: `memory.marginal`, `cpu.marginal`, `density.instances`."""
 _BESIDE = {"kind": {"kind"}, "backend": {"backend", "network", "mounts"}}
 """Which keys beside a plugin's options are not the plugin's own, by its selector."""
 BACKENDS_NOT_YET = ("crun", "docker", "podman", "runc")
@@ -103,6 +104,7 @@ def check(document: Document, known: Known) -> tuple[AnyScenario, tuple[str, ...
     found.plugins()
     found.control()
     found.blocks()
+    found.density()
     found.families()
     found.mounts()
     scenario = found.scenario()
@@ -279,6 +281,18 @@ class _Check:
         else:
             self._wrong(("trials", "blocks", "max"), f"{high} is less than min, which is {low} by default", "blocks")
 
+    def density(self) -> None:
+        """A run of many instances measures what it is about, and nothing else."""
+        if self.model is StudyScenario or "density" not in self.data:
+            return
+        if self.data["density"] is None:  # `density:` with nothing behind it: all by default
+            self.data["density"] = {}
+        if "metrics" in self.data:
+            message = "not beside density, which has its own metrics: leave them out"
+            self._wrong(("metrics",), message, "density", at="key")
+        else:
+            self.data["metrics"] = list(DENSITY_FAMILIES)
+
     def families(self) -> None:
         """Check the families in `metrics`, and that each metric of the gate belongs to one that is measured."""
         if self.model is StudyScenario:
@@ -286,8 +300,9 @@ class _Check:
             return
         metrics = self.data.get("metrics")
         families = [name for name in metrics if isinstance(name, str)] if isinstance(metrics, list) else []
+        known = (*self.known.families, *(DENSITY_FAMILIES if "density" in self.data else ()))
         for index, name in enumerate(metrics if isinstance(metrics, list) else []):
-            if isinstance(name, str) and name not in self.known.families:
+            if isinstance(name, str) and name not in known:
                 suggestion = did_you_mean(name, self.known.families)
                 self._wrong(("metrics", index), f"{name}: unknown family of metrics{suggestion}", "unknown_metrics")
         kind = self._mapping("workload").get("kind")

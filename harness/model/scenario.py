@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from harness.model.fields import MemoryBytes, Ratio, Strict, Strings, exactly_one, to_tuple
+from harness.model.fields import DurationNs, MemoryBytes, Ratio, Strict, Strings, exactly_one, to_tuple
 from harness.model.mounts import MountSection, VolumeName, VolumeSection
 from harness.model.records import STUDY_PREFIX
 from harness.model.spec import Limits, NetworkKind
@@ -106,6 +106,30 @@ class Trials(Strict):
     )
 
 
+class Density(Strict):
+    """How many instances a trial starts, one after the other, and when it stops before it has started all of them."""
+
+    counts: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], BeforeValidator(to_tuple)] = Field(
+        default=(1, 2, 4, 8), min_length=2, description="numbers of instances at which everything is read, rising"
+    )
+    budget_bytes: MemoryBytes | None = Field(
+        default=None, alias="budget", description="memory that all may take; default: half of what is available"
+    )
+    pressure: Ratio = Field(
+        default=0.2, gt=0, lt=1, description="stop when tasks wait for memory (PSI, some) in more of the time than this"
+    )
+    settle_ns: DurationNs = Field(default=1_000_000_000, alias="settle", description="wait before everything is read")
+    window_ns: DurationNs = Field(
+        default=3_000_000_000, gt=0, alias="window", description="how long their CPU time is watched, when all are idle"
+    )
+
+    @model_validator(mode="after")
+    def _counts_rise(self) -> Self:
+        if list(self.counts) != sorted(set(self.counts)):
+            raise ValueError("counts: expected rising numbers, each once")
+        return self
+
+
 class Gate(Strict):
     """What a later run may not make worse, and by how much."""
 
@@ -164,6 +188,7 @@ class Scenario(_Common):
     runtimes: dict[RuntimeName, Runtime] = Field(min_length=1)
     control: RuntimeName = Field(description="the runtime that all others are compared with; default: the first")
     metrics: Strings = Field(min_length=1, description="families of metrics, see `harness list probes`")
+    density: Density | None = Field(default=None, description="start more and more instances; has its own metrics")
 
     ARMS: ClassVar[str] = "runtimes"
 

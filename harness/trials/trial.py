@@ -54,17 +54,17 @@ def run_trial(
     progress(spec, "starting")
     instance: Instance | None = None
     try:
-        instance = _launch(arm, spec, timeout_ns)
+        instance = launch(arm, spec.trial_id, timeout_ns)
         progress(spec, "ready")
         _observe(instance, probes, ledger, outcome)
-    except _NotReady as failure:
+    except NotReady as failure:
         instance = failure.instance
         outcome.fail(failure.error)
     except TrialError as error:
         outcome.fail(error)
     except BaseException:
         if instance is not None:
-            _abandon(instance)
+            abandon(instance)
         raise
     if instance is not None:
         progress(spec, "stopping")
@@ -87,7 +87,7 @@ def run_trial(
     )
 
 
-class _NotReady(Exception):
+class NotReady(Exception):
     """Carries a launched instance out of a failed wait, so that it is stopped and its output kept."""
 
     def __init__(self, instance: Instance, error: TrialError) -> None:
@@ -96,29 +96,31 @@ class _NotReady(Exception):
         self.error = error
 
 
-def _launch(arm: Arm, spec: TrialSpec, timeout_ns: int) -> Instance:
-    """The timed path. The garbage collector waits: a full collection takes longer than a container's start."""
+def launch(arm: Arm, trial_id: str, timeout_ns: int) -> Instance:
+    """Return a ready instance. Raises: NotReady with one that did not get ready, TrialError where there is none.
+
+    This is the timed path. The garbage collector waits: a full collection takes longer than a container's start."""
     gc.collect()
     gc.disable()
     instance: Instance | None = None
     try:
         deadline_ns = time.monotonic_ns() + timeout_ns
-        instance = arm.launch(spec.trial_id)
+        instance = arm.launch(trial_id)
         instance.wait("ready", deadline_ns)
     except TrialError as error:
         if instance is None:
             raise
-        raise _NotReady(instance, error) from error
+        raise NotReady(instance, error) from error
     except BaseException:
         if instance is not None:
-            _abandon(instance)
+            abandon(instance)
         raise
     finally:
         gc.enable()
     return instance
 
 
-def _abandon(instance: Instance) -> None:
+def abandon(instance: Instance) -> None:
     """End it at once, without a talk: a request may have been interrupted, and its answer may still come.
 
     What cannot be removed here is found by its name when the run ends; the interrupt must not be hidden by it.
@@ -148,7 +150,7 @@ def _finish(
             probe.conclude(instance, ledger.emit)
         except TrialError as error:
             outcome.fail(error)
-    _keep_logs(instance, outcome, log_dir)
+    keep_logs(instance, outcome, log_dir)
     requested_ns = next(mark.at_ns for mark in instance.marks if mark.milestone == REQUESTED)
     first = {
         mark.milestone: mark.at_ns - requested_ns for mark in reversed(instance.marks) if mark.milestone != "error"
@@ -167,8 +169,8 @@ def _refuse_death_after_ready(instance: Instance, outcome: Outcome) -> None:
         outcome.fail(TrialError(f"workload: ended with code {ended.detail}, {after} after it was ready"))
 
 
-def _keep_logs(instance: Instance, outcome: Outcome, log_dir: Path) -> None:
-    """What it wrote is kept beside the record; the end of stderr explains a failure."""
+def keep_logs(instance: Instance, outcome: Outcome, log_dir: Path) -> None:
+    """Keep what it wrote beside the record; the end of stderr explains a failure. Raises: StoreError."""
     stdout, stderr = instance.output()
     logs = {"stdout.log": stdout, "stderr.log": stderr, "console.log": instance.console()}
     try:
