@@ -46,10 +46,16 @@ static void port_write(const char *text, size_t len)
 }
 #endif
 
+/* A guest's counter says how long ago its first instruction was; with counted instructions, how many there were. */
 static size_t format_mark(char *line, size_t size, const char *name, const char *detail)
 {
-	int len = snprintf(line, size - 1, "\x1e%s %llu%s%s", name, (unsigned long long)now_ns(), *detail ? " " : "",
-			   detail);
+	char ticks[32] = "";
+#if defined(__x86_64__)
+	if (use_port)
+		snprintf(ticks, sizeof ticks, "/%llu", (unsigned long long)__builtin_ia32_rdtsc());
+#endif
+	int len = snprintf(line, size - 1, "\x1e%s %llu%s%s%s", name, (unsigned long long)now_ns(), ticks,
+			   *detail ? " " : "", detail);
 	if ((size_t)len >= size - 1)
 		len = (int)size - 2;
 	for (int i = 1; i < len; i++) /* a line end inside would end the mark */

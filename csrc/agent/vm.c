@@ -133,15 +133,21 @@ void vm_boot(struct spec *spec)
 {
 	silence_kernel();
 	initramfs = open_high("/");
-	vm_mount("devtmpfs", "devtmpfs", "/dev", 0, "");
+	if (getpid() == 1)
+		vm_mount("devtmpfs", "devtmpfs", "/dev", 0, "");
+	else
+		system_leave();
 	devices = open_high("/dev");
 	int null = open("/dev/null", O_RDWR);
 	for (int fd = 0; fd < FD_TREE; fd++)
 		if (fd != null)
 			dup2(null, fd);
 	load(spec->modules);
+	spec->root_device = vm_device(spec->root_device), spec->tree_device = vm_device(spec->tree_device);
+	mark("drivers", "%s", "");
 	vm_make_root(spec);
 	enter_root();
+	mark("root", "%s", "");
 	vm_must(loopback_up(), "loopback");
 	if (spec->net_address)
 		network_up(spec);
@@ -196,6 +202,8 @@ void vm_open_console(const struct spec *spec)
 
 void vm_power_off(void)
 {
+	if (getpid() != 1)
+		system_power_off();
 	reboot(RB_POWER_OFF);
 	for (;;)
 		pause();

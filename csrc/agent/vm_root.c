@@ -29,6 +29,7 @@ struct partition_change {
 	void *data;
 };
 enum { BLKPG = 0x1269, BLKPG_ADD_PARTITION = 1 };
+enum { LOOP_SET_FD = 0x4C00, LOOP_CTL_GET_FREE = 0x4C82 }; /* include/uapi/linux/loop.h */
 
 void vm_must(int result, const char *what)
 {
@@ -52,6 +53,22 @@ static void wait_for_device(const char *path)
 			die("guest: %s: no such device: is the disk attached and its driver loaded?", path);
 		poll(NULL, 0, 1);
 	}
+}
+
+/* Make a block device of a file of the initramfs: a disk whose blocks no host has to be waited for. loop(4) */
+static const char *loop_device(const char *image)
+{
+	static char path[32];
+	int file = open(image, O_RDONLY | O_CLOEXEC), control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	vm_must(file, image), vm_must(control, "loop-control");
+	int number = ioctl(control, LOOP_CTL_GET_FREE);
+	vm_must(number, "free loop device");
+	snprintf(path, sizeof path, "/dev/loop%d", number);
+	wait_for_device(path);
+	int loop = open(path, O_RDONLY | O_CLOEXEC);
+	vm_must(loop, path), vm_must(ioctl(loop, LOOP_SET_FD, file), path);
+	close(loop), close(file), close(control);
+	return path;
 }
 
 static void take_tree(const char *path)
@@ -110,16 +127,18 @@ static void mount_tree(const char *lowers)
 void vm_make_root(const struct spec *spec)
 {
 	char options[OPTIONS_MAX];
-	const char *lowers = "/lower";
-	wait_for_device(spec->root_device);
+	const char *lowers = "/lower", *device = spec->root_device;
+	if (strncmp(device, "loop:", 5) == 0)
+		device = loop_device(device + 5);
+	wait_for_device(device);
 	if (spec->tree_device) { /* the root is a disk of its own, and the tree is attested from another one */
-		vm_mount(spec->root_fs, spec->root_device, "/root", 0, "");
+		vm_mount(spec->root_fs, device, "/root", 0, "");
 		return;
 	}
 	if (spec->layers[0])
 		mount_tree(lowers = mount_layers(spec));
 	else
-		vm_mount(spec->root_fs, spec->root_device, "/lower", MS_RDONLY, ""), take_tree("/lower");
+		vm_mount(spec->root_fs, device, "/lower", MS_RDONLY, ""), take_tree("/lower");
 	snprintf(options, sizeof options, "mode=755,size=%llu", (unsigned long long)spec->upper_bytes);
 	vm_mount("tmpfs", "tmpfs", "/rw", 0, options);
 	vm_must(mkdir("/rw/upper", 0755), "upper"), vm_must(mkdir("/rw/work", 0755), "work");
@@ -165,6 +184,21 @@ static bool find_disk(const char *serial, char *device, size_t size)
 	return found;
 }
 
+const char *vm_device(const char *name)
+{
+	char device[256];
+	if (!name || strncmp(name, "disk:", 5) != 0)
+		return name;
+	uint64_t deadline_ns = now_ns() + DEVICE_WAIT_NS;
+	while (!find_disk(name + 5, device, sizeof device)) {
+		if (now_ns() > deadline_ns)
+			die("guest: disk %s: no such disk: is it attached and its driver loaded?", name + 5);
+		poll(NULL, 0, 1);
+	}
+	wait_for_device(device);
+	return strdup(device); /* kept to the end, as the name was */
+}
+
 static void make_path(const char *path)
 {
 	char part[4096];
@@ -179,18 +213,7 @@ static void make_path(const char *path)
 /* TYPE, source (`disk:SERIAL` or what the file system takes), target, `ro` or `rw`, options: five words each. */
 static void mount_one(char **words)
 {
-	const char *type = words[0], *source = words[1], *target = words[2];
-	char device[256];
-	if (strncmp(source, "disk:", 5) == 0) {
-		uint64_t deadline_ns = now_ns() + DEVICE_WAIT_NS;
-		while (!find_disk(source + 5, device, sizeof device)) {
-			if (now_ns() > deadline_ns)
-				die("guest: volume %s: no such disk", source + 5);
-			poll(NULL, 0, 1);
-		}
-		source = device;
-		wait_for_device(device);
-	}
+	const char *type = words[0], *source = vm_device(words[1]), *target = words[2];
 	make_path(target);
 	vm_mount(type, source, target, strcmp(type, "tmpfs") ? 0 : MS_NOSUID | MS_NODEV, words[4]);
 	if (strcmp(words[3], "ro") == 0) /* of this mount alone: the volume may be mounted elsewhere, to be written */

@@ -14,7 +14,7 @@ START = 0x1E
 LINE_MAX_BYTES = 1024
 
 # 20 digits hold every number of 64 bits.
-_MARK = re.compile(rb"([a-z][a-z.]{0,31}) ([0-9]{1,20})(?: (.*))?", re.DOTALL)
+_MARK = re.compile(rb"([a-z][a-z.]{0,31}) ([0-9]{1,20})(?:/([0-9]{1,20}))?(?: (.*))?", re.DOTALL)
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != 0x09}
 
 
@@ -65,12 +65,12 @@ class MarkParser:
 
 
 def _parse(line: bytes, at_ns: int) -> Mark | None:
-    """Return the mark `NAME INSIDE_NS [DETAIL]`, or None when it is none."""
+    """Return the mark `NAME INSIDE_NS[/TICKS] [DETAIL]`, or None when it is none."""
     match = _MARK.fullmatch(line) if len(line) <= LINE_MAX_BYTES else None
     if match is None:
         return None
-    name, inside_ns, detail = match.groups()
-    return Mark(name.decode(), at_ns, printable(detail or b""), int(inside_ns))
+    name, inside_ns, ticks, detail = match.groups()
+    return Mark(name.decode(), at_ns, printable(detail or b""), int(inside_ns), None if ticks is None else int(ticks))
 
 
 def delivery_ns(marks: Sequence[Mark], *, same_clock: bool) -> list[int]:

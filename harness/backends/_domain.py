@@ -15,6 +15,8 @@ METADATA_NAMESPACE = "https://vm-container-harness/domain/1"
 MARKS_PORT = 0xE9
 FIRMWARE_PORT = 0x402  # where SeaBIOS writes its log (CONFIG_DEBUG_IO)
 CHANNELS = ("stdout", "stderr", "control")
+ICOUNT_ARGV = ("-icount", "shift=0,sleep=off")
+"""One instruction is 1 ns of the guest's clocks, and a guest that waits for a timer has reached it at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Share:
 class GuestSpec:
     """One guest. `sockets` is the directory in which the harness listens: marks, firmware and one per channel.
 
+    `icount`: QEMU counts the guest's instructions and shows their number as its clocks; only emulation can. `tsc_khz`:
+    how fast the guest's time stamp counter runs, where it starts with the vCPU.
     `by_daemon`: another process starts QEMU, which is no child of ours then. `owner`: whom that daemon shall run QEMU
     as ("+UID:+GID"); None leaves it to libvirt's configuration.
     """
@@ -74,6 +78,8 @@ class GuestSpec:
     nic: Nic | None = None
     shares: tuple[Share, ...] = ()
     fast_start: bool = True
+    icount: bool = False
+    tsc_khz: int | None = None
     by_daemon: bool = False
     owner: str | None = None
 
@@ -183,6 +189,10 @@ def _add_qemu_extras(domain: ET.Element, guest: GuestSpec) -> None:
     if guest.fast_start:
         capabilities = _add(domain, f"{{{QEMU_NAMESPACE}}}capabilities")
         _add(capabilities, f"{{{QEMU_NAMESPACE}}}del", capability="cpu-unavailable-features")
+    if guest.icount:
+        command = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
+        for word in ICOUNT_ARGV:
+            _add(command, f"{{{QEMU_NAMESPACE}}}arg", value=word)
 
 
 def _add_owner(domain: ET.Element, owner: str) -> None:

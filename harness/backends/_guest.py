@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.agent.session import AgentSession
 from harness.backends import _connection, _helpers, _metering
+from harness.backends._boot_marks import BootSession
 from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
 from harness.container import syscalls
 from harness.errors import TrialError
 from harness.host.netns import Attachment
 from harness.interfaces import Boundary, CgroupMemory, ExecResult, Json
-from harness.model.milestones import DELETED, EXITED, FIRMWARE, KERNEL, READY, REQUESTED, STOPPING, VMM_EXEC, Mark
+from harness.model.milestones import DELETED, EXITED, READY, REQUESTED, RETURNED, STOPPING, VMM_EXEC, Mark
 from harness.model.records import Attestation
 
 _ANSWER_NS = 30_000_000_000
@@ -41,15 +41,6 @@ def peer_pid(channel: socket.socket) -> int:
     """Return the pid of the process at the other end of a unix socket (unix(7), SO_PEERCRED)."""
     pid: int = _PEERCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))[0]
     return pid
-
-
-class _KernelAware(AgentSession):
-    """Marks and the kernel's early messages share a port: the first byte that is no mark is the kernel's."""
-
-    def _on_marks(self, _fd: int, chunk: bytes, at_ns: int) -> None:
-        super()._on_marks(_fd, chunk, at_ns)
-        if self.parser.console and self.find(KERNEL) is None:
-            self._append(Mark(KERNEL, at_ns))
 
 
 class Guest:
@@ -74,7 +65,7 @@ class Guest:
         self._release = release
         self._connection = connection
         self._meter = meter
-        self.session = _KernelAware()
+        self.session = BootSession(counted=spec.icount, tsc_khz=spec.tsc_khz)
         self._pid: int | None = None
         self._pidfd: int | None = None
         self._helpers: set[int] = set()
@@ -96,6 +87,7 @@ class Guest:
             self._listen_for("control", self.session.add_control)
             with self.place.namespace.entered() if self.place else contextlib.nullcontext():
                 self.create()
+            self.session.mark(RETURNED)
 
     @contextlib.contextmanager
     def _as_parent(self) -> Iterator[None]:
@@ -134,7 +126,7 @@ class Guest:
         return lambda channel: add(self.session.own(channel))
 
     def _session_first_byte(self, channel: socket.socket) -> None:
-        self.session.add_first_byte(self.session.own(channel), FIRMWARE)
+        self.session.add_firmware(self.session.own(channel))
 
     def _on_marks_connected(self, channel: socket.socket) -> None:
         """QEMU opens its devices' channels early in main(): the first sign of life, and where its pid comes from."""

@@ -25,7 +25,7 @@ from harness.errors import AgentError, BackendError, CapabilityError
 from harness.host.paths import runtime_dir
 from harness.images import trial_volumes
 from harness.interfaces import ArmSpec, Boundary, Capability, CgroupMemory, ExecResult, Json, RunContext
-from harness.model.milestones import DELETED, INIT, REQUESTED, STOPPING, Mark
+from harness.model.milestones import DELETED, INIT, REQUESTED, RETURNED, STOPPING, Mark
 from harness.model.records import Attestation
 
 _ANSWER_NS = 30_000_000_000
@@ -153,6 +153,7 @@ def start(
         with translated(kit.runtime):
             extra = (*kit.extra, *mounts)
             container = Container.start(steps, [*fds, steps], group, kit.limits, program=kit.agent, extra=extra)
+        session.mark(RETURNED)
         undo.pop_all()
     return LocalInstance(kit, session, container, on_deleted)
 

@@ -47,6 +47,15 @@ class Options(BaseModel):
     storage: StorageDriver | Storage = "raw"
     share: ShareOption = "auto"
     fast_start: bool = True
+    icount: bool = False
+
+    @model_validator(mode="after")
+    def _only_emulation_counts(self) -> Self:
+        if self.icount and self.accel == "kvm":
+            raise ValueError("icount: counts instructions, which only emulation does: accel: tcg")
+        if self.icount and self.stored.driver not in {"raw", "ext4"}:
+            raise ValueError("icount: its root is in the initramfs: storage: raw or ext4")
+        return self
 
     @property
     def stored(self) -> Storage:

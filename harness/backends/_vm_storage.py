@@ -15,7 +15,7 @@ from harness.backends._domain import Disk, GuestSpec
 from harness.backends._vm_options import Options, root_fs
 from harness.errors import CapabilityError
 from harness.host.process import find_program
-from harness.images import disk, disk_chain, layer_disks, trial_volumes
+from harness.images import disk, disk_chain, initramfs, layer_disks, trial_volumes
 from harness.images.store import Store
 from harness.interfaces import ArmSpec, Capability, Json
 
@@ -28,7 +28,7 @@ _OVERLAY = "overlay, its upper directory in the guest's memory"
 class Root:
     """The root of an arm's guests. `below`: what the image of each trial is put on, None where nothing is written.
 
-    `keep`, as long as it lives, keeps what the disks are made of.
+    `keep`, as long as it lives, keeps what the disks are made of. `archive` goes into the initramfs.
     """
 
     disks: tuple[Disk, ...]
@@ -36,6 +36,7 @@ class Root:
     facts: dict[str, Json] = field(default_factory=dict)
     below: Disk | None = None
     keep: Store | None = None
+    archive: bytes = b""
 
     def take(self, guest: GuestSpec, trial_id: str) -> GuestSpec:
         """Return the guest with its disks, one of them new where the root is written to. Raises: BackendError."""
@@ -50,6 +51,8 @@ class Root:
 
 def modules(options: Options) -> tuple[str, ...]:
     """Return the modules that the guest needs for its root."""
+    if options.icount:
+        return ("loop", root_fs(options), "overlay")
     return (root_fs(options), *(() if options.stored.driver == "qcow2" else ("overlay",)))
 
 
@@ -67,7 +70,17 @@ def prepare(spec: ArmSpec, options: Options, directory: Path) -> Root:
         "disk_bytes": image.size_bytes,
         "writable_layer": _OVERLAY,
     }
+    if options.icount:
+        return _in_initramfs(spec, image, facts)
     return Root((Disk(image.path),), _in_memory(spec, image.fs), facts)
+
+
+def _in_initramfs(spec: ArmSpec, image: disk.Disk, facts: dict[str, Json]) -> Root:
+    """No disk: how long the host takes to read one would decide how far a guest's clock jumps while it waits."""
+    archive = initramfs.cpio([initramfs.file("root.img", image.path.read_bytes())])
+    upper_bytes = str(spec.limits.memory_bytes // 2)
+    records = (("root_device", "loop:/root.img"), ("root_fs", image.fs), ("upper_bytes", upper_bytes))
+    return Root((), records, {**facts, "disk": "a file of the initramfs, by a loop device"}, archive=archive)
 
 
 def _in_memory(spec: ArmSpec, fs: str) -> tuple[tuple[str, str], ...]:

@@ -87,6 +87,7 @@ def _guest_facts(options: Options, template: GuestSpec, boot: _Boot) -> dict[str
         "disk_fs": root_fs(options),
         "storage": options.stored.driver,
         "fast_start": options.fast_start,
+        "icount": options.icount,
         "qemu_started_by": "a libvirt daemon" if template.by_daemon else "this process",
         "domain_xml": domain_xml(template),
     }
@@ -177,6 +178,7 @@ class LibvirtBackend:
             template = replace(template, by_daemon=True, owner=_connection.qemu_owner(connection))
         template, why = self._accelerated(template, connection, options, context)
         root = _vm_storage.prepare(spec, options, data_dir() / "images" / "disks")
+        boot = replace(boot, base=boot.base + root.archive)
         initrd = context.scratch / f"{spec.runtime}.initrd"
         agent_spec = _agent_spec(spec, boot, root, mounts)
         initrd.write_bytes(boot.base + initramfs.spec_archive(agent_spec))
@@ -217,15 +219,20 @@ class LibvirtBackend:
             memory_bytes=memory_bytes,
             vcpus=vcpus,
             fast_start=options.fast_start,
+            icount=options.icount,
+            tsc_khz=None if options.icount else _tsc_khz(),
         )
 
     def _accelerated(
         self, template: GuestSpec, connection: Any, options: Options, context: RunContext
     ) -> tuple[GuestSpec, str]:
         """Return the template with the accelerator that is usable here, and why that one."""
+        if options.icount:
+            return template, "tcg: instructions are counted, which only emulation does"
         with_kvm = replace(
             template,
             accelerator="kvm",
+            tsc_khz=None,
             cmdline=kernel_cmdline(options.machine, "kvm", tsc_khz=None, extra=options.cmdline),
         )
 

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 REQUESTED = "requested"
 RUNTIME_EXEC = "runtime.exec"
 VMM_EXEC = "vmm.exec"
+VCPU = "vcpu"
 FIRMWARE = "firmware"
+HANDOVER = "handover"
+DECOMPRESS = "decompress"
 KERNEL = "kernel"
+INITRAMFS = "initramfs"
 INIT = "init"
+DRIVERS = "drivers"
+ROOT = "root"
+RETURNED = "returned"
 EXEC = "exec"
 READY = "ready"
 ANSWER = "answer"
@@ -18,16 +25,24 @@ STOPPING = "stopping"
 DELETED = "deleted"
 
 LADDER = (
-    REQUESTED, RUNTIME_EXEC, VMM_EXEC, FIRMWARE, KERNEL, INIT, EXEC, READY, ANSWER, EXITED, STOPPING, DELETED,
+    REQUESTED, RUNTIME_EXEC, VMM_EXEC, VCPU, FIRMWARE, HANDOVER, DECOMPRESS, KERNEL, INITRAMFS, INIT, DRIVERS, ROOT,
+    EXEC, READY, ANSWER, EXITED, STOPPING, DELETED,
 )  # fmt: skip
 
 DOCS = {
     REQUESTED: "the harness asks for the instance; every other milestone counts from here",
     RUNTIME_EXEC: "the runtime's launcher runs its first instruction",
     VMM_EXEC: "the VMM's main() has opened its marker channel",
+    VCPU: "the guest's first instruction, from the time stamp counter that the agent read as init",
     FIRMWARE: "the firmware writes its first byte",
+    HANDOVER: "the firmware writes its last byte: it gives the machine to the kernel",
+    DECOMPRESS: "the kernel's own decompressor writes its first byte",
     KERNEL: "the guest kernel writes its first message",
+    INITRAMFS: "the kernel says that it unpacks the initramfs",
     INIT: "the agent is pid 1 (in a process: has started)",
+    DRIVERS: "the guest's agent has loaded the drivers of its devices",
+    ROOT: "the guest's agent has mounted its root and moved into it",
+    RETURNED: "the call that starts the instance has returned to the harness",
     EXEC: "the agent is about to execve the workload",
     READY: "the workload's readiness condition holds",
     ANSWER: "the workload gave its first useful response",
@@ -43,9 +58,12 @@ class Mark:
 
     `inside_ns` is the sender's own clock at that moment (the host's CLOCK_MONOTONIC in a container, the guest's in
     a VM; never subtracted from a host time in a VM), None where the sender has none. `detail` is the mark's argument.
+    `ticks` is a guest's time stamp counter; `instructions` the same where QEMU counts instructions and shows them so.
     """
 
     milestone: str
     at_ns: int
     detail: str = ""
     inside_ns: int | None = None
+    ticks: int | None = None
+    instructions: int | None = None

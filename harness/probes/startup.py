@@ -11,15 +11,22 @@ from harness.interfaces import Boundary, Emit, Instance
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
 from harness.model.milestones import (
     ANSWER,
+    DECOMPRESS,
     DELETED,
     DOCS,
+    DRIVERS,
     EXITED,
     FIRMWARE,
+    HANDOVER,
+    INITRAMFS,
     KERNEL,
     LADDER,
     REQUESTED,
+    RETURNED,
+    ROOT,
     RUNTIME_EXEC,
     STOPPING,
+    VCPU,
     VMM_EXEC,
 )
 
@@ -27,7 +34,7 @@ CALIBRATION_MARKS = 20
 
 MILESTONES = {
     name: Metric(f"startup.{name}", Unit.NS, Better.LOWER, f"requested to {name}: {DOCS[name]}")
-    for name in LADDER
+    for name in (*LADDER, RETURNED)
     if name not in {REQUESTED, STOPPING, DELETED}
 }
 STOP = Metric("stop.deleted", Unit.NS, Better.LOWER, f"stopping to deleted: {DOCS[DELETED]}")
@@ -42,14 +49,29 @@ DELIVERY = Metric(
 )
 
 _NO_VMM = "no VMM: it runs on the host's kernel"
+_NO_LOG = "the firmware of this machine type writes no log"
+_NOT_OURS = "its own system loads drivers and mounts the root, before the agent runs"
 _ABSENT: dict[tuple[str, Boundary], str] = {
-    **{(name, boundary): _NO_VMM for name in (VMM_EXEC, FIRMWARE, KERNEL) for boundary in ("process", "container")},
+    **{
+        (name, boundary): _NO_VMM
+        for name in (VMM_EXEC, VCPU, FIRMWARE, HANDOVER, DECOMPRESS, KERNEL, INITRAMFS, DRIVERS)
+        for boundary in ("process", "container")
+    },
+    (ROOT, "process"): "mounted before the clock starts",
+    (ROOT, "container"): "its launcher mounts it, between runtime.exec and init",
     (RUNTIME_EXEC, "vm"): "a VM has no launcher on the host: see vmm.exec",
-    (FIRMWARE, "vm"): "the firmware of this machine type writes no log",
+    (VCPU, "vm"): "its counter starts with the first instruction only under emulation, and is a clock only uncounted",
+    (FIRMWARE, "vm"): _NO_LOG,
+    (HANDOVER, "vm"): _NO_LOG,
+    (DECOMPRESS, "vm"): "its kernel is loaded uncompressed, or does not say when it unpacks itself",
+    (INITRAMFS, "vm"): "the kernel says so only where it may talk: cmdline: loglevel=7",
+    (DRIVERS, "vm"): _NOT_OURS,
+    (ROOT, "vm"): _NOT_OURS,
 }
 _NEVER = {
     ANSWER: "the readiness condition is not an answer",
     EXITED: "the workload ran until it was stopped",
+    RETURNED: "this backend does not say when its call returned",
 }
 
 
