@@ -24,6 +24,7 @@ PROGRAMS = {
     "harness/container/harness-launch": "launch",
     "harness/load/harness-load": "load",
 }
+PARTS = {"agent": ("probe",)}  # what else a program is made of
 FLAGS = [
     "-std=gnu17",
     "-O2",
@@ -49,7 +50,8 @@ def build(root: Path) -> None:
     """Compile every program whose sources are newer than its binary."""
     for target, own in PROGRAMS.items():
         binary = root / target
-        files = sorted(path for part in (own, SHARED) for path in (root / SOURCES / part).glob("*.[ch]"))
+        parts = (own, *PARTS.get(own, ()), SHARED)
+        files = sorted(path for part in parts for path in (root / SOURCES / part).glob("*.[ch]"))
         newest = max(path.stat().st_mtime for path in files)
         if binary.exists() and binary.stat().st_mtime >= newest:
             continue

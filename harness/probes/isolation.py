@@ -14,6 +14,7 @@ from harness.container.defaults import CAPABILITIES
 from harness.interfaces import Emit, Instance, Json
 from harness.model.metrics import Absent, Assume, Better, Measurement, Metric, Unit
 
+_LOOKS = 3
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 
 
@@ -101,6 +102,18 @@ def _emit_privileges(seen: Mapping[str, Json], acts_on: str, emit: Emit) -> None
             emit(Absent(metric, f"/proc/self/status inside has no {key}"))
 
 
+def _foreign(seen: Mapping[str, Json], instance: Instance) -> int:
+    """Return how many visible processes are not the instance's own; asked again, since some come and go."""
+    counts = []
+    for _ in range(_LOOKS):
+        before = set(instance.pids())
+        visible = _text(instance.inside() if counts else seen, "processes")
+        counts.append(max(0, int(visible or 0) - len(before | set(instance.pids()))))
+        if counts[-1] == 0:
+            break
+    return min(counts)
+
+
 def _emit_view(seen: Mapping[str, Json], instance: Instance, acts_on: str, emit: Emit) -> None:
     devices = seen.get("devices")
     if isinstance(devices, dict):
@@ -112,7 +125,7 @@ def _emit_view(seen: Mapping[str, Json], instance: Instance, acts_on: str, emit:
     if acts_on == "own kernel":
         emit(Measurement(PROCESSES, 0, {"basis": "own kernel", "processes": visible}))
     else:
-        foreign = max(0, int(visible or 0) - len(instance.pids()))
+        foreign = _foreign(seen, instance)
         emit(Measurement(PROCESSES, int(foreign > 0), {"processes": visible, "host_processes": str(foreign)}))
     if interfaces:
         emit(Measurement(INTERFACES, int(interfaces), {"acts_on": acts_on}))
