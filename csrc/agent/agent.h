@@ -55,11 +55,16 @@ void vm_boot(struct spec *spec);
 void vm_open_console(const struct spec *spec); /* fds 1, 2 and 5 become virtio-serial ports */
 void vm_power_off(void) __attribute__((noreturn));
 
+/* system.c: where pid 1 is another one */
+void system_leave(void);
+void system_power_off(void) __attribute__((noreturn));
+
 /* vm_root.c */
 void vm_must(int result, const char *what); /* die unless it is at least 0 */
 void vm_mount(const char *type, const char *source, const char *target, unsigned long flags, const char *data);
 void vm_make_root(const struct spec *spec); /* at /root; FD_TREE becomes the image as it was, or `vm_open_tree` does that */
 void vm_open_tree(const struct spec *spec);
+const char *vm_device(const char *name); /* `disk:SERIAL` as a path in /dev; other names stay what they are */
 void vm_mount_all(const struct spec *spec); /* what the scenario mounts, below the root that we are in */
 
 /* workload.c */
