@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.container import cgroups, defaults, seccomp_default
+from harness.backends import _oci
+from harness.container import cgroups
 from harness.container.cgroups import Limits
+from harness.model import spec
 from hatch_build import FLAGS, compiler
 
 MIB = 1 << 20
 LIMITS = Limits(256 * MIB, 1.0, 128)
+SPEC_LIMITS = spec.Limits(LIMITS.cpus, LIMITS.memory_bytes, LIMITS.pids)
 UPPER_BYTES = 64 * MIB
 PROGRAM = "/bin/stamp"
 _DIRECTORIES = ("bin", "dev", "proc", "sys", "etc", "tmp", "run")
-_QUIET = ["nosuid", "noexec", "nodev"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,62 +135,11 @@ class Channel:
 
 def seccomp_document() -> dict[str, Any]:
     """Return the rules of the built-in default profile as `linux.seccomp` of config.json."""
-    profile = seccomp_default.default_profile(defaults.DOCKER_CAPABILITIES)
-    native = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}[os.uname().machine]
-    return {
-        "defaultAction": profile.default_action,
-        "defaultErrnoRet": profile.default_errno,
-        "architectures": [native, *profile.architectures],
-        "syscalls": [
-            {
-                "names": list(rule.names),
-                "action": rule.action,
-                **({} if rule.errno is None else {"errnoRet": rule.errno}),
-                "args": [
-                    {"index": arg.index, "value": arg.value, "valueTwo": arg.value_two, "op": arg.op}
-                    for arg in rule.args
-                ],
-            }
-            for rule in profile.rules
-        ],
-    }
+    return _oci.seccomp_document(os.uname().machine)
 
 
 def config(cgroup: str) -> dict[str, Any]:
     """Return a config.json (runtime-spec 1.0) with what the built-in container's plan has."""
-    names = [f"CAP_{name.upper()}" for name in defaults.DOCKER_CAPABILITIES]
-    capabilities = {"bounding": names, "effective": names, "permitted": names, "inheritable": [], "ambient": []}
-    memory = LIMITS.memory_bytes
-    return {
-        "ociVersion": "1.0.0",
-        "process": {
-            "terminal": False, "user": {"uid": 0, "gid": 0}, "args": [PROGRAM], "env": ["PATH=/bin"], "cwd": "/",
-            "capabilities": capabilities, "noNewPrivileges": True,
-        },
-        "root": {"path": "rootfs", "readonly": False},
-        "hostname": "benchmark",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": _QUIET},
-            _mount("/dev", "tmpfs", ["nosuid", "mode=755", "size=64k"]),
-            _mount("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-            _mount("/dev/shm", "tmpfs", [*_QUIET, "mode=1777", "size=65536k"]),
-            _mount("/dev/mqueue", "mqueue", _QUIET),
-            _mount("/sys", "sysfs", [*_QUIET, "ro"]),
-        ],
-        "linux": {
-            "cgroupsPath": cgroup,
-            "resources": {
-                "memory": {"limit": memory, "swap": memory},
-                "cpu": {"quota": round(LIMITS.cpus * 100_000), "period": 100_000},
-                "pids": {"limit": LIMITS.pids},
-            },
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
-            "maskedPaths": list(defaults.MASKED_PATHS),
-            "readonlyPaths": list(defaults.READONLY_PATHS),
-            "seccomp": seccomp_document(),
-        },
-    }  # fmt: skip
-
-
-def _mount(destination: str, fs_type: str, options: list[str]) -> dict[str, Any]:
-    return {"destination": destination, "type": fs_type, "source": fs_type, "options": options}
+    document = _oci.config([PROGRAM], SPEC_LIMITS, cgroup, seccomp_document())
+    document["hostname"] = "benchmark"
+    return document

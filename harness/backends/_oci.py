@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from harness.backends import _peer
+from harness.backends._command import Command, Running
 from harness.backends._door import ARGV, INSIDE
 from harness.container import defaults, seccomp_default
 from harness.errors import CapabilityError, CommandError
@@ -174,9 +175,9 @@ class _Recipe:
         document["linux"]["namespaces"] = namespaces(self._ground.network, start.network)
         (start.scratch / "config.json").write_text(json.dumps(document))
 
-    def start(self, start: _peer.Start) -> _peer.Running:
+    def start(self, start: _peer.Start) -> Running:
         argv = self._command("run", "--bundle", str(start.scratch), start.name)
-        return _peer.Command(argv, start.scratch / "log")
+        return Command(argv, start.scratch / "log")
 
     def remove(self, start: _peer.Start) -> None:
         try:

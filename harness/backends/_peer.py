@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import select
 import shutil
 import signal
 import time
@@ -17,12 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.session import AgentSession
 from harness.backends import _local, _mounts, _network
 from harness.backends._aside import Aside
+from harness.backends._command import Running
 from harness.backends._door import Door
 from harness.container import cgroups, hostroot, syscalls
 from harness.container.cgroups import Group, MemoryUse
@@ -56,21 +56,6 @@ class Start:
     volumes: Mapping[str, Path]
 
 
-class Running(Protocol):
-    """What stands for the container on our side: its fd gets readable when the container has ended and is removed."""
-
-    def fileno(self) -> int: ...
-    @property
-    def pid(self) -> int | None:
-        """The process that was started for it; None where a daemon does it."""
-        ...
-
-    def wait(self, timeout_ns: int) -> int | None: ...
-    def complaint(self) -> str: ...
-    def kill(self) -> None: ...
-    def close(self) -> None: ...
-
-
 class Recipe(Protocol):
     """One runtime of one run, ready to start containers. All of it is called with the mounts of `aside`."""
 
@@ -95,57 +80,15 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What the harness does for a runtime that does not: mount its root, hold it in a cgroup. `owner` starts it."""
+    """What the harness does for a runtime that does not itself.
+
+    `root`: mount the root. `group`: start it `inside` a cgroup with the limits, or make one `above` the container's.
+    `owner` is the user who starts it.
+    """
 
     root: bool = False
-    group: bool = False
+    group: Literal["", "inside", "above"] = ""
     owner: int = 0
-
-
-# -- a command that runs as long as the container --------------------------------------------------------------------
-
-
-class Command:
-    """`RUNTIME run ...` in the foreground: it ends when the container is removed. What it says is kept."""
-
-    def __init__(self, argv: Sequence[str], log: Path) -> None:
-        self._argv = argv
-        self._log = log
-        with log.open("wb") as stderr:
-            self._child = process.start(argv, stderr=stderr)
-        self._pidfd = os.pidfd_open(self._child.pid)
-
-    def fileno(self) -> int:
-        return self._pidfd
-
-    @property
-    def pid(self) -> int | None:
-        return self._child.pid
-
-    def wait(self, timeout_ns: int) -> int | None:
-        if self._child.returncode is None and _is_readable(self._pidfd, timeout_ns):
-            self._child.wait()
-        code = self._child.returncode
-        return code if code is None or code >= 0 else 128 - code
-
-    def complaint(self) -> str:
-        lines = self._log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
-        said = next((line for line in reversed(lines) if "rror" in line or "denied" in line), (lines or [""])[-1])
-        return f"{Path(self._argv[0]).name}: {said.strip() or 'ended without a word'}"
-
-    def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
-
-    def close(self) -> None:
-        os.close(self._pidfd)
-
-
-def _is_readable(fd: int, timeout_ns: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(max(0, timeout_ns) / 1e6))
 
 
 # -- one container ---------------------------------------------------------------------------------------------------
@@ -318,12 +261,14 @@ class PeerArm:
                 if group is not None:
                     group.create(ground.kit.limits)
                     undo.callback(end_group, group)
-                    inside.enter_context(group.caller_inside())
+                    if wants.group == "inside":
+                        inside.enter_context(group.caller_inside())
                 try:
                     running = self._recipe.start(start)
                 except OSError as error:
                     raise BackendError(f"{ground.kit.runtime}: {error.strerror or error}") from error
-            session.mark(RUNTIME_EXEC)
+            if running.pid is not None:  # vfork(2): its program runs; a daemon says nothing of when it does so
+                session.mark(RUNTIME_EXEC)
             undo.pop_all()
         container = PeerContainer(running, door, ground.kit.layout, group)
         container.force = lambda: ground.aside.run(self._recipe.remove, start)
@@ -351,7 +296,8 @@ def _watch(session: AgentSession, running: Running, door: Door) -> None:
     fd = running.fileno()
 
     def ended() -> None:
-        session.unwatch(fd)
+        with suppress(OSError):  # it was closed in the same moment
+            session.unwatch(fd)
         if door.pid is None:
             door.abandon()
 

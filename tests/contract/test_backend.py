@@ -7,6 +7,7 @@ much of one instance as belongs together.
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from harness import plugins
+from harness.backends import _dockerd
 from harness.errors import AgentError, ImageError, TrialTimeout
 from harness.host.paths import cache_dir, data_dir
 from harness.images.bootstrap import bootstrap_busybox
@@ -32,8 +34,13 @@ NEEDS = {
     "builtin": ("root", "overlayfs"),
     "libvirt": ("root", "qemu", "libvirt", "kernel", "erofs"),
 }
+NEEDS |= {name: (*NEEDS["builtin"], name) for name in ("runc", "crun", "bwrap", "nspawn", "podman")}
+NEEDS |= {"oci": NEEDS["builtin"], "docker": (*NEEDS["builtin"], "dockerd")}
 # KVM is tried where the accelerator is the subject; here it must not cost the time-out of a failed boot.
-OPTIONS: dict[str, dict[str, Any]] = {"libvirt": {"accel": "tcg"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "libvirt": {"accel": "tcg"},
+    "oci": {"path": str(Path(sys.executable).with_name("harness-oci"))},
+}
 SECOND_NS = 10**9
 ENV = {"PATH": "/bin", "GREETING": "two words"}
 LIMITS = Limits(cpus=1, memory_bytes=192 << 20, pids=64)
@@ -63,10 +70,11 @@ class Ground:
     backend: Any
     context: RunContext
     tree: RootTree
+    options: dict[str, Any]
 
     @contextmanager
     def arm(self, workload: WorkloadSpec) -> Iterator[Arm]:
-        options = self.backend.options.model_validate(OPTIONS.get(self.name, {}))
+        options = self.backend.options.model_validate(self.options)
         arm = self.backend.prepare(ArmSpec(self.name, self.tree, workload, LIMITS), options, self.context)
         try:
             yield arm
@@ -84,6 +92,16 @@ class Ground:
         assert self.backend.reap(self.context.token, dry_run=True) == []
 
 
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[Path]:
+    """The socket of one Docker daemon for all tests: its start takes longer than a test."""
+    token = secrets.token_hex(4)
+    daemon = _dockerd.Daemon(RunContext("dockerd", token, ownership.claim(token, "dockerd"), cache_dir()))
+    yield daemon.socket
+    daemon.close()
+    ownership.reap(token, [], dry_run=False)
+
+
 @pytest.fixture(
     params=[pytest.param(name, marks=pytest.mark.needs(*NEEDS[name])) for name in plugins.names("backends")]
 )
@@ -91,7 +109,10 @@ def ground(request: pytest.FixtureRequest, tree: RootTree) -> Iterator[Ground]:
     token = secrets.token_hex(4)
     scratch = ownership.claim(token, "contract")
     backend = plugins.load("backends", request.param)
-    yield Ground(request.param, backend, RunContext("contract", token, scratch, cache_dir()), tree)
+    options = OPTIONS.get(request.param, {})
+    if request.param == "docker":
+        options = {"engine": str(request.getfixturevalue("dockerd"))}
+    yield Ground(request.param, backend, RunContext("contract", token, scratch, cache_dir()), tree, options)
     assert backend.reap(token, dry_run=True) == []
     ownership.reap(token, [backend], dry_run=False)
 
