@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.backends._guest import Guest
@@ -26,25 +26,43 @@ def deadline_ns() -> int:
     return time.monotonic_ns() + TIMEOUT_NS
 
 
+def reached_ns(guest: Guest, milestone: str) -> int:
+    """Return request to `milestone`, ns."""
+    reached = guest.wait(milestone, deadline_ns())
+    return reached.at_ns - next(mark.at_ns for mark in guest.marks if mark.milestone == REQUESTED)
+
+
 def ready_ns(guest: Guest) -> int:
     """Return request to ready, ns."""
-    ready = guest.wait(READY, deadline_ns())
-    return ready.at_ns - next(mark.at_ns for mark in guest.marks if mark.milestone == REQUESTED)
+    return reached_ns(guest, READY)
 
 
 @contextlib.contextmanager
 def prepared(machine: str, accel: str = "auto") -> Iterator[tuple[LibvirtArm, RunContext]]:
     """Yield an arm and its context; nothing is left afterwards."""
+    with prepared_all({"vm": {"machine": machine, "accel": accel}}) as (arms, context):
+        yield arms["vm"], context
+
+
+@contextlib.contextmanager
+def prepared_all(
+    runtimes: Mapping[str, Mapping[str, object]], limits: Limits | None = None
+) -> Iterator[tuple[dict[str, LibvirtArm], RunContext]]:
+    """Yield an arm for each set of options of `backend: libvirt`, and their context; nothing is left afterwards."""
     token = secrets.token_hex(4)
     context = RunContext("benchmark", token, ownership.claim(token, "benchmark"), cache_dir())
     store = Store(data_dir() / "images")
     tree = resolve_image(ImageRef("name", "busybox"), Path(), store)
-    spec = ArmSpec("vm", tree, WorkloadSpec(("/bin/true",), {"PATH": "/bin"}), Limits())
-    options = Options.model_validate({"machine": machine, "accel": accel})
+    workload = WorkloadSpec(("/bin/true",), {"PATH": "/bin"})
+    arms: dict[str, LibvirtArm] = {}
     try:
-        arm = LibvirtBackend().prepare(spec, options, context)
-        assert isinstance(arm, LibvirtArm)
-        yield arm, context
-        arm.close()
+        for name, options in runtimes.items():
+            spec = ArmSpec(name, tree, workload, limits or Limits())
+            arm = LibvirtBackend().prepare(spec, Options.model_validate(options), context)
+            assert isinstance(arm, LibvirtArm)
+            arms[name] = arm
+        yield arms, context
+        for arm in arms.values():
+            arm.close()
     finally:
         shutil.rmtree(context.scratch)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from harness.backends._hardware import (
+    DiskBus,
+    Hardware,
+    add_cpu,
+    add_features,
+    add_memory_backing,
+)
+from harness.backends._hardware import add as _add
 
 Machine = Literal["q35", "pc", "microvm"]
 Accelerator = Literal["kvm", "tcg"]
@@ -15,6 +24,8 @@ METADATA_NAMESPACE = "https://vm-container-harness/domain/1"
 MARKS_PORT = 0xE9
 FIRMWARE_PORT = 0x402  # where SeaBIOS writes its log (CONFIG_DEBUG_IO)
 CHANNELS = ("stdout", "stderr", "control")
+CONSOLE = "console"  # file of the first serial port, beside the sockets
+SPEC_SERIAL = "harness-spec"
 ICOUNT_ARGV = ("-icount", "shift=0,sleep=off")
 """One instruction is 1 ns of the guest's clocks, and a guest that waits for a timer has reached it at once."""
 
@@ -40,6 +51,7 @@ class Disk:
     format: DiskFormat = "raw"
     read_only: bool = True
     serial: str = ""
+    bus: DiskBus = "virtio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class GuestSpec:
     machine: Machine
     accelerator: Accelerator
     emulator: str
-    kernel: Path
+    kernel: Path | None
     initrd: Path
     cmdline: str
     disks: tuple[Disk, ...]
@@ -82,28 +94,33 @@ class GuestSpec:
     tsc_khz: int | None = None
     by_daemon: bool = False
     owner: str | None = None
+    hardware: Hardware = field(default_factory=Hardware)
 
 
-def kernel_cmdline(machine: Machine, accelerator: Accelerator, *, tsc_khz: int | None, extra: str = "") -> str:
+def kernel_cmdline(
+    machine: Machine,
+    accelerator: Accelerator,
+    *,
+    tsc_khz: int | None,
+    extra: str = "",
+    self_tests: bool = False,
+    serial: bool = False,
+) -> str:
     """Return the guest kernel's command line.
 
     `earlyprintk=serial,0xe9` lets the kernel's first messages, and with `keep` a panic, appear on the marks channel;
     `loglevel=6` has it write its banner there, and the agent silences it later. `cryptomgr.notests` skips self-tests
     and `noreplace-smp` a rewriting of kernel code that say nothing about starting a workload (Kata Containers sets
-    both). Nothing here changes mitigations or hardening. A microvm under TCG has no other clock to calibrate the TSC
-    against and may hang without the two tsc options.
+    both); with `self_tests` neither is given. Nothing here changes mitigations or hardening. A microvm under TCG has no
+    other clock to calibrate the TSC against and may hang without the two tsc options. `serial` has all messages of the
+    kernel on the first serial port besides, as a distribution's default has them on a screen.
     """
     early = f"earlyprintk=serial,{MARKS_PORT:#x},115200,keep"
-    words = [early, "loglevel=6", "panic=-1", "cryptomgr.notests", "noreplace-smp"]
+    words = [early, "loglevel=6", "panic=-1", *(() if self_tests else ("cryptomgr.notests", "noreplace-smp"))]
+    words += ["console=ttyS0"] if serial else []
     if machine == "microvm" and accelerator == "tcg" and tsc_khz:
         words += [f"tsc_early_khz={tsc_khz}", "tsc=reliable"]
     return " ".join([*words, *extra.split()])
-
-
-def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
-    element = ET.SubElement(parent, tag, attributes)
-    element.text = text
-    return element
 
 
 def _mmio(device: ET.Element, guest: GuestSpec) -> None:
@@ -119,35 +136,50 @@ def _add_debug_port(devices: ET.Element, path: Path, port: int) -> None:
     _add(serial, "address", type="isa", iobase=f"{port:#x}")
 
 
+def _add_console(devices: ET.Element, path: Path) -> None:
+    serial = _add(devices, "serial", type="file")
+    _add(serial, "source", path=str(path))
+    _add(_add(serial, "target", type="isa-serial", port="0"), "model", name="isa-serial")
+
+
 def _add_nic(devices: ET.Element, nic: Nic, guest: GuestSpec) -> None:
     """`managed="no"`: libvirt opens this tap in the network namespace of the thread that starts the guest, no more."""
     interface = _add(devices, "interface", type="ethernet")
     _add(interface, "mac", address=nic.mac)
     _add(interface, "target", dev=nic.tap, managed="no")
-    _add(interface, "model", type="virtio")
-    _add(interface, "driver", name="vhost" if nic.vhost else "qemu")
+    model = guest.hardware.nic
+    _add(interface, "model", type=model)
+    if model == "virtio":
+        _add(interface, "driver", name="vhost" if nic.vhost else "qemu")
     if guest.machine != "microvm":
         _add(interface, "rom", enabled="no")  # nothing boots from the network: the firmware need not load iPXE
-    _mmio(interface, guest)
+    if model == "virtio":
+        _mmio(interface, guest)
 
 
-def _disk_name(number: int) -> str:
-    """Return vda, ..., vdz, vdaa, ...: libvirt wants names; a guest may see others."""
+def _disk_name(number: int, bus: DiskBus) -> str:
+    """Return vda, ..., vdz, vdaa, ... or sda, ...: libvirt wants names; a guest may see others."""
     letters = chr(ord("a") + number % 26)
-    return f"vd{chr(ord('a') + number // 26 - 1) if number >= 26 else ''}{letters}"
+    kind = "vd" if bus == "virtio" else "sd"
+    return f"{kind}{chr(ord('a') + number // 26 - 1) if number >= 26 else ''}{letters}"
 
 
 def _add_disk(devices: ET.Element, disk: Disk, number: int, guest: GuestSpec) -> None:
-    """`writeback`: the host's page cache, which fsync in the guest passes: what a container's files have too."""
+    """By default `writeback`: the host's page cache, which fsync in the guest passes, as with a container's files."""
     element = _add(devices, "disk", type="file", device="disk")
-    _add(element, "driver", name="qemu", type=disk.format, cache="writeback")
+    _add(
+        element, "driver",
+        name="qemu", type=disk.format, cache=guest.hardware.disk_cache,
+        **({} if guest.hardware.disk_io == "threads" else {"io": guest.hardware.disk_io}),
+    )  # fmt: skip
     _add(element, "source", file=str(disk.path))
-    _add(element, "target", dev=_disk_name(number), bus="virtio")
+    _add(element, "target", dev=_disk_name(number, disk.bus), bus=disk.bus)
     if disk.read_only:
         _add(element, "readonly")
     if disk.serial:
         _add(element, "serial", disk.serial)
-    _mmio(element, guest)
+    if disk.bus == "virtio":
+        _mmio(element, guest)
 
 
 def _add_share(devices: ET.Element, share: Share, guest: GuestSpec) -> None:
@@ -168,11 +200,17 @@ def _add_devices(domain: ET.Element, guest: GuestSpec) -> None:
     _add(devices, "emulator", guest.emulator)
     for number, disk in enumerate(guest.disks):
         _add_disk(devices, disk, number, guest)
+    if guest.kernel is None:
+        _add_disk(devices, Disk(guest.initrd, serial=SPEC_SERIAL), len(guest.disks), guest)
+    if any(disk.bus == "scsi" for disk in guest.disks):
+        _mmio(_add(devices, "controller", type="scsi", index="0", model="virtio-scsi"), guest)
     for share in guest.shares:
         _add_share(devices, share, guest)
     if guest.nic is not None:
         _add_nic(devices, guest.nic, guest)
     _add(devices, "controller", type="usb", model="none")
+    if guest.hardware.console == "serial":
+        _add_console(devices, guest.sockets / CONSOLE)
     _add_debug_port(devices, guest.sockets / "marks", MARKS_PORT)
     _add_debug_port(devices, guest.sockets / "firmware", FIRMWARE_PORT)
     _mmio(_add(devices, "controller", type="virtio-serial", index="0"), guest)
@@ -186,6 +224,10 @@ def _add_devices(domain: ET.Element, guest: GuestSpec) -> None:
 def _add_qemu_extras(domain: ET.Element, guest: GuestSpec) -> None:
     """libvirt spends 250 ms to 300 ms of a start on asking QEMU for each CPU feature in turn; without this one
     capability it does not. The knob is meant for tests and taints the domain, so it is an option and is recorded."""
+    if not guest.hardware.legacy_timers:  # libvirt has no words for it; QEMU merges this with what libvirt says
+        commandline = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
+        for value in ("-machine", "pit=off,pic=off"):
+            _add(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=value)
     if guest.fast_start:
         capabilities = _add(domain, f"{{{QEMU_NAMESPACE}}}capabilities")
         _add(capabilities, f"{{{QEMU_NAMESPACE}}}del", capability="cpu-unavailable-features")
@@ -204,6 +246,19 @@ def _add_owner(domain: ET.Element, owner: str) -> None:
     _add(_add(domain, "seclabel", type="static", model="dac", relabel="no"), "label", owner)
 
 
+def _add_system(domain: ET.Element, guest: GuestSpec) -> None:
+    system = _add(domain, "os")
+    _add(system, "type", "hvm", arch="x86_64", machine=guest.machine)
+    if guest.hardware.firmware is not None:
+        _add(system, "loader", guest.hardware.firmware, type="rom")
+    if guest.kernel is None:
+        _add(system, "boot", dev="hd")
+        return
+    _add(system, "kernel", str(guest.kernel))
+    _add(system, "initrd", str(guest.initrd))
+    _add(system, "cmdline", guest.cmdline)
+
+
 def domain_xml(guest: GuestSpec) -> str:
     """Return the XML of a transient domain; any way in which the guest ends destroys it."""
     ET.register_namespace("qemu", QEMU_NAMESPACE)
@@ -213,18 +268,10 @@ def domain_xml(guest: GuestSpec) -> str:
     _add(_add(domain, "metadata"), f"{{{METADATA_NAMESPACE}}}run", token=guest.token)
     _add(domain, "memory", str(guest.memory_bytes // 1024), unit="KiB")
     _add(domain, "vcpu", str(guest.vcpus))
-    if any(share.kind == "virtiofs" for share in guest.shares):
-        backing = _add(domain, "memoryBacking")  # virtiofsd reads and writes the guest's memory: it must be shared
-        _add(backing, "source", type="memfd")
-        _add(backing, "access", mode="shared")
-    system = _add(domain, "os")
-    _add(system, "type", "hvm", arch="x86_64", machine=guest.machine)
-    _add(system, "kernel", str(guest.kernel))
-    _add(system, "initrd", str(guest.initrd))
-    _add(system, "cmdline", guest.cmdline)
-    _add(_add(domain, "features"), "acpi")  # also on a microvm: Debian's kernel finds virtio-mmio only through ACPI
-    if guest.accelerator == "kvm":
-        _add(domain, "cpu", mode="host-passthrough")
+    add_memory_backing(domain, guest.hardware, shared=any(share.kind == "virtiofs" for share in guest.shares))
+    _add_system(domain, guest)
+    add_features(domain, guest.hardware)
+    add_cpu(domain, guest.hardware, kvm=guest.accelerator == "kvm")
     for event in ("on_poweroff", "on_reboot", "on_crash"):
         _add(domain, event, "destroy")
     _add_devices(domain, guest)

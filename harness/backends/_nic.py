@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from harness.agent.program import encode_records
 from harness.backends import _network
 from harness.backends._domain import GuestSpec, Nic
+from harness.backends._hardware import NIC_MODULES, NicModel
 from harness.host import netns
 from harness.images import initramfs
 from harness.interfaces import Json
 from harness.model.spec import NetworkKind
 
-MODULES: Mapping[NetworkKind, tuple[str, ...]] = {"none": (), "host": (), "bridge": ("virtio_net",)}
-"""Which modules a guest needs besides those of its root."""
+
+def modules(network: NetworkKind, model: NicModel) -> tuple[str, ...]:
+    """Return which modules a guest needs besides those of its root."""
+    return NIC_MODULES[model] if network == "bridge" else ()
 
 
 def refused(*, by_daemon: bool) -> Mapping[NetworkKind, str]:
@@ -67,6 +70,7 @@ class Plug:
 
 def with_nic(template: GuestSpec) -> tuple[GuestSpec, dict[str, Json]]:
     """Return an arm's template with a network interface on no tap yet, and what a run records of it."""
-    slow = _network.vhost_missing(template.accelerator)
+    model = template.hardware.nic
+    slow = _network.vhost_missing(template.accelerator) if model == "virtio" else f"not with {model}"
     nic = Nic("tap", netns.mac_of(netns.SUBNET.network_address), vhost=not slow)
-    return replace(template, nic=nic), _network.facts("bridge", "virtio_net", vhost=not slow, vhost_reason=slow)
+    return replace(template, nic=nic), _network.facts("bridge", *NIC_MODULES[model], vhost=not slow, vhost_reason=slow)

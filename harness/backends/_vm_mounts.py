@@ -14,7 +14,7 @@ from harness.images import trial_volumes
 from harness.interfaces import ArmSpec, Capability, Json, RunContext
 from harness.model.spec import MountSpec
 
-VOLUME_MODULES = ("ext4",)
+VOLUME_MODULES = ("virtio_blk", "ext4")
 KernelHas = Callable[[ShareKind], None]
 
 

@@ -9,8 +9,9 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.backends import _shares
-from harness.backends._domain import Machine, ShareKind
+from harness.backends._domain import ShareKind
 from harness.backends._shares import ShareOption
+from harness.backends._vm_levers import NOT_STOCK, Levers
 from harness.errors import CapabilityError
 from harness.images import kernel
 
@@ -32,12 +33,9 @@ class Storage(BaseModel):
         return self
 
 
-class Options(BaseModel):
+class Options(Levers):
     """What a scenario may say under `backend: libvirt`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    machine: Machine = "q35"
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     uri: str | None = None
     kernel: Path | None = None
@@ -53,8 +51,15 @@ class Options(BaseModel):
     def _only_emulation_counts(self) -> Self:
         if self.icount and self.accel == "kvm":
             raise ValueError("icount: counts instructions, which only emulation does: accel: tcg")
-        if self.icount and self.stored.driver not in {"raw", "ext4"}:
-            raise ValueError("icount: its root is in the initramfs: storage: raw or ext4")
+        if self.icount and (self.boot == "disk" or self.stored.driver not in {"raw", "ext4"}):
+            raise ValueError("icount: its root is in the initramfs: storage: raw or ext4, and a kernel that is loaded")
+        return self
+
+    @model_validator(mode="after")
+    def _stock_has_its_own(self) -> Self:
+        for key in ("kernel", "modules", "cmdline"):
+            if self.boot == "disk" and getattr(self, key):
+                raise ValueError(f"{key}: {NOT_STOCK}")
         return self
 
     @property

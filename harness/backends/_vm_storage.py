@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.backends._domain import Disk, GuestSpec
+from harness.backends._hardware import DISK_MODULES, DiskBus
 from harness.backends._vm_options import Options, root_fs
 from harness.errors import CapabilityError
 from harness.host.process import find_program
@@ -19,8 +20,8 @@ from harness.images import disk, disk_chain, initramfs, layer_disks, trial_volum
 from harness.images.store import Store
 from harness.interfaces import ArmSpec, Capability, Json
 
-_ROOT = "/dev/vda"  # the first disk of a domain, on PCI as on virtio-mmio
-_TREE = "/dev/vdb"
+_FIRST: dict[DiskBus, str] = {"virtio": "/dev/vda", "scsi": "/dev/sda", "sata": "/dev/sda"}
+_SECOND: dict[DiskBus, str] = {"virtio": "/dev/vdb", "scsi": "/dev/vda", "sata": "/dev/vda"}  # it is virtio in any case
 _OVERLAY = "overlay, its upper directory in the guest's memory"
 
 
@@ -42,18 +43,21 @@ class Root:
         """Return the guest with its disks, one of them new where the root is written to. Raises: BackendError."""
         if self.below is None:
             return replace(guest, disks=self.disks)
+        bus = guest.hardware.disk_bus
         place = trial_volumes.place_of(guest.token, trial_id)
         with trial_volumes.making(place):
             place.mkdir(parents=True, exist_ok=True)
             top = disk_chain.put_on(self.below.path, self.below.format, place / "ROOT.qcow2")
-        return replace(guest, disks=(Disk(top, "qcow2", read_only=False), *self.disks))
+        return replace(guest, disks=(Disk(top, "qcow2", read_only=False, bus=bus), *self.disks))
 
 
 def modules(options: Options) -> tuple[str, ...]:
     """Return the modules that the guest needs for its root."""
     if options.icount:
         return ("loop", root_fs(options), "overlay")
-    return (root_fs(options), *(() if options.stored.driver == "qcow2" else ("overlay",)))
+    written = options.stored.driver == "qcow2"
+    loaded = (*DISK_MODULES[options.disk_bus], root_fs(options), *(DISK_MODULES["virtio"] if written else ("overlay",)))
+    return tuple(dict.fromkeys(loaded))
 
 
 def prepare(spec: ArmSpec, options: Options, directory: Path) -> Root:
@@ -62,17 +66,18 @@ def prepare(spec: ArmSpec, options: Options, directory: Path) -> Root:
     Raises: CapabilityError, CommandError, ImageError.
     """
     if options.stored.driver == "qcow2":
-        return _chain(spec, options.stored.depth, directory)
+        return _chain(spec, options, directory)
     if options.stored.driver == "erofs-layers":
-        return _layers(spec)
+        return _layers(spec, options.disk_bus)
     image = disk.disk_image(spec.tree, directory, fs=root_fs(options))
     facts: dict[str, Json] = {
         "disk_bytes": image.size_bytes,
         "writable_layer": _OVERLAY,
     }
+    bus = options.disk_bus
     if options.icount:
         return _in_initramfs(spec, image, facts)
-    return Root((Disk(image.path),), _in_memory(spec, image.fs), facts)
+    return Root((Disk(image.path, bus=bus),), _in_memory(spec, image.fs, bus), facts)
 
 
 def _in_initramfs(spec: ArmSpec, image: disk.Disk, facts: dict[str, Json]) -> Root:
@@ -83,33 +88,34 @@ def _in_initramfs(spec: ArmSpec, image: disk.Disk, facts: dict[str, Json]) -> Ro
     return Root((), records, {**facts, "disk": "a file of the initramfs, by a loop device"}, archive=archive)
 
 
-def _in_memory(spec: ArmSpec, fs: str) -> tuple[tuple[str, str], ...]:
+def _in_memory(spec: ArmSpec, fs: str, bus: DiskBus) -> tuple[tuple[str, str], ...]:
     """Half of the guest's memory may be written to, as a tmpfs allows by default and as the container side does."""
-    return (("root_device", _ROOT), ("root_fs", fs), ("upper_bytes", str(spec.limits.memory_bytes // 2)))
+    return (("root_device", _FIRST[bus]), ("root_fs", fs), ("upper_bytes", str(spec.limits.memory_bytes // 2)))
 
 
-def _layers(spec: ArmSpec) -> Root:
+def _layers(spec: ArmSpec, bus: DiskBus) -> Root:
     image = layer_disks.layered_disk(spec.tree)
     facts: dict[str, Json] = {
         "disk_bytes": image.size_bytes, "layers": len(image.extents), "layers_made": image.made,
         "writable_layer": _OVERLAY,
     }  # fmt: skip
     layers = (("layer", f"{offset} {length}") for offset, length in image.extents)
-    records = (*_in_memory(spec, "erofs"), *layers)
-    return Root((Disk(image.path, "vmdk"),), records, facts, keep=image.store)
+    records = (*_in_memory(spec, "erofs", bus), *layers)
+    return Root((Disk(image.path, "vmdk", bus=bus),), records, facts, keep=image.store)
 
 
-def _chain(spec: ArmSpec, depth: int, directory: Path) -> Root:
+def _chain(spec: ArmSpec, options: Options, directory: Path) -> Root:
     """The tree is attested from the same chain without its top, as a second disk: what is written changes the first."""
     image = disk.disk_image(spec.tree, directory, fs="ext4", writable=True)
-    below = disk_chain.chain(image.path, depth)
+    below = disk_chain.chain(image.path, options.stored.depth)
     facts: dict[str, Json] = {
         "disk_bytes": image.size_bytes,
-        "chain_depth": depth,
+        "chain_depth": options.stored.depth,
         "writable_layer": "a qcow2 image for each trial, on top of the chain",
     }
     lowest = Disk(below.path, below.format)
-    return Root((lowest,), (("root_device", _ROOT), ("root_fs", "ext4"), ("tree_device", _TREE)), facts, lowest)
+    devices = (("root_device", _FIRST[options.disk_bus]), ("tree_device", _SECOND[options.disk_bus]))
+    return Root((lowest,), (*devices, ("root_fs", "ext4")), facts, lowest)
 
 
 def needs(options: Options) -> Sequence[Capability]:

@@ -17,8 +17,9 @@ from pydantic import BaseModel
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_bytes, encode_spec
 from harness.backends import _accelerator, _connection, _metering, _network, _nic, _vm_mounts, _vm_needs, _vm_storage
-from harness.backends._domain import GuestSpec, domain_xml, kernel_cmdline
+from harness.backends._domain import Accelerator, GuestSpec, domain_xml, kernel_cmdline
 from harness.backends._guest import Guest
+from harness.backends._vm_levers import Levers
 from harness.backends._vm_mounts import VmMounts
 from harness.backends._vm_needs import EMULATOR, verdict_key
 from harness.backends._vm_options import Options, guest_kernel, kernel_has, root_fs
@@ -27,7 +28,7 @@ from harness.host.paths import cache_dir, data_dir
 from harness.host.process import find_program, run
 from harness.images import initramfs, kernel, trial_volumes
 from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
-from harness.model.spec import MountSpec, NetworkKind, WorkloadSpec
+from harness.model.spec import Limits, MountSpec, NetworkKind, WorkloadSpec
 
 _BUS = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
 _LATE_MODULES = ("virtio_console",)
@@ -51,13 +52,13 @@ class _Boot:
 
 def _boot(options: Options, cache: Path, network: NetworkKind, mounts: VmMounts) -> _Boot:
     chosen = guest_kernel(options, cache)
-    devices = (_BUS[options.machine], "virtio_blk", *_nic.MODULES[network])
-    for_workload = (*devices, *_vm_storage.modules(options), *mounts.modules)
+    devices = (_BUS[options.machine], *_vm_storage.modules(options), *_nic.modules(network, options.nic))
+    for_workload = (*devices, *mounts.modules, *options.extra_modules)
     early = kernel.module_files(chosen, for_workload)
     every = kernel.module_files(chosen, (*for_workload, *_LATE_MODULES))
     paths = [*early, *(path for path in every if path not in early)]
     names = [path.lstrip("/") for path in initramfs.module_paths(paths)]
-    base = initramfs.base_initramfs(agent_bytes(), paths)
+    base = initramfs.compressed(initramfs.base_initramfs(agent_bytes(), paths), options.initramfs)
     return _Boot(chosen, base, tuple(names[: len(early)]), tuple(names[len(early) :]))
 
 
@@ -74,15 +75,41 @@ def _agent_spec(spec: ArmSpec, boot: _Boot, root: _vm_storage.Root, mounts: VmMo
     return encode_spec(spec.workload, extra)
 
 
+def _kernel_file(options: Options, boot: _Boot) -> Path:
+    """Return what QEMU is handed. Raises: CapabilityError."""
+    if options.boot != "bzimage":
+        return boot.kernel.vmlinux
+    if boot.kernel.bzimage is None:
+        raise CapabilityError(
+            f"boot: bzimage: {boot.kernel.source}: is an uncompressed kernel already", hint="name a bzImage: kernel:"
+        )
+    return boot.kernel.bzimage
+
+
+def _cmdline(options: Options, accelerator: Accelerator) -> str:
+    return kernel_cmdline(
+        options.machine,
+        accelerator,
+        tsc_khz=_tsc_khz() if accelerator == "tcg" else None,
+        extra=options.cmdline,
+        self_tests=options.crypto_tests,
+        serial=options.console == "serial",
+    )
+
+
 def _guest_facts(options: Options, template: GuestSpec, boot: _Boot) -> dict[str, Json]:
     return {
         "boundary": "vm",
         "machine": options.machine,
+        "boot": options.boot,
+        "firmware": options.firmware,
+        "levers": _levers(options),
+        "changes": {**options.changes()},
         "accelerator": template.accelerator,
         "cmdline": template.cmdline,
         "kernel": boot.kernel.release,
         "kernel_digest": boot.kernel.digest,
-        "kernel_bytes": boot.kernel.vmlinux.stat().st_size,
+        "kernel_bytes": template.kernel.stat().st_size if template.kernel else None,
         "initrd_bytes": template.initrd.stat().st_size,
         "disk_fs": root_fs(options),
         "storage": options.stored.driver,
@@ -91,6 +118,12 @@ def _guest_facts(options: Options, template: GuestSpec, boot: _Boot) -> dict[str
         "qemu_started_by": "a libvirt daemon" if template.by_daemon else "this process",
         "domain_xml": domain_xml(template),
     }
+
+
+def _levers(options: Options) -> dict[str, Json]:
+    """Return the levers that are not at their defaults."""
+    chosen = options.model_dump(mode="json", include=set(Levers.model_fields), exclude_defaults=True)
+    return dict(sorted(chosen.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +206,10 @@ class LibvirtBackend:
             context.say("libvirt asks QEMU what it can do: about 8 s, once for each QEMU")
         connection = _connection.connect(options.uri, context.cache)
         versions = _connection.versions(connection)
-        template = self._template(spec.limits.memory_bytes, math.ceil(spec.limits.cpus), options, boot, context)
+        template = self._template(spec.limits, options, boot, context)
         if _connection.is_daemon(options.uri):
             template = replace(template, by_daemon=True, owner=_connection.qemu_owner(connection))
-        template, why = self._accelerated(template, connection, options, context)
+        template, why = self._accelerated(template, connection, options, boot, context)
         root = _vm_storage.prepare(spec, options, data_dir() / "images" / "disks")
         boot = replace(boot, base=boot.base + root.archive)
         initrd = context.scratch / f"{spec.runtime}.initrd"
@@ -197,7 +230,7 @@ class LibvirtBackend:
         }
         return LibvirtArm(connection, template, _Parts(root, mounts, plug), context, facts)
 
-    def _template(self, memory_bytes: int, vcpus: int, options: Options, boot: _Boot, context: RunContext) -> GuestSpec:
+    def _template(self, limits: Limits, options: Options, boot: _Boot, context: RunContext) -> GuestSpec:
         sockets = context.scratch / "template"
         longest = len(os.fsencode(context.scratch / ("x" * 40) / "firmware"))
         if longest > _SOCKET_PATH_MAX_BYTES:
@@ -211,20 +244,21 @@ class LibvirtBackend:
             machine=options.machine,
             accelerator="tcg",
             emulator=str(find_program(EMULATOR)),
-            kernel=boot.kernel.vmlinux,
+            kernel=_kernel_file(options, boot),
             initrd=context.scratch / "none",
-            cmdline=kernel_cmdline(options.machine, "tcg", tsc_khz=_tsc_khz(), extra=options.cmdline),
+            cmdline=_cmdline(options, "tcg"),
             disks=(),
             sockets=sockets,
-            memory_bytes=memory_bytes,
-            vcpus=vcpus,
+            memory_bytes=options.memory or limits.memory_bytes,
+            vcpus=options.vcpus or math.ceil(limits.cpus),
+            hardware=options.hardware,
             fast_start=options.fast_start,
             icount=options.icount,
             tsc_khz=None if options.icount else _tsc_khz(),
         )
 
     def _accelerated(
-        self, template: GuestSpec, connection: Any, options: Options, context: RunContext
+        self, template: GuestSpec, connection: Any, options: Options, boot: _Boot, context: RunContext
     ) -> tuple[GuestSpec, str]:
         """Return the template with the accelerator that is usable here, and why that one."""
         if options.icount:
@@ -233,13 +267,13 @@ class LibvirtBackend:
             template,
             accelerator="kvm",
             tsc_khz=None,
-            cmdline=kernel_cmdline(options.machine, "kvm", tsc_khz=None, extra=options.cmdline),
+            cmdline=_cmdline(options, "kvm"),
         )
 
         def verdict() -> _accelerator.Verdict:
             return _accelerator.probe(
                 context.cache,
-                verdict_key(template.kernel, Path(template.emulator), template.machine),
+                verdict_key(boot.kernel.vmlinux, Path(template.emulator), template.machine),
                 lambda: _trial_guest(with_kvm, connection, context),
                 context.say,
             )

@@ -1,18 +1,22 @@
 """The guest's initramfs: a pure writer of newc cpio archives, and what the harness puts in them.
 
 The kernel unpacks archives one after the other as long as each ends with its trailer and the next begins at a multiple
-of four bytes. So the large part (agent, modules) is made once, and every run appends its own `/spec`. Nothing is
-compressed: it would be unpacked by the guest. The same entries give the same bytes: times are 0, inodes count up.
+of four bytes. So the large part (agent, modules) is made once, and every run appends its own `/spec`. By default nothing
+is compressed: it would be unpacked by the guest. The same entries give the same bytes: times are 0, inodes count up.
 
 Source: Documentation/driver-api/early-userspace/buffer-format.rst of Linux.
 """
 
 from __future__ import annotations
 
+import gzip
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import zstandard
 
 from harness.images import kmodules
 
@@ -80,6 +84,15 @@ def base_initramfs(agent: bytes, modules: Sequence[Path]) -> bytes:
             ),
         ]
     )
+
+
+def compressed(archive: bytes, how: Literal["none", "gzip", "zstd"]) -> bytes:
+    """Return the archive compressed so that another can follow it: the kernel passes over zeros between archives."""
+    if how == "gzip":
+        return _padded(gzip.compress(archive, mtime=0))
+    if how == "zstd":
+        return _padded(zstandard.ZstdCompressor(level=19).compress(archive))
+    return archive
 
 
 def module_paths(modules: Sequence[Path]) -> tuple[str, ...]:

@@ -104,10 +104,10 @@ def test_a_bind_needs_a_directory_before_anything_starts(tmp_path):
 @pytest.mark.parametrize(
     ("storage", "fs", "modules"),
     [
-        ("raw", "erofs", ("erofs", "overlay")),
-        ("ext4", "ext4", ("ext4", "overlay")),
-        ({"driver": "qcow2", "depth": 20}, "ext4", ("ext4",)),
-        ("erofs-layers", "erofs", ("erofs", "overlay")),
+        ("raw", "erofs", ("virtio_blk", "erofs", "overlay")),
+        ("ext4", "ext4", ("virtio_blk", "ext4", "overlay")),
+        ({"driver": "qcow2", "depth": 20}, "ext4", ("virtio_blk", "ext4")),
+        ("erofs-layers", "erofs", ("virtio_blk", "erofs", "overlay")),
     ],
 )
 def test_each_driver_loads_what_its_root_needs_and_no_more(storage, fs, modules):
