@@ -20,7 +20,7 @@ struct spec {
 	gid_t gid;
 	enum ready_kind ready;
 	int ready_port;
-	bool vm;
+	bool vm, hold; /* hold: wait for the host's word before the workload runs */
 	uint64_t upper_bytes;
 	long pids;
 };
@@ -121,11 +121,17 @@ struct relay {
 	uint64_t out_bytes, err_bytes; /* relayed to the host */
 	struct buf out_wait, err_wait; /* guest: kept until the console is open */
 	bool open;
+	bool go; /* the workload may run */
 };
 void relay_output(struct relay *relay, int *source, bool is_err, const struct spec *spec, struct ready_check *check,
 		  bool *ready);
 void relay_flush(struct relay *relay);
 bool control_serve(const struct spec *spec, struct workload *workload, struct relay *relay); /* false: end */
 void write_all(int fd, const void *data, size_t len);
+
+/* warm.c: for starts that were prepared */
+bool warm_hold(const struct spec *spec, struct workload *workload, struct relay *relay); /* false: end */
+bool warm_again(const struct spec *spec, struct buf *body);
+void warm_touch(const struct workload *workload, struct buf *body); /* how many bytes were read */
 
 #endif

@@ -173,7 +173,14 @@ bool control_serve(const struct spec *spec, struct workload *workload, struct re
 		serve_stop(spec, workload, relay);
 		return true;
 	}
-	if (strcmp(line, "attest") == 0)
+	bool worked = true;
+	if (strcmp(line, "go") == 0)
+		relay->go = true, buf_str(&body, "go");
+	else if (strcmp(line, "again") == 0)
+		worked = warm_again(spec, &body);
+	else if (strcmp(line, "touch") == 0)
+		warm_touch(workload, &body);
+	else if (strcmp(line, "attest") == 0)
 		attest(&body, spec, workload);
 	else if (strcmp(line, "inside") == 0)
 		inside(&body, workload);
@@ -182,7 +189,7 @@ bool control_serve(const struct spec *spec, struct workload *workload, struct re
 		buf_str(&body, "unknown request: ");
 		buf_str(&body, line);
 	}
-	reply(known ? "OK" : "ERR", &body);
+	reply(known && worked ? "OK" : "ERR", &body);
 	free(body.data);
 	return true;
 }

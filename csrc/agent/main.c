@@ -22,7 +22,7 @@ struct agent {
 	struct workload workload;
 	struct relay relay;
 	struct ready_check check;
-	bool ready;
+	bool ready, ended;
 	int signals;
 };
 
@@ -218,8 +218,11 @@ int main(int argc, char **argv)
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
 	catch_children(&agent);
 	agent.relay.open = !guest;
-	workload_start(&agent.workload, &agent.spec);
-	while (step(&agent))
+	if (agent.spec.hold && !warm_hold(&agent.spec, &agent.workload, &agent.relay))
+		agent.ended = true;
+	else
+		workload_start(&agent.workload, &agent.spec);
+	while (!agent.ended && step(&agent))
 		;
 	if (guest)
 		vm_power_off();

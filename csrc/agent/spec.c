@@ -95,6 +95,8 @@ static void set_number(struct spec *spec, const char *key, const char *value)
 		spec->ready = ready_kind(value);
 	else if (strcmp(key, "mode") == 0)
 		spec->vm = strcmp(value, "vm") == 0;
+	else if (strcmp(key, "hold") == 0)
+		spec->hold = number(key, value) != 0;
 	else
 		die("spec: %s: unknown key", key);
 }

@@ -55,6 +55,7 @@ def encode_spec(workload: WorkloadSpec, extra: Iterable[tuple[str, str]] = ()) -
         ("ready_text", ready.text),
         ("ready_port", str(ready.port)),
         ("ready_path", ready.path),
+        *((("hold", "1"),) if workload.hold else ()),
         *extra,
     ]
     return encode_records(records)

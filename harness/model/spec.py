@@ -38,6 +38,8 @@ class WorkloadSpec:
     gid: int = 0
     ready: Ready = Ready()
     timeout_ns: int = 60_000_000_000
+    hold: bool = False
+    """Everything is made, and the workload runs when the host says so (`start: warm`)."""
 
 
 @dataclass(frozen=True, slots=True)
