@@ -66,16 +66,16 @@ static uint64_t touch_mapping(int memory, int pagemap, uint64_t from, uint64_t t
 	return read_bytes;
 }
 
-static uint64_t touch_process(const char *pid)
+static uint64_t touch_process(int pid)
 {
 	char path[64];
 	struct buf maps = {0};
 	uint64_t read_bytes = 0;
-	snprintf(path, sizeof path, "/proc/%s/mem", pid);
+	snprintf(path, sizeof path, "/proc/%d/mem", pid);
 	int memory = open(path, O_RDONLY | O_CLOEXEC);
-	snprintf(path, sizeof path, "/proc/%s/pagemap", pid);
+	snprintf(path, sizeof path, "/proc/%d/pagemap", pid);
 	int pagemap = open(path, O_RDONLY | O_CLOEXEC);
-	snprintf(path, sizeof path, "/proc/%s/maps", pid);
+	snprintf(path, sizeof path, "/proc/%d/maps", pid);
 	char *rest = NULL;
 	bool readable = memory >= 0 && pagemap >= 0 && buf_file(&maps, AT_FDCWD, path);
 	for (char *line = readable ? strtok_r(maps.data, "\n", &rest) : NULL; line; line = strtok_r(NULL, "\n", &rest)) {
@@ -95,15 +95,12 @@ static uint64_t touch_process(const char *pid)
 /* Every process but us; where we are not pid 1, the workload alone. */
 void warm_touch(const struct workload *workload, struct buf *body)
 {
-	char self[16], own[16];
 	uint64_t read_bytes = 0;
-	snprintf(self, sizeof self, "%d", getpid());
-	snprintf(own, sizeof own, "%d", workload->pid);
 	DIR *processes = opendir("/proc");
 	for (struct dirent *entry; processes && (entry = readdir(processes));) {
-		bool is_pid = entry->d_name[0] >= '1' && entry->d_name[0] <= '9';
-		if (is_pid && (getpid() == 1 ? strcmp(entry->d_name, self) != 0 : strcmp(entry->d_name, own) == 0))
-			read_bytes += touch_process(entry->d_name);
+		int pid = atoi(entry->d_name); /* 0 for a name that is no number */
+		if (pid > 0 && (getpid() == 1 ? pid != 1 : pid == workload->pid))
+			read_bytes += touch_process(pid);
 	}
 	if (processes)
 		closedir(processes);
