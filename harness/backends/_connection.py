@@ -45,6 +45,9 @@ _DIRECTORIES_MAX = 16
 _ROOT_PATH_MAX_BYTES = 107 - len("/lib/qemu/domain-1000-harness-0123abcd-b00/monitor.sock")
 
 
+_FOR_PEOPLE = 1  # VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+
+
 def import_libvirt() -> Any:
     """Return the module. Raises CapabilityError where libvirt-python is missing or does not fit the library."""
     log = _home(cache_dir()) / "libvirt.log"
@@ -246,6 +249,16 @@ def destroy(connection: Any, name: str) -> None:
     except libvirt.libvirtError as error:
         if error.get_error_code() not in {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}:
             raise BackendError(f"libvirt: {name}: cannot be destroyed: {error}") from error
+
+
+def monitor(connection: Any, name: str, command: str) -> str:
+    """Return what QEMU's own monitor answers to a command for people. Raises: BackendError."""
+    libvirt = import_libvirt()
+    try:
+        libvirt_qemu = importlib.import_module("libvirt_qemu")  # part of libvirt-python, untyped
+        return str(libvirt_qemu.qemuMonitorCommand(connection.lookupByName(name), command, _FOR_PEOPLE))
+    except (ImportError, libvirt.libvirtError) as error:
+        raise BackendError(f"libvirt: {name}: {command}: {error}") from error
 
 
 def domains(connection: Any, prefix: str) -> list[str]:

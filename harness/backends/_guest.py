@@ -115,6 +115,10 @@ class Guest:
         """End the guest at once."""
         _connection.destroy(self._connection, self.spec.name)
 
+    def monitor(self, command: str) -> str:
+        """Return what QEMU's own monitor says. Raises: BackendError."""
+        return _connection.monitor(self._connection, self.spec.name, command)
+
     def forgotten(self) -> bool:
         """Return whether libvirt lists the guest no more."""
         return not _connection.domains(self._connection, self.spec.name)

@@ -28,6 +28,18 @@ def threads(pids: Sequence[int]) -> list[int]:
     return sorted(found)
 
 
+def inside(pids: Sequence[int], mount_namespace: str) -> list[int]:
+    """Return the processes of an instance that see its mounts: not a shim or a monitor that serves it from outside."""
+    found = []
+    for pid in pids:
+        try:
+            if str(Path(f"/proc/{pid}/ns/mnt").readlink()) == mount_namespace:
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
 def dump(tids: Sequence[int]) -> Mapping[int, Programs]:
     """Return the filters of each thread, newest first; threads that ended meanwhile are left out.
 

@@ -104,7 +104,7 @@ def _emit_privileges(seen: Mapping[str, Json], acts_on: str, emit: Emit) -> None
 
 def _foreign(seen: Mapping[str, Json], instance: Instance) -> int:
     """Return how many visible processes are not the instance's own; asked again, since some come and go."""
-    counts = []
+    counts: list[int] = []
     for _ in range(_LOOKS):
         before = set(instance.pids())
         visible = _text(instance.inside() if counts else seen, "processes")

@@ -241,7 +241,9 @@ class SurfaceProbe:
         metrics = (FILTERS, BY_FILTERS, DISAGREE)
         if not shared:
             return dict.fromkeys(metrics, Missing("absent", "own kernel: the host holds no filters of the workload"))
-        tids = _filters.threads(instance.pids())
+        namespaces = (answer.get("identity") or {}).get("namespaces") or instance.inside().get("namespaces") or {}
+        pids = _filters.inside(instance.pids(), str(namespaces.get("mnt")) if isinstance(namespaces, dict) else "")
+        tids = _filters.threads(pids)
         try:
             dumped = _filters.dump(tids)
         except HarnessError as error:
