@@ -108,7 +108,7 @@ def privileges(pids: Sequence[int]) -> Mapping[Metric, Outcome]:
     }
 
 
-_KIND = re.compile(r"(/dev/[\w/-]+|[a-z_]+:|/memfd:|anon_inode:\[?[\w-]+)")
+_KIND = re.compile(r"(/dev/[\w/-]+|anon_inode:\[?[\w-]+|/memfd:|[a-z_]+:)")
 
 
 def kinds_of(targets: Sequence[str]) -> Counter[str]:
@@ -154,7 +154,7 @@ def devices_of(qtree: str) -> Finding:
 
 def regions_of(mtree: str) -> Finding:
     """Return how many regions QEMU's `info mtree -f` names that it answers itself (i/o), each name once."""
-    found = set(_REGION.findall(mtree))
+    found = set(_REGION.findall(mtree.replace("\r", "")))
     return Finding(len(found), {"names": ", ".join(sorted(found))})
 
 
