@@ -16,7 +16,7 @@ from typing import Protocol
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_memfd, encode_spec, sealed_memfd
 from harness.agent.session import AgentSession
-from harness.backends import _metering, _network
+from harness.backends import _counters, _metering, _network
 from harness.container import cgroups, launcher, mountinfo, plan, syscalls
 from harness.container.cgroups import Group, MemoryUse
 from harness.container.errors import ContainerError
@@ -61,6 +61,7 @@ class Kit:
         self.workload = encode_spec(spec.workload)
         self.seccomp = "unconfined"
         self.extra: tuple[int, ...] = ()
+        self.call_event: int | None = None
         with ExitStack() as undo:
             self.agent = agent_memfd()
             undo.callback(os.close, self.agent)
@@ -143,7 +144,7 @@ def start(
 
     `mounts` are the detached ones that the plan names. Raises: BackendError.
     """
-    session = AgentSession()
+    session = AgentSession() if kit.call_event is None else _counters.CountingSession(kit.call_event)
     session.marks.append(Mark(REQUESTED, requested_ns))
     with ExitStack() as undo, ExitStack() as theirs:
         undo.callback(session.close)

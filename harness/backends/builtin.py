@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _local, _mounts, _network, _storage
+from harness.backends import _counters, _local, _mounts, _network, _storage
 from harness.container import defaults, launcher, plan, seccomp, seccomp_default
 from harness.container.errors import ContainerError
 from harness.container.spec import Capabilities, ContainerSpec, Namespace, Overlay, Process, Seccomp
@@ -36,6 +36,7 @@ class Options(BaseModel):
     seccomp: Literal["default", "unconfined"] = "default"
     cgroup_join: Literal["fast", "procs"] = "fast"
     storage: _storage.StorageOption = _storage.Storage()
+    count: bool = False  # system calls and instructions of each start, for the probe boot
 
 
 def namespaces(network: NetworkKind, path: str) -> tuple[Namespace, ...]:
@@ -164,7 +165,7 @@ class BuiltinBackend:
 
     def needs(self, options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)
-        return (*_local.needs(), *_storage.needs(options.storage))
+        return (*_local.needs(), *_storage.needs(options.storage), *([_counters.need()] if options.count else []))
 
     def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
         return _mounts.needs(mounts)
@@ -176,6 +177,7 @@ class BuiltinBackend:
             kit = _local.Kit(spec, "container", context)
             undo.callback(kit.close)
             kit.cgroup_join = options.cgroup_join
+            kit.call_event = _counters.call_event() if options.count else None
             roots = _storage.Roots(spec, options.storage, context)
             undo.callback(roots.close)
             try:

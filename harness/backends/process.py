@@ -13,16 +13,18 @@ from contextlib import ExitStack
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _local, _mounts, _network
+from harness.backends import _counters, _local, _mounts, _network
 from harness.container import hostroot, launcher, plan_control
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
 from harness.model.spec import MountSpec
 
 
 class Options(BaseModel):
-    """`backend: process` has no options."""
+    """What a scenario may say under `backend: process`. `count`: see `builtin`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: bool = False
 
 
 class ProcessArm:
@@ -77,15 +79,18 @@ class ProcessBackend:
     options: type[BaseModel] = Options
 
     def needs(self, options: BaseModel) -> Sequence[Capability]:
-        return _local.needs()
+        assert isinstance(options, Options)
+        return (*_local.needs(), *([_counters.need()] if options.count else []))
 
     def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
         return _mounts.needs(mounts)
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         kind = _network.choose(spec, "host", {})
+        assert isinstance(options, Options)
         kit = _local.Kit(spec, "process", context)
         try:
+            kit.call_event = _counters.call_event() if options.count else None
             places = _network.Places(kind, context.token, ("none", "bridge"))
         except BaseException:
             kit.close()

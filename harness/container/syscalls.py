@@ -39,6 +39,7 @@ CGROUP2_SUPER_MAGIC = 0x63677270
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
+_PERF_FLAG_FD_CLOEXEC = 8
 _FSOPEN_CLOEXEC = 1
 _FSCONFIG, _FSMOUNT = 431, 432
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 0, 1, 5, 6
@@ -200,3 +201,13 @@ def bpf_answer(command: int, attributes: bytes) -> tuple[int, bytes]:
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     result = _check(_libc.syscall(number, command, buffer, ctypes.c_size_t(len(attributes))), f"bpf command {command}")
     return result, buffer.raw
+
+
+def perf_event_open(attributes: bytes) -> int:
+    """Return a close-on-exec event of the calling thread, and of what it starts where `attributes` say inherit.
+
+    Source: perf_event_open(2); the number is that of x86-64 or of the generic table.
+    """
+    number = 298 if os.uname().machine == "x86_64" else 241
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    return _check(_libc.syscall(number, buffer, 0, -1, -1, _PERF_FLAG_FD_CLOEXEC), "perf_event_open")

@@ -59,6 +59,7 @@ class Mark:
     `inside_ns` is the sender's own clock at that moment (the host's CLOCK_MONOTONIC in a container, the guest's in
     a VM; never subtracted from a host time in a VM), None where the sender has none. `detail` is the mark's argument.
     `ticks` is a guest's time stamp counter; `instructions` the same where QEMU counts instructions and shows them so.
+    Of a process or container whose start is counted, `calls` and `instructions` are those of all of it up to the mark.
     """
 
     milestone: str
@@ -67,3 +68,4 @@ class Mark:
     inside_ns: int | None = None
     ticks: int | None = None
     instructions: int | None = None
+    calls: int | None = None
