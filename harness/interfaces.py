@@ -158,6 +158,42 @@ class Instance(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was done for a start before it was asked for, and what that keeps until then.
+
+    `took_ns`: all of it; of `restored`, once a run, with `saving_ns` for the file. `held_bytes`: PSS of what waits.
+    """
+
+    start: str
+    took_ns: int
+    held_bytes: int = 0
+    saved_bytes: int = 0
+    saving_ns: int = 0
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """What an instance can whose start can be prepared. Every call may raise TrialError."""
+
+    def pause(self, deadline_ns: int) -> None:
+        """Stop everything in it; its memory stays."""
+        ...
+
+    def resume(self) -> None: ...
+    def go(self, deadline_ns: int) -> None:
+        """Let the workload run that was held (`WorkloadSpec.hold`)."""
+        ...
+
+    def again(self, deadline_ns: int) -> Mark:
+        """Return when the workload is ready again, after it stood still."""
+        ...
+
+    def touch(self, deadline_ns: int) -> int:
+        """Have every page of the workload's processes read; return how many bytes."""
+        ...
+
+
 class Arm(Protocol):
     """One runtime of one run, prepared. `facts` go into run.json (versions, machine type, accelerator, command)."""
 
@@ -167,6 +203,17 @@ class Arm(Protocol):
     def accelerator(self) -> str | None: ...
     def launch(self, trial_id: str) -> Instance: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Saving(Arm, Protocol):
+    """An arm whose instances can be saved to a file, and started from it."""
+
+    def save(self, instance: Instance, file: Path) -> None:
+        """Write a ready instance to a file. It has ended then, but what it was made of stays until it is stopped."""
+        ...
+
+    def restore(self, saved: Instance, file: Path, trial_id: str) -> Instance: ...
 
 
 class Backend(Protocol):

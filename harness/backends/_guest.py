@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.backends import _connection, _helpers, _metering
+from harness.backends import _connection, _helpers, _metering, _saved
 from harness.backends._boot_marks import BootSession
 from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
 from harness.container import syscalls
@@ -70,6 +70,8 @@ class Guest:
         self._pidfd: int | None = None
         self._helpers: set[int] = set()
         self._stopped = False
+        self._is_saved = False
+        self._saved_in: Path | None = None
         self.rusage: Mapping[str, float] = {}
 
     # -- start ---------------------------------------------------------------------------------------------------
@@ -107,7 +109,10 @@ class Guest:
         """Have QEMU started; returns before the guest's first instruction."""
         before = _helpers.running() if self.spec.shares else set()
         try:
-            _connection.create(self._connection, domain_xml(self.spec), by_daemon=self.spec.by_daemon)
+            if self._saved_in is not None:
+                _saved.restore(self._connection, self._saved_in, domain_xml(self.spec))
+            else:
+                _connection.create(self._connection, domain_xml(self.spec), by_daemon=self.spec.by_daemon)
         finally:
             self._helpers = _helpers.running() - before if self.spec.shares else set()
 
@@ -172,6 +177,38 @@ class Guest:
     def calibrate(self, count: int) -> Sequence[Mark]:
         return self.session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
 
+    def go(self, deadline_ns: int) -> None:
+        self.session.go(deadline_ns)
+
+    def again(self, deadline_ns: int) -> Mark:
+        mark = self.session.again(deadline_ns)
+        if self.session.find(READY) is None:  # it was ready in the guest that it was saved from
+            self.session.marks.append(Mark(READY, mark.at_ns))
+        return mark
+
+    def touch(self, deadline_ns: int) -> int:
+        return self.session.touch(deadline_ns)
+
+    def pause(self, deadline_ns: int) -> None:
+        _saved.pause(self._connection, self.spec.name)
+
+    def resume(self) -> None:
+        _saved.resume(self._connection, self.spec.name)
+
+    def save(self, file: Path) -> None:
+        """Write it to a file; QEMU has ended then, while everything else of the guest stays until `stop`."""
+        _saved.save(self._connection, self.spec.name, file)
+        self._wait_for_exit(_POWER_OFF_NS)
+        self._is_saved = True
+
+    def begin_from(self, file: Path, saved: Guest) -> None:
+        """Start as the guest that was saved, which has written what it has written."""
+        self.session.stdout += saved.session.stdout
+        self.session.stderr += saved.session.stderr
+        self.session.stdout_bytes, self.session.stderr_bytes = saved.session.stdout_bytes, saved.session.stderr_bytes
+        self._saved_in = file
+        self.start()
+
     def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:
         return ExecResult(*self.session.exec(argv, timeout_ns))
 
@@ -205,7 +242,7 @@ class Guest:
 
     def _ask_to_end(self, deadline_ns: int) -> None:
         """The console is open once the workload was ready or has ended; before that only `destroy` helps."""
-        if self.session.find(READY) is None and self.session.find(EXITED) is None:
+        if self._is_saved or (self.session.find(READY) is None and self.session.find(EXITED) is None):
             return
         self.session.finish(deadline_ns)
         self._wait_for_exit(_POWER_OFF_NS)

@@ -240,6 +240,29 @@ class LocalInstance:
     def calibrate(self, count: int) -> Sequence[Mark]:
         return self._session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
 
+    def go(self, deadline_ns: int) -> None:
+        self._session.go(deadline_ns)
+
+    def again(self, deadline_ns: int) -> Mark:
+        return self._session.again(deadline_ns)
+
+    def touch(self, deadline_ns: int) -> int:
+        return self._session.touch(deadline_ns)
+
+    def pause(self, deadline_ns: int) -> None:
+        """Freeze its group; ending it works all the same, for `delete` kills."""
+        with translated(self._runtime):
+            self._freezable().freeze(deadline_ns)
+
+    def resume(self) -> None:
+        with translated(self._runtime):
+            self._freezable().thaw()
+
+    def _freezable(self) -> Group:
+        if not isinstance(self._container, Container):
+            raise BackendError(f"{self._runtime}: another runtime's container is not paused by the harness")
+        return self._container.group
+
     def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:
         return ExecResult(*self._session.exec(argv, timeout_ns))
 

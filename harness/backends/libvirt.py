@@ -27,7 +27,7 @@ from harness.errors import CapabilityError
 from harness.host.paths import cache_dir, data_dir
 from harness.host.process import find_program, run
 from harness.images import initramfs, kernel, trial_volumes
-from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
+from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
 from harness.model.spec import Limits, MountSpec, NetworkKind, WorkloadSpec
 
 _BUS = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
@@ -172,6 +172,26 @@ class LibvirtArm:
             undo.pop_all()
         try:
             guest.start()
+        except BaseException:
+            guest.stop(0)
+            raise
+        return guest
+
+    def save(self, instance: Instance, file: Path) -> None:
+        """Raises: BackendError where libvirt cannot, CapabilityError where a part of it cannot be in a file."""
+        assert isinstance(instance, Guest)
+        if self._template.by_daemon or self._parts.plug is not None:
+            what = "a libvirt daemon's" if self._template.by_daemon else "one with a network of the run"
+            raise CapabilityError(f"start: restored: {what} guest is not saved", hint="leave out uri and network")
+        instance.save(file)
+
+    def restore(self, saved: Instance, file: Path, trial_id: str) -> Guest:
+        assert isinstance(saved, Guest)
+        sockets = self._context.scratch / trial_id
+        spec = replace(saved.spec, name=f"harness-{self._context.token}-{trial_id}", sockets=sockets)
+        guest = Guest(self._connection, spec, _meter(spec, trial_id))
+        try:
+            guest.begin_from(file, saved)
         except BaseException:
             guest.stop(0)
             raise

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from harness import plugins
 from harness.analysis import density
+from harness.backends import _warm
 from harness.cli._output import note
 from harness.errors import CapabilityError, ImageError
 from harness.host.paths import data_dir
@@ -155,8 +156,11 @@ class _RuntimesSubject:
         contenders, facts = {}, {}
         for name, runtime in self.scenario.runtimes.items():
             spec = self.specs[name]
-            arm = by_name[runtime.backend].prepare(spec, runtime.options, context)
-            cleanup.callback(arm.close)
+            made = by_name[runtime.backend].prepare(spec, runtime.options, context)
+            cleanup.callback(made.close)
+            arm = cleanup.enter_context(
+                _warm.prepared(made, runtime.start, name, spec.workload.timeout_ns, context)
+            )
             timeout_ns, ramp = spec.workload.timeout_ns, self.scenario.density
             contenders[name] = (
                 RampContender(arm, ramp, timeout_ns) if ramp else RuntimeContender(arm, probes, timeout_ns)

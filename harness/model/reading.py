@@ -25,7 +25,7 @@ NOT_YET = {
 }
 DENSITY_FAMILIES = ("memory", "cpu", "density")
 """Where a run of many instances has its metrics: `memory.marginal`, `cpu.marginal`, `density.instances`."""
-_BESIDE = {"kind": {"kind"}, "backend": {"backend", "network", "mounts"}}
+_BESIDE = {"kind": {"kind"}, "backend": {"backend", "network", "start", "mounts"}}
 """Which keys beside a plugin's options are not the plugin's own, by its selector."""
 BACKENDS_NOT_YET = ("crun", "docker", "podman", "runc")
 

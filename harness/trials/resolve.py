@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.backends import _warm
 from harness.images.resolve import ImageRef
 from harness.interfaces import ArmSpec, Driven, Workload
 from harness.model.mounts import mount_specs
@@ -40,8 +41,9 @@ def arm_specs(scenario: Scenario, plugin: Workload, tree: RootTree, base_dir: Pa
     """
     workload = workload_spec(scenario, plugin, tree.config)
     limits = scenario.limits.limits
+    works = {name: _warm.workload_for(runtime.start, workload) for name, runtime in scenario.runtimes.items()}
     network = scenario.network or (plugin.network if isinstance(plugin, Driven) else None)
     return {
-        name: ArmSpec(name, tree, workload, limits, runtime.network or network, mounts(scenario, runtime, base_dir))
+        name: ArmSpec(name, tree, works[name], limits, runtime.network or network, mounts(scenario, runtime, base_dir))
         for name, runtime in scenario.runtimes.items()
     }
