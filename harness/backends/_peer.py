@@ -102,7 +102,10 @@ class PeerContainer:
         self.force: Callable[[], None] = lambda: None
         self._door = door
         self._layout = layout
-        self._own, self._group = group, group
+        self.inside = False
+        """Whether the group that the harness made is the one that its processes are in."""
+        self._own = group
+        self._group: Group | None = None
         self._deleted = False
 
     @property
@@ -124,6 +127,8 @@ class PeerContainer:
 
     def _find_group(self) -> Group:
         """Return the group that the runtime made, by what the kernel says of the agent. Raises: BackendError."""
+        if self._own is not None and self.inside:
+            return self._own
         if self._group is None:
             pid = self._door.pid or 0
             try:
@@ -231,7 +236,7 @@ class PeerArm:
             start = Start(name, scratch, door.directory, scratch / "r" / "root", place.path, volumes)
             session.start()
             door.open(self._ground.kit.stdin, self._ground.kit.workload, self._tree)
-            started = self._ground.aside.run(self._launch, start, session, door, trial_id)
+            started = self._ground.aside.run(self._launch, start, session, door)
             undo.pop_all()
 
         def remove() -> None:
@@ -245,7 +250,7 @@ class PeerArm:
         instance.complaint = lambda: started.running.complaint() if door.pid is None else None
         return instance
 
-    def _launch(self, start: Start, session: AgentSession, door: Door, trial_id: str) -> PeerContainer:
+    def _launch(self, start: Start, session: AgentSession, door: Door) -> PeerContainer:
         """The timed path, in the thread that has the mounts. Raises: BackendError; nothing is left then."""
         ground, wants = self._ground, self._wants
         self._recipe.ready(start)
@@ -256,7 +261,7 @@ class PeerArm:
                 hostroot.mount_overlay(
                     str(start.root.parent), str(ground.spec.tree.path), ground.limits.memory_bytes // 2
                 )
-            group = ground.kit.group(trial_id) if wants.group else None
+            group = ground.kit.group(start.scratch.name) if wants.group else None
             with ExitStack() as inside:
                 if group is not None:
                     group.create(ground.kit.limits)
@@ -271,6 +276,7 @@ class PeerArm:
                 session.mark(RUNTIME_EXEC)
             undo.pop_all()
         container = PeerContainer(running, door, ground.kit.layout, group)
+        container.inside = wants.group == "inside"
         container.force = lambda: ground.aside.run(self._recipe.remove, start)
         _watch(session, running, door)
         return container

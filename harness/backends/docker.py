@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _dockerd, _peer
+from harness.backends import _daemon, _peer
 from harness.backends._command import Command, Running
 from harness.backends._docker_api import Api
 from harness.backends._door import ARGV, INSIDE
@@ -49,6 +49,30 @@ class Options(BaseModel):
         if self.engine == "private":
             return None
         return HOST_SOCKET if self.engine == "host" else Path(self.engine)
+
+
+# -- a daemon of the run's own ---------------------------------------------------------------------------------------
+
+
+def _daemon_argv(data: Path, socket: Path) -> list[str]:
+    (data / "daemon.json").write_text("{}")
+    return [
+        str(find_program("dockerd")), "--config-file", f"{data}/daemon.json", "--data-root", f"{data}/root",
+        "--exec-root", "/run/engine", "--pidfile", "/run/engine.pid", "--host", f"unix://{socket}",
+        "--iptables=false", "--ip6tables=false", "--bridge=none", "--exec-opt", "native.cgroupdriver=cgroupfs",
+    ]  # fmt: skip
+
+
+def _answers(socket: Path) -> bool:
+    with closing(Api(socket)) as api:
+        try:
+            api.call("GET", "/_ping")
+        except BackendError:
+            return False
+    return True
+
+
+DAEMON = _daemon.Kind("dockerd", _daemon_argv, _answers)
 
 
 # -- what is asked for, in two languages -----------------------------------------------------------------------------
@@ -141,8 +165,8 @@ class _Recipe:
         with ExitStack() as undo:
             socket = options.socket
             if socket is None:
-                socket = _dockerd.acquire(ground.context).socket
-                undo.callback(_dockerd.release, ground.context)
+                socket = _daemon.acquire(ground.context, DAEMON).socket
+                undo.callback(_daemon.release, ground.context, DAEMON)
             self._socket = socket
             self._api = Api(socket)
             undo.callback(self._api.close)
@@ -248,10 +272,9 @@ def _prepared() -> Iterator[None]:
 
 
 def _need_socket(path: Path) -> Capability:
-    try:
-        Api(path).call("GET", "/_ping")
-    except BackendError as error:
-        return Capability("docker", available=False, reason=error.message, hint="start it, or leave `engine` out")
+    if not _answers(path):
+        hint = "start it, or leave `engine` out"
+        return Capability("docker", available=False, reason=f"{path}: does not answer", hint=hint)
     return Capability("docker", available=True, reason=str(path))
 
 
@@ -288,7 +311,8 @@ class DockerBackend:
         for _, identity in _host_containers(token):
             lines.append(f"container: {identity[:12]} of the host's docker")
             if not dry_run:
-                Api(HOST_SOCKET).call("DELETE", f"/containers/{identity}", {"force": "1", "v": "1"})
+                with closing(Api(HOST_SOCKET)) as api:
+                    api.call("DELETE", f"/containers/{identity}", {"force": "1", "v": "1"})
         return lines
 
 
@@ -297,10 +321,11 @@ def _host_containers(token: str | None) -> list[tuple[str, str]]:
     if os.geteuid() != 0 or not HOST_SOCKET.is_socket():
         return []
     filters = json.dumps({"label": [_LABEL if token is None else f"{_LABEL}={token}"]})
-    try:
-        found = Api(HOST_SOCKET).call("GET", "/containers/json", {"all": "1", "filters": filters})
-    except BackendError:
-        return []
+    with closing(Api(HOST_SOCKET)) as api:
+        try:
+            found = api.call("GET", "/containers/json", {"all": "1", "filters": filters})
+        except BackendError:
+            return []
     return [(entry["Labels"][_LABEL], entry["Id"]) for entry in found or []]
 
 

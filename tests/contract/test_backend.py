@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from harness import plugins
-from harness.backends import _dockerd
+from harness.backends import _daemon, docker
 from harness.errors import AgentError, ImageError, TrialTimeout
 from harness.host.paths import cache_dir, data_dir
 from harness.images.bootstrap import bootstrap_busybox
@@ -36,6 +36,7 @@ NEEDS = {
 }
 NEEDS |= {name: (*NEEDS["builtin"], name) for name in ("runc", "crun", "bwrap", "nspawn", "podman")}
 NEEDS |= {"oci": NEEDS["builtin"], "docker": (*NEEDS["builtin"], "dockerd")}
+NEEDS |= {"containerd": (*NEEDS["builtin"], "ctr")}
 # KVM is tried where the accelerator is the subject; here it must not cost the time-out of a failed boot.
 OPTIONS: dict[str, dict[str, Any]] = {
     "libvirt": {"accel": "tcg"},
@@ -96,7 +97,8 @@ class Ground:
 def dockerd() -> Iterator[Path]:
     """The socket of one Docker daemon for all tests: its start takes longer than a test."""
     token = secrets.token_hex(4)
-    daemon = _dockerd.Daemon(RunContext("dockerd", token, ownership.claim(token, "dockerd"), cache_dir()))
+    context = RunContext("dockerd", token, ownership.claim(token, "dockerd"), cache_dir())
+    daemon = _daemon.Daemon(context, docker.DAEMON)
     yield daemon.socket
     daemon.close()
     ownership.reap(token, [], dry_run=False)

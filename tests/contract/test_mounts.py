@@ -30,6 +30,18 @@ GUEST = ("root", "qemu", "libvirt", "kernel", "erofs")
 CASES = [
     pytest.param("process", {}, marks=pytest.mark.needs("root", "overlayfs"), id="process"),
     pytest.param("builtin", {}, marks=pytest.mark.needs("root", "overlayfs"), id="builtin"),
+    *(
+        pytest.param(name, options, marks=pytest.mark.needs("root", "overlayfs", program), id=f"{name}{word}")
+        for name, options, word, program in (
+            ("runc", {}, "", "runc"),
+            ("bwrap", {}, "", "bwrap"),
+            ("nspawn", {}, "", "nspawn"),
+            ("containerd", {}, "", "ctr"),
+            ("docker", {}, "", "dockerd"),
+            ("docker", {"via": "cli"}, "-cli", "dockerd"),
+            ("podman", {}, "", "podman"),
+        )
+    ),
     pytest.param(
         "libvirt", {"accel": "tcg", "share": "virtiofs"}, marks=pytest.mark.needs(*GUEST, "virtiofsd"), id="virtiofs"
     ),
