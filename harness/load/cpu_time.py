@@ -1,12 +1,13 @@
 """CPU time that the host spent on an instance: everything in its cgroups, threads of the kernel that serve it included.
 
 A VMM's vCPUs, I/O threads and vhost workers are in its cgroup (vhost workers join their owner's: kernel/vhost_task.c,
-and drivers/vhost/vhost.c before Linux 6.4), as are processes of a container that have ended. What is not in a cgroup of its
-own (a helper that a daemon has started in its own) is counted by its threads.
+and drivers/vhost/vhost.c before Linux 6.4), as are processes of a container that have ended. What is not in a cgroup of
+its own (a helper that a daemon has started in its own) is counted by its threads.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,44 +20,47 @@ _PROC = Path("/proc")
 class Meter:
     """Reads the CPU time of the instance that `pids` belong to. It looks up their cgroups once, at the beginning.
 
-    `shared` are cgroups that hold more than instances: where the harness itself is, and the root of each tree.
+    A group counts as the instance's own unless the harness itself is in it, or it is the top of its tree.
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
-        self._tree = _accounting_tree()
-        shared = {"", _group_of("self", self._tree)}
-        groups = {pid: _group_of(pid, self._tree) for pid in pids}
-        own = set(groups.values()) - shared
-        self._files = tuple(self._file(group) for group in sorted(_outermost(own)))
-        self._others = tuple(pid for pid, group in groups.items() if group not in own)
+        pids = tuple(pids)
+        groups = {pid: _own_group(pid) for pid in pids}
+        self._files = tuple(sorted(_outermost({group for group in groups.values() if group})))
+        self._others = tuple(pid for pid in pids if not groups[pid])
 
-    def _file(self, group: str) -> str:
-        assert self._tree is not None
-        name = "cpuacct.usage" if self._tree.version == 1 else "cpu.stat"
-        return f"{self._tree.path}{group}/{name}"
+    @property
+    def counted(self) -> str:
+        """Say what is counted, for people."""
+        words = [f"{len(self._files)} cgroup" + "s" * (len(self._files) != 1)] if self._files else []
+        return " and ".join([*words, *([f"{len(self._others)} processes"] if self._others else [])])
 
     def read_ns(self) -> int | None:
         """Return the CPU time up to now; None where there is nothing to read it from."""
         if not self._files and not self._others:
             return None
-        groups = [_usage_ns(path) for path in self._files]
+        groups = [_usage_ns(directory) for directory in self._files]
         if None in groups:
             return None
-        return sum(filter(None, groups)) + sum(_threads_ns(pid) for pid in self._others)
+        return sum(filter(None, groups)) + sum(_threads_ns(pid) + _children_ns(pid) for pid in self._others)
 
 
-def _accounting_tree() -> cgroup_layout.Hierarchy | None:
-    """Return the tree that counts CPU time: v1's `cpuacct`, else cgroup2, which does so without a controller."""
+def _own_group(pid: int) -> str:
+    """Return the directory of the group that counts a process' CPU time and is not ours; empty where there is none.
+
+    cgroup v1 counts in `cpuacct`, cgroup2 without any controller: a hybrid host has both, and a runtime may use one.
+    """
     layout = cgroup_layout.detect()
-    return layout.of("cpuacct") or layout.unified
+    for tree in (layout.of("cpuacct"), layout.unified):
+        if tree is not None and (path := _path(pid, tree)) not in {"", _path("self", tree)}:
+            return f"{tree.path}{path}"
+    return ""
 
 
-def _group_of(pid: int | str, tree: cgroup_layout.Hierarchy | None) -> str:
-    """Return the path of a process' group below the top of the tree: empty for the top, and where it has ended."""
-    if tree is None:
-        return ""
+def _path(who: int | str, tree: cgroup_layout.Hierarchy) -> str:
+    """Return where a process is in a tree: empty for its top, and where it has ended."""
     try:
-        return cgroup_layout.own_path(tree, pid)
+        return cgroup_layout.own_path(tree, who)
     except ContainerError:
         return ""
 
@@ -66,10 +70,11 @@ def _outermost(groups: set[str]) -> set[str]:
     return {group for group in groups if not any(group.startswith(f"{other}/") for other in groups)}
 
 
-def _usage_ns(path: str) -> int | None:
-    if path.endswith("cpuacct.usage"):
-        return cgroupfs.read_number(path)
-    micros = cgroupfs.parse_stat(cgroupfs.read(path) or "").get("usage_usec")
+def _usage_ns(directory: str) -> int | None:
+    v1_ns = cgroupfs.read_number(f"{directory}/cpuacct.usage")
+    if v1_ns is not None:
+        return v1_ns
+    micros = cgroupfs.parse_stat(cgroupfs.read(f"{directory}/cpu.stat") or "").get("usage_usec")
     return None if micros is None else micros * 1000
 
 
@@ -86,3 +91,12 @@ def _threads_ns(pid: int) -> int:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return total
+
+
+def _children_ns(pid: int) -> int:
+    """Return the CPU time of children that a process has waited for, in clock ticks (proc(5), stat: fields 16, 17)."""
+    try:
+        words = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return (int(words[13]) + int(words[14])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")

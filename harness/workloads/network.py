@@ -1,0 +1,93 @@
+"""The network of an instance: throughput by iperf3, and how long a small message takes there and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from pydantic import BaseModel, Field
+
+from harness.interfaces import Driven, Site
+from harness.model.fields import Port, SizeBytes
+from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
+from harness.model.spec import ImageConfig, NetworkKind, Ready, WorkloadSpec
+from harness.model.work import Load
+from harness.workloads import _driven
+from harness.workloads._options import DEFAULT_PATH
+
+ECHO = "harness:echo"
+_WHERE = "through bridge and veth or tap"
+IN = Metric("network.in", Unit.BYTES_PER_S, Better.HIGHER, f"one TCP stream into the instance {_WHERE}, by iperf3")
+OUT = Metric("network.out", Unit.BYTES_PER_S, Better.HIGHER, f"one TCP stream out of the instance {_WHERE}, by iperf3")
+ROUND = {
+    name: Metric(f"network.round.{name}", Unit.NS, Better.LOWER, f"one byte there and back on one connection; {name}")
+    for name in ("p50", "p99")
+}
+CPU = _driven.cpu_metric("network", "MiB into the instance")
+RATE = Metric("network.rate", Unit.PER_S, Better.HIGHER, "messages of one byte there and back a second, 16 connections")
+
+
+class Options(_driven.InsideOptions):
+    """`workload: {kind: network}`"""
+
+    port: Port = Field(default=7, description="the port of the echo, inside")
+    iperf: Port = Field(default=5201, description="the port of iperf3, inside")
+    size_bytes: SizeBytes = Field(default=64 << 20, ge=1 << 20, alias="size", description="what goes each way")
+    rounds: int = Field(default=2000, ge=100, le=1_000_000, description="messages there and back")
+
+
+class _Network:
+    name = "network"
+    doc = "TCP throughput both ways by iperf3, and round trips of small messages; ready when its echo accepts"
+    options = Options
+    network: NetworkKind | None = "bridge"
+    metrics = (IN, OUT, *ROUND.values(), RATE, CPU)
+
+    def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
+        """The echo is the agent's own; iperf3 of the image runs beside it."""
+        assert isinstance(options, Options)
+        argv = (ECHO, str(options.port), "iperf3", "--server", "--port", str(options.iperf))
+        env = {"PATH": DEFAULT_PATH, **image.env}
+        return WorkloadSpec(argv=argv, env=env, ready=Ready("tcp", port=options.port), timeout_ns=options.timeout_ns)
+
+    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
+        """Everything is measured while it serves."""
+        return ()
+
+    def drive(self, options: BaseModel, site: Site) -> Iterable[Measurement | Absent]:
+        assert isinstance(options, Options)
+        if site.address is None:
+            return _driven.absent(self.metrics, _driven.NO_ADDRESS)
+        one = Load(options.port, "echo", b"x", options.rounds, warmup=options.rounds // 10, connections=1,
+                   timeout_ns=options.timeout_ns)  # fmt: skip
+        many = Load(options.port, "echo", b"x", options.rounds, warmup=options.rounds // 10, connections=16,
+                    timeout_ns=options.timeout_ns)  # fmt: skip
+        trips = _driven.all_answered(site.serve(one)).latency_ns
+        rate = _driven.all_answered(site.serve(many)).rate_per_s
+        into, spent = _driven.spending(site, lambda: _stream(options, site))
+        return (
+            Measurement(IN, into),
+            Measurement(OUT, _stream(options, site, "--reverse")),
+            *(Measurement(metric, trips[name.removeprefix("p")]) for name, metric in ROUND.items()),
+            Measurement(RATE, rate),
+            spent.per(CPU, options.size_bytes / (1 << 20)),
+        )
+
+
+def _stream(options: Options, site: Site, *words: str) -> int:
+    argv = ("iperf3", "--client", str(site.address), "--port", str(options.iperf), "--bytes", str(options.size_bytes),
+            "--json", *words)  # fmt: skip
+    return parse_iperf(site.client(argv, options.timeout_ns).stdout, options.size_bytes)
+
+
+def parse_iperf(output: bytes, size_bytes: int) -> int:
+    """Return the bytes a second that arrived, by the receiver's count. Raises: ValueError unless all were sent."""
+    answer = json.loads(output)
+    end = answer.get("end") or {}
+    sent, received = end.get("sum_sent") or {}, end.get("sum_received") or {}
+    if answer.get("error") or sent.get("bytes", 0) < size_bytes or not received.get("bits_per_second"):
+        raise ValueError(f"iperf3: {answer.get('error') or sent} after {size_bytes} bytes were to be sent")
+    return round(float(received["bits_per_second"]) / 8)
+
+
+PLUGIN: Driven = _Network()
