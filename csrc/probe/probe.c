@@ -38,6 +38,11 @@ int probe(int argc, char **argv)
 		return fixed_work();
 	if (strcmp(what, "nothing") == 0)
 		return 0;
-	fprintf(stderr, "harness-probe [surface [symbols] | work]\n");
+	if (strcmp(what, "wait") == 0) { /* a workload that is ready at once and does nothing */
+		write_all(1, "waiting\n", 8);
+		for (;;)
+			pause();
+	}
+	fprintf(stderr, "harness-probe [surface [symbols] | work | wait]\n");
 	return 2;
 }

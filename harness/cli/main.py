@@ -43,6 +43,7 @@ VERBS = {
     "validate": Verb("harness.cli.scenario", "validate", "Check scenario files; every mistake at once."),
     "schema": Verb("harness.cli.scenario", "schema", "Print the JSON Schema of a scenario, for editors."),
     "doctor": Verb("harness.cli.doctor", "doctor", "Say what works on this host, why not, and how noisy it is."),
+    "probe": Verb("harness.cli.probe", "probe", "Ask once what each runtime lets its workload reach."),
     "list": Verb("harness.cli.listing", "listing", "List backends, workloads, probes, metrics or runs."),
     "report": Verb("harness.cli.report", "report", "Show a finished run again, in any format."),
     "bundle": Verb("harness.cli.bundle", "bundle", "Put a finished run into one archive, with its reports."),
