@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -202,6 +203,8 @@ class LocalInstance:
         """Processes of the host that serve it alone."""
         self.complaint: Callable[[], str | None] = lambda: None
         """What a runtime said that failed instead of starting it."""
+        self.boot_id: str | None = None
+        """Said instead of what the agent read, where a runtime covers the kernel's."""
 
     @property
     def marks(self) -> Sequence[Mark]:
@@ -232,10 +235,12 @@ class LocalInstance:
             raise BackendError(f"{self._runtime}: {said}") from None
 
     def inside(self) -> Mapping[str, Json]:
-        return self._session.inside(time.monotonic_ns() + _ANSWER_NS)
+        seen = self._session.inside(time.monotonic_ns() + _ANSWER_NS)
+        return {**seen, "boot_id": self.boot_id} if self.boot_id else seen
 
     def attest(self, deadline_ns: int) -> Attestation:
-        return self._session.attest(deadline_ns)
+        attested = self._session.attest(deadline_ns)
+        return replace(attested, boot_id=self.boot_id) if self.boot_id else attested
 
     def calibrate(self, count: int) -> Sequence[Mark]:
         return self._session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)

@@ -32,7 +32,7 @@ from harness.errors import BackendError, HarnessError
 from harness.host import process
 from harness.host.process import find_program
 from harness.interfaces import ArmSpec, Capability, Instance, Json, RunContext
-from harness.model.milestones import REQUESTED, RUNTIME_EXEC, Mark
+from harness.model.milestones import REQUESTED, RETURNED, RUNTIME_EXEC, Mark
 from harness.model.spec import Limits, MountSpec, NetworkKind
 
 DEFAULT_NETWORK: NetworkKind = "none"
@@ -83,12 +83,14 @@ class Wants:
     """What the harness does for a runtime that does not itself.
 
     `root`: mount the root. `group`: start it `inside` a cgroup with the limits, or make one `above` the container's.
-    `owner` is the user who starts it.
+    `owner` is the user who starts it. `boot_id`: the runtime covers the kernel's with one of the container's own, so
+    say the host's: the agent's pid here proves that the kernel is the same.
     """
 
     root: bool = False
     group: Literal["", "inside", "above"] = ""
     owner: int = 0
+    boot_id: bool = False
 
 
 # -- one container ---------------------------------------------------------------------------------------------------
@@ -247,6 +249,7 @@ class PeerArm:
 
         instance = _local.LocalInstance(self._ground.kit, session, started, remove)
         instance.address = place.address
+        instance.boot_id = _boot_id() if self._wants.boot_id else None
         instance.complaint = lambda: started.running.complaint() if door.pid is None else None
         return instance
 
@@ -274,6 +277,7 @@ class PeerArm:
                     raise BackendError(f"{ground.kit.runtime}: {error.strerror or error}") from error
             if running.pid is not None:  # vfork(2): its program runs; a daemon says nothing of when it does so
                 session.mark(RUNTIME_EXEC)
+            session.mark(RETURNED)
             undo.pop_all()
         container = PeerContainer(running, door, ground.kit.layout, group)
         container.inside = wants.group == "inside"
@@ -295,6 +299,10 @@ class PeerArm:
             undo.callback(_remove_directory, self._home)
             undo.callback(self._places.close)
             undo.callback(os.close, self._tree)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _watch(session: AgentSession, running: Running, door: Door) -> None:

@@ -99,7 +99,7 @@ class NspawnBackend:
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)
-        wants = _peer.Wants(root=True, group="inside")
+        wants = _peer.Wants(root=True, group="inside", boot_id=True)  # nspawn.c, setup_boot_id
         return _peer.prepare(spec, context, lambda ground: _Recipe(ground, options), wants=wants)
 
     def tokens(self) -> set[str]:
