@@ -188,7 +188,7 @@ class LibvirtArm:
     def restore(self, saved: Instance, file: Path, trial_id: str) -> Guest:
         assert isinstance(saved, Guest)
         sockets = self._context.scratch / trial_id
-        spec = replace(saved.spec, name=f"harness-{self._context.token}-{trial_id}", sockets=sockets)
+        spec = replace(saved.spec, sockets=sockets)  # libvirt wants the name that it was saved with
         guest = Guest(self._connection, spec, _meter(spec, trial_id))
         try:
             guest.begin_from(file, saved)
