@@ -5,6 +5,7 @@ What libvirt writes is the domain's XML and QEMU's migration stream, in which a 
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ def save(connection: Any, name: str, file: Path) -> None:
 def restore(connection: Any, file: Path, xml: str) -> None:
     """Begin a guest from a file, running, as the domain that `xml` describes. Raises BackendError.
 
-    Its devices must be those that were saved; name and sockets may be others.
+    Name and devices must be those that were saved, so that one at a time can run; its sockets may be others.
     """
     libvirt = _connection.import_libvirt()
     try:
-        connection.restoreFlags(str(file), xml, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+        written = ET.fromstring(connection.saveImageGetXMLDesc(str(file), 0))
+        domain = ET.fromstring(xml)
+        domain[:0] = written.findall("uuid")
+        connection.restoreFlags(str(file), ET.tostring(domain, encoding="unicode"), libvirt.VIR_DOMAIN_SAVE_RUNNING)
     except libvirt.libvirtError as error:
         raise BackendError(f"libvirt: {file.name}: cannot be restored: {error}") from error
 
