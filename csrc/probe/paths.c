@@ -39,7 +39,7 @@ static bool skipped(const char *path)
 static bool takes_writes(const char *path)
 {
 	struct stat st;
-	return access(path, W_OK) == 0 && stat(path, &st) == 0 && st.st_mode & 0222;
+	return access(path, W_OK) == 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_mode & 0222;
 }
 
 static void walk_below(struct walk *walk, const char *path, int depth)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from harness import plugins
 from harness.agent.program import agent_bytes
 from harness.analysis import isolation
-from harness.cli._output import note, print_json, print_table
+from harness.cli._output import note, print_json
 from harness.cli._subject import backend_needs
 from harness.errors import CapabilityError, HarnessError, UsageError
 from harness.host.facts import host_facts
@@ -56,9 +56,7 @@ _METHODS = {"isolation": "/proc read inside", "surface": "tried inside by harnes
 @click.option("--from", "seen", type=click.File("rb"), metavar="SEEN.json",
               help="Judge what the static probe wrote inside a sandbox of this host.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def probe(
-    *, image: str | None, runtimes: tuple[str, ...], static: Path | None, seen: Any, as_json: bool
-) -> None:
+def probe(*, image: str | None, runtimes: tuple[str, ...], static: Path | None, seen: Any, as_json: bool) -> None:
     """Start each runtime once and say what its workload reaches of which kernel, and what stands in between.
 
     Nothing is exploited: what is tried fails by construction, or is parked before it runs. Values marked * act on a
@@ -277,8 +275,6 @@ def _show(looks: Mapping[str, Look]) -> None:
         click.echo(line)
     names = {name: f"{name} ({one.accelerator})" if one.accelerator else name for name, one in looks.items()}
     for table in (property_table(found, names), boundary_table(found, names)):
-        if table is not None:
-            click.echo("")
-            print_table(table)
+        click.echo("\n" + "\n".join(table))
     took = ", ".join(f"{name} {format_ns(one.took_ns)}" for name, one in looks.items() if one.took_ns)
     click.echo(f"\n* acts on a kernel of its own: no power over the host\ntook {took}" if took else "")

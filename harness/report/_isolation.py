@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from harness.analysis.isolation import OWN_KERNEL, PREFIX, Side, headlines, sides
 from harness.model.report import Report
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 BOUNDARY = "isolation.boundary."
 _RATIOS = {"isolation.host_counter_bracketing"}
@@ -51,30 +47,23 @@ def rows(all_sides: Sequence[Side], *, boundary: bool) -> list[list[str]]:
     ]
 
 
-def property_table(all_sides: Sequence[Side], names: Mapping[str, str]) -> Table | None:
-    """Return what the workload reaches; None where nothing was measured."""
-    return _table("what the workload reaches", all_sides, names, boundary=False)
+def property_table(all_sides: Sequence[Side], names: Mapping[str, str]) -> list[str]:
+    """Return what the workload reaches, as lines of aligned text; none where nothing was measured."""
+    return _aligned("the workload reaches", all_sides, names, boundary=False)
 
 
-def boundary_table(all_sides: Sequence[Side], names: Mapping[str, str]) -> Table | None:
-    """Return what the process in between is and may do; None where nothing was measured."""
-    return _table("the process between it and the host", all_sides, names, boundary=True)
+def boundary_table(all_sides: Sequence[Side], names: Mapping[str, str]) -> list[str]:
+    """Return what the process in between is and may do, as lines of aligned text."""
+    return _aligned("the process in between", all_sides, names, boundary=True)
 
 
-def _table(title: str, all_sides: Sequence[Side], names: Mapping[str, str], *, boundary: bool) -> Table | None:
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    lines = rows(all_sides, boundary=boundary)
-    if not lines:
-        return None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(title)
-    for side in all_sides:
-        table.add_column(names.get(side.runtime, side.runtime), justify="right")
-    for line in lines:
-        table.add_row(*line)
-    return table
+def _aligned(title: str, all_sides: Sequence[Side], names: Mapping[str, str], *, boundary: bool) -> list[str]:
+    found = rows(all_sides, boundary=boundary)
+    if not found:
+        return []
+    lines = [[title, *(names.get(side.runtime, side.runtime) for side in all_sides)], *found]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
 
 
 def report_lines(report: Report) -> tuple[str, ...]:
