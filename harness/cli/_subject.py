@@ -159,7 +159,7 @@ class _RuntimesSubject:
             made = by_name[runtime.backend].prepare(spec, runtime.options, context)
             cleanup.callback(made.close)
             arm = cleanup.enter_context(
-                _warm.prepared(made, runtime.start, name, spec.workload.timeout_ns, context)
+                _warm.prepared(made, runtime.start or "cold", name, spec.workload.timeout_ns, context)
             )
             timeout_ns, ramp = spec.workload.timeout_ns, self.scenario.density
             contenders[name] = (

@@ -66,9 +66,8 @@ class Runtime(Strict):
 
     backend: Text
     network: NetworkKind | None = Field(default=None, description=_NETWORK)
-    start: Literal["cold", "warm", "resumed", "restored"] = Field(
-        default="cold", description="what is done before an instance is asked for: nothing; or all but the workload; or "
-        "it was ready and paused, or saved to a file"
+    start: Literal["cold", "warm", "resumed", "restored"] | None = Field(
+        default=None, description="what was done before an instance is asked for; default: cold, nothing"
     )
     mounts: Annotated[tuple[MountSection, ...] | None, BeforeValidator(to_tuple)] = Field(
         default=None, description="what its instances mount, in place of the scenario's mounts"

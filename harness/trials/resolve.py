@@ -41,7 +41,7 @@ def arm_specs(scenario: Scenario, plugin: Workload, tree: RootTree, base_dir: Pa
     """
     workload = workload_spec(scenario, plugin, tree.config)
     limits = scenario.limits.limits
-    works = {name: _warm.workload_for(runtime.start, workload) for name, runtime in scenario.runtimes.items()}
+    works = {name: _warm.workload_for(runtime.start or "cold", workload) for name, runtime in scenario.runtimes.items()}
     network = scenario.network or (plugin.network if isinstance(plugin, Driven) else None)
     return {
         name: ArmSpec(name, tree, works[name], limits, runtime.network or network, mounts(scenario, runtime, base_dir))

@@ -355,7 +355,7 @@ def test_schema_is_draft_07_with_the_options_of_each_plugin():
     assert "$defs" not in text
     assert "prefixItems" not in text
     by_backend = {one["title"]: one for one in schema["definitions"]["Runtime"]["oneOf"]}
-    assert set(by_backend["libvirt"]["properties"]) == {"backend", "network", "mounts", "vcpus", "disk"}
+    assert set(by_backend["libvirt"]["properties"]) == {"backend", "network", "start", "mounts", "vcpus", "disk"}
     assert by_backend["libvirt"]["properties"]["backend"] == {"const": "libvirt"}
     assert by_backend["exotic"]["additionalProperties"] is True
     assert by_backend["process"]["additionalProperties"] is False
