@@ -26,6 +26,7 @@ from harness.model.records import Attestation
 
 _ANSWER_NS = 30_000_000_000
 _POWER_OFF_NS = 10_000_000_000
+_SYSTEM_OFF_NS = 60_000_000_000  # systemd stops its services first
 _HELPER_NS = 2_000_000_000
 _PEERCRED = struct.Struct("3i")
 
@@ -245,7 +246,7 @@ class Guest:
         if self._is_saved or (self.session.find(READY) is None and self.session.find(EXITED) is None):
             return
         self.session.finish(deadline_ns)
-        self._wait_for_exit(_POWER_OFF_NS)
+        self._wait_for_exit(_POWER_OFF_NS if self.spec.kernel else _SYSTEM_OFF_NS)
 
     def _wait_for_exit(self, timeout_ns: int) -> bool:
         if self._pidfd is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from harness.agent.program import encode_records
@@ -10,7 +10,6 @@ from harness.backends import _network
 from harness.backends._domain import GuestSpec, Nic
 from harness.backends._hardware import NIC_MODULES, NicModel
 from harness.host import netns
-from harness.images import initramfs
 from harness.interfaces import Json
 from harness.model.spec import NetworkKind
 
@@ -31,18 +30,18 @@ def refused(*, by_daemon: bool) -> Mapping[NetworkKind, str]:
 class Plug:
     """Attaches the guests of an arm to the run's bridge.
 
-    Each gets an initramfs of its own: `base`, and the agent's specification `spec` with the guest's address.
+    Each gets an initramfs of its own: `pack` makes it of the agent's specification `spec` with the guest's address.
     """
 
     token: str
     network: netns.RunNetwork
-    base: bytes
+    pack: Callable[[bytes], bytes]
     spec: bytes
 
     @classmethod
-    def into(cls, token: str, base: bytes, spec: bytes) -> Plug:
+    def into(cls, token: str, pack: Callable[[bytes], bytes], spec: bytes) -> Plug:
         """Return a plug into the network of the run `token`. Raises: CapabilityError where it cannot be made."""
-        return cls(token, _network.acquire_proven(token, netns.RunNetwork.attach_tap), base, spec)
+        return cls(token, _network.acquire_proven(token, netns.RunNetwork.attach_tap), pack, spec)
 
     def attach(self, guest: GuestSpec) -> tuple[GuestSpec, netns.Attachment]:
         """Return the guest with a tap and its initramfs (in the directory of its sockets), and where it is attached.
@@ -54,7 +53,7 @@ class Plug:
         try:
             guest.sockets.mkdir(parents=True)
             initrd = guest.sockets / "initrd"
-            initrd.write_bytes(self.base + initramfs.spec_archive(self.spec + encode_records(self._records(place))))
+            initrd.write_bytes(self.pack(self.spec + encode_records(self._records(place))))
         except BaseException:
             place.close()
             raise

@@ -11,6 +11,7 @@ from harness.backends._vm_options import Options, guest_kernel
 from harness.errors import CapabilityError
 from harness.host.paths import cache_dir
 from harness.host.process import find_program
+from harness.images import stock
 from harness.interfaces import Capability
 
 EMULATOR = "qemu-system-x86_64"
@@ -22,6 +23,7 @@ def needs(options: Options) -> Sequence[Capability]:
         _need_emulator(),
         _need_libvirt(options),
         _need_kernel(options),
+        *((_need_system(),) if options.boot == "disk" else ()),
         *_vm_storage.needs(options),
         _need_accel(options),
     )
@@ -57,6 +59,17 @@ def _need_kernel(options: Options) -> Capability:
         return Capability("kernel", available=True, reason=guest_kernel(options, cache_dir()).release)
     except CapabilityError as error:
         return Capability("kernel", available=False, reason=error.message, hint=error.hint)
+
+
+def _need_system() -> Capability:
+    """Of a distribution's own system; the first run makes it."""
+    system = stock.find(cache_dir())
+    if system is not None:
+        return Capability("system", available=True, reason=f"{system.suite}, {system.release}")
+    try:
+        return Capability("system", available=True, reason=f"made at the first run by {find_program('mmdebstrap')}")
+    except CapabilityError as error:
+        return Capability("system", available=False, reason=error.message, hint=error.hint)
 
 
 def _need_accel(options: Options) -> Capability:

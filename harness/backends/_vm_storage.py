@@ -22,12 +22,15 @@ from harness.interfaces import ArmSpec, Capability, Json
 
 _FIRST: dict[DiskBus, str] = {"virtio": "/dev/vda", "scsi": "/dev/sda", "sata": "/dev/sda"}
 _SECOND: dict[DiskBus, str] = {"virtio": "/dev/vdb", "scsi": "/dev/vda", "sata": "/dev/vda"}  # it is virtio in any case
+_ROOT_SERIAL, _TREE_SERIAL = "harness-root", "harness-tree"  # where another disk, of the system itself, is the first
+_TOP = Disk(Path(), "qcow2", read_only=False)
 _OVERLAY = "overlay, its upper directory in the guest's memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """The root of an arm's guests. `below`: what the image of each trial is put on, None where nothing is written.
+    """The root of an arm's guests. `below`: what the image of each trial is put on, None where nothing is written;
+    `top` is that image but for its path.
 
     `keep`, as long as it lives, keeps what the disks are made of. `archive` goes into the initramfs.
     """
@@ -37,18 +40,18 @@ class Root:
     facts: dict[str, Json] = field(default_factory=dict)
     below: Disk | None = None
     keep: Store | None = None
+    top: Disk = _TOP
     archive: bytes = b""
 
     def take(self, guest: GuestSpec, trial_id: str) -> GuestSpec:
         """Return the guest with its disks, one of them new where the root is written to. Raises: BackendError."""
         if self.below is None:
             return replace(guest, disks=self.disks)
-        bus = guest.hardware.disk_bus
         place = trial_volumes.place_of(guest.token, trial_id)
         with trial_volumes.making(place):
             place.mkdir(parents=True, exist_ok=True)
             top = disk_chain.put_on(self.below.path, self.below.format, place / "ROOT.qcow2")
-        return replace(guest, disks=(Disk(top, "qcow2", read_only=False, bus=bus), *self.disks))
+        return replace(guest, disks=(replace(self.top, path=top), *self.disks))
 
 
 def modules(options: Options) -> tuple[str, ...]:
@@ -68,16 +71,15 @@ def prepare(spec: ArmSpec, options: Options, directory: Path) -> Root:
     if options.stored.driver == "qcow2":
         return _chain(spec, options, directory)
     if options.stored.driver == "erofs-layers":
-        return _layers(spec, options.disk_bus)
+        return _layers(spec, options)
     image = disk.disk_image(spec.tree, directory, fs=root_fs(options))
     facts: dict[str, Json] = {
         "disk_bytes": image.size_bytes,
         "writable_layer": _OVERLAY,
     }
-    bus = options.disk_bus
     if options.icount:
         return _in_initramfs(spec, image, facts)
-    return Root((Disk(image.path, bus=bus),), _in_memory(spec, image.fs, bus), facts)
+    return Root((_first(Disk(image.path), options),), _in_memory(spec, image.fs, options), facts)
 
 
 def _in_initramfs(spec: ArmSpec, image: disk.Disk, facts: dict[str, Json]) -> Root:
@@ -88,20 +90,35 @@ def _in_initramfs(spec: ArmSpec, image: disk.Disk, facts: dict[str, Json]) -> Ro
     return Root((), records, {**facts, "disk": "a file of the initramfs, by a loop device"}, archive=archive)
 
 
-def _in_memory(spec: ArmSpec, fs: str, bus: DiskBus) -> tuple[tuple[str, str], ...]:
+def _first(disk: Disk, options: Options) -> Disk:
+    """Return a disk as the root's, with its bus or name. A system's own disk is on that bus, and first, instead."""
+    if options.boot == "disk":
+        return replace(disk, serial=_ROOT_SERIAL)
+    return replace(disk, bus=options.disk_bus)
+
+
+def _root_device(options: Options) -> str:
+    return f"disk:{_ROOT_SERIAL}" if options.boot == "disk" else _FIRST[options.disk_bus]
+
+
+def _in_memory(spec: ArmSpec, fs: str, options: Options) -> tuple[tuple[str, str], ...]:
     """Half of the guest's memory may be written to, as a tmpfs allows by default and as the container side does."""
-    return (("root_device", _FIRST[bus]), ("root_fs", fs), ("upper_bytes", str(spec.limits.memory_bytes // 2)))
+    return (
+        ("root_device", _root_device(options)),
+        ("root_fs", fs),
+        ("upper_bytes", str(spec.limits.memory_bytes // 2)),
+    )
 
 
-def _layers(spec: ArmSpec, bus: DiskBus) -> Root:
+def _layers(spec: ArmSpec, options: Options) -> Root:
     image = layer_disks.layered_disk(spec.tree)
     facts: dict[str, Json] = {
         "disk_bytes": image.size_bytes, "layers": len(image.extents), "layers_made": image.made,
         "writable_layer": _OVERLAY,
     }  # fmt: skip
     layers = (("layer", f"{offset} {length}") for offset, length in image.extents)
-    records = (*_in_memory(spec, "erofs", bus), *layers)
-    return Root((Disk(image.path, "vmdk", bus=bus),), records, facts, keep=image.store)
+    records = (*_in_memory(spec, "erofs", options), *layers)
+    return Root((_first(Disk(image.path, "vmdk"), options),), records, facts, keep=image.store)
 
 
 def _chain(spec: ArmSpec, options: Options, directory: Path) -> Root:
@@ -113,9 +130,11 @@ def _chain(spec: ArmSpec, options: Options, directory: Path) -> Root:
         "chain_depth": options.stored.depth,
         "writable_layer": "a qcow2 image for each trial, on top of the chain",
     }
-    lowest = Disk(below.path, below.format)
-    devices = (("root_device", _FIRST[options.disk_bus]), ("tree_device", _SECOND[options.disk_bus]))
-    return Root((lowest,), (*devices, ("root_fs", "ext4")), facts, lowest)
+    stock = options.boot == "disk"
+    lowest = Disk(below.path, below.format, serial=_TREE_SERIAL if stock else "")
+    tree = f"disk:{_TREE_SERIAL}" if stock else _SECOND[options.disk_bus]
+    records = (("root_device", _root_device(options)), ("root_fs", "ext4"), ("tree_device", tree))
+    return Root((lowest,), records, facts, lowest, top=_first(_TOP, options))
 
 
 def needs(options: Options) -> Sequence[Capability]:

@@ -14,90 +14,36 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_bytes, encode_spec
-from harness.backends import _accelerator, _connection, _metering, _network, _nic, _vm_mounts, _vm_needs, _vm_storage
-from harness.backends._domain import Accelerator, GuestSpec, domain_xml, kernel_cmdline
+from harness.backends import (
+    _accelerator,
+    _connection,
+    _metering,
+    _network,
+    _nic,
+    _vm_boot,
+    _vm_mounts,
+    _vm_needs,
+    _vm_storage,
+)
+from harness.backends._domain import GuestSpec, domain_xml
 from harness.backends._guest import Guest
+from harness.backends._vm_boot import Boot
 from harness.backends._vm_levers import Levers
 from harness.backends._vm_mounts import VmMounts
 from harness.backends._vm_needs import EMULATOR, verdict_key
-from harness.backends._vm_options import Options, guest_kernel, kernel_has, root_fs
+from harness.backends._vm_options import Options, kernel_has, root_fs
 from harness.errors import CapabilityError
 from harness.host.paths import cache_dir, data_dir
-from harness.host.process import find_program, run
-from harness.images import initramfs, kernel, trial_volumes
+from harness.host.process import find_program
+from harness.images import initramfs, trial_volumes
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
-from harness.model.spec import Limits, MountSpec, NetworkKind, WorkloadSpec
+from harness.model.spec import Limits, MountSpec, WorkloadSpec
 
-_BUS = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
-_LATE_MODULES = ("virtio_console",)
 _SOCKET_PATH_MAX_BYTES = 107  # unix(7): sun_path without its NUL
 
 
-@functools.cache
-def _tsc_khz() -> int:
-    return int(run([str(AGENT_PATH), "--tsc-khz"]).stdout)
-
-
-@dataclass(frozen=True, slots=True)
-class _Boot:
-    """What every guest of an arm shares: the kernel, its modules and their names for the agent."""
-
-    kernel: kernel.GuestKernel
-    base: bytes
-    modules: tuple[str, ...]
-    late_modules: tuple[str, ...]
-
-
-def _boot(options: Options, cache: Path, network: NetworkKind, mounts: VmMounts) -> _Boot:
-    chosen = guest_kernel(options, cache)
-    devices = (_BUS[options.machine], *_vm_storage.modules(options), *_nic.modules(network, options.nic))
-    for_workload = (*devices, *mounts.modules, *options.extra_modules)
-    early = kernel.module_files(chosen, for_workload)
-    every = kernel.module_files(chosen, (*for_workload, *_LATE_MODULES))
-    paths = [*early, *(path for path in every if path not in early)]
-    names = [path.lstrip("/") for path in initramfs.module_paths(paths)]
-    base = initramfs.compressed(initramfs.base_initramfs(agent_bytes(), paths), options.initramfs)
-    return _Boot(chosen, base, tuple(names[: len(early)]), tuple(names[len(early) :]))
-
-
-def _agent_spec(spec: ArmSpec, boot: _Boot, root: _vm_storage.Root, mounts: VmMounts) -> bytes:
-    extra = [
-        ("mode", "vm"),
-        *root.records,
-        ("pids", str(spec.limits.pids)),
-        ("hostname", spec.runtime),
-        *(("module", name) for name in boot.modules),
-        *(("late_module", name) for name in boot.late_modules),
-        *mounts.records(),
-    ]
-    return encode_spec(spec.workload, extra)
-
-
-def _kernel_file(options: Options, boot: _Boot) -> Path:
-    """Return what QEMU is handed. Raises: CapabilityError."""
-    if options.boot != "bzimage":
-        return boot.kernel.vmlinux
-    if boot.kernel.bzimage is None:
-        raise CapabilityError(
-            f"boot: bzimage: {boot.kernel.source}: is an uncompressed kernel already", hint="name a bzImage: kernel:"
-        )
-    return boot.kernel.bzimage
-
-
-def _cmdline(options: Options, accelerator: Accelerator) -> str:
-    return kernel_cmdline(
-        options.machine,
-        accelerator,
-        tsc_khz=_tsc_khz() if accelerator == "tcg" else None,
-        extra=options.cmdline,
-        self_tests=options.crypto_tests,
-        serial=options.console == "serial",
-    )
-
-
-def _guest_facts(options: Options, template: GuestSpec, boot: _Boot) -> dict[str, Json]:
+def _guest_facts(options: Options, template: GuestSpec, boot: Boot) -> dict[str, Json]:
     return {
         "boundary": "vm",
         "machine": options.machine,
@@ -107,8 +53,7 @@ def _guest_facts(options: Options, template: GuestSpec, boot: _Boot) -> dict[str
         "changes": {**options.changes()},
         "accelerator": template.accelerator,
         "cmdline": template.cmdline,
-        "kernel": boot.kernel.release,
-        "kernel_digest": boot.kernel.digest,
+        **boot.facts(),
         "kernel_bytes": template.kernel.stat().st_size if template.kernel else None,
         "initrd_bytes": template.initrd.stat().st_size,
         "disk_fs": root_fs(options),
@@ -130,6 +75,7 @@ def _levers(options: Options) -> dict[str, Json]:
 class _Parts:
     """What each guest of an arm gets of its own. `plug` attaches it to the run's network, None without one."""
 
+    boot: Boot
     root: _vm_storage.Root
     mounts: VmMounts
     plug: _nic.Plug | None
@@ -166,6 +112,7 @@ class LibvirtArm:
         with ExitStack() as undo:
             undo.callback(trial_volumes.remove, place)
             spec = self._parts.mounts.take(self._parts.root.take(spec, trial_id), trial_id)
+            spec = self._parts.boot.take(spec, trial_id)
             spec, attached = self._parts.plug.attach(spec) if self._parts.plug else (spec, None)
             release = functools.partial(trial_volumes.remove, place)
             guest = Guest(self._connection, spec, _meter(spec, trial_id), attached, release)
@@ -221,7 +168,7 @@ class LibvirtBackend:
         assert isinstance(options, Options)
         kind = _network.choose(spec, "none", _nic.refused(by_daemon=_connection.is_daemon(options.uri)))
         mounts = VmMounts(spec, options.share, options.machine, kernel_has(options, context.cache))
-        boot = _boot(options, context.cache, kind, mounts)
+        boot = _vm_boot.prepare(options, context.cache, kind, mounts, context.say)
         if options.uri is None and not _connection.knows_qemu(context.cache):
             context.say("libvirt asks QEMU what it can do: about 8 s, once for each QEMU")
         connection = _connection.connect(options.uri, context.cache)
@@ -233,13 +180,13 @@ class LibvirtBackend:
         root = _vm_storage.prepare(spec, options, data_dir() / "images" / "disks")
         boot = replace(boot, base=boot.base + root.archive)
         initrd = context.scratch / f"{spec.runtime}.initrd"
-        agent_spec = _agent_spec(spec, boot, root, mounts)
-        initrd.write_bytes(boot.base + initramfs.spec_archive(agent_spec))
+        agent_spec = _vm_boot.agent_spec(spec, boot, root, mounts)
+        initrd.write_bytes(boot.pack(agent_spec))
         template = mounts.prepare(replace(template, initrd=initrd, disks=root.disks), spec.runtime, context)
         plug, network_facts = None, _network.facts(kind)
         if kind == "bridge":
             template, network_facts = _nic.with_nic(template)
-            plug = _nic.Plug.into(context.token, boot.base, agent_spec)
+            plug = _nic.Plug.into(context.token, boot.pack, agent_spec)
         facts: dict[str, Json] = {
             **_guest_facts(options, template, boot),
             "accelerator_reason": why,
@@ -248,9 +195,9 @@ class LibvirtBackend:
             "network": network_facts,
             **versions,
         }
-        return LibvirtArm(connection, template, _Parts(root, mounts, plug), context, facts)
+        return LibvirtArm(connection, template, _Parts(boot, root, mounts, plug), context, facts)
 
-    def _template(self, limits: Limits, options: Options, boot: _Boot, context: RunContext) -> GuestSpec:
+    def _template(self, limits: Limits, options: Options, boot: Boot, context: RunContext) -> GuestSpec:
         sockets = context.scratch / "template"
         longest = len(os.fsencode(context.scratch / ("x" * 40) / "firmware"))
         if longest > _SOCKET_PATH_MAX_BYTES:
@@ -264,9 +211,9 @@ class LibvirtBackend:
             machine=options.machine,
             accelerator="tcg",
             emulator=str(find_program(EMULATOR)),
-            kernel=_kernel_file(options, boot),
+            kernel=_vm_boot.kernel_file(options, boot),
             initrd=context.scratch / "none",
-            cmdline=_cmdline(options, "tcg"),
+            cmdline=_vm_boot.cmdline(options, "tcg"),
             disks=(),
             sockets=sockets,
             memory_bytes=options.memory or limits.memory_bytes,
@@ -274,11 +221,11 @@ class LibvirtBackend:
             hardware=options.hardware,
             fast_start=options.fast_start,
             icount=options.icount,
-            tsc_khz=None if options.icount else _tsc_khz(),
+            tsc_khz=None if options.icount else _vm_boot.tsc_khz(),
         )
 
     def _accelerated(
-        self, template: GuestSpec, connection: Any, options: Options, boot: _Boot, context: RunContext
+        self, template: GuestSpec, connection: Any, options: Options, boot: Boot, context: RunContext
     ) -> tuple[GuestSpec, str]:
         """Return the template with the accelerator that is usable here, and why that one."""
         if options.icount:
@@ -287,14 +234,14 @@ class LibvirtBackend:
             template,
             accelerator="kvm",
             tsc_khz=None,
-            cmdline=_cmdline(options, "kvm"),
+            cmdline=_vm_boot.cmdline(options, "kvm"),
         )
 
         def verdict() -> _accelerator.Verdict:
             return _accelerator.probe(
                 context.cache,
                 verdict_key(boot.kernel.vmlinux, Path(template.emulator), template.machine),
-                lambda: _trial_guest(with_kvm, connection, context),
+                lambda: _trial_guest(replace(with_kvm, **_vm_boot.to_probe(options, boot)), connection, context),
                 context.say,
             )
 

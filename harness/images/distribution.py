@@ -80,15 +80,21 @@ def bootstrap_distribution(base: Base, store: Store, *, name: str) -> Image:
     with disk_errors_told(f"bootstrap: {base.name}", _ROOM), store.adding(), store.scratch() as scratch:
         scratch.chmod(0o755)  # apt's own user reads there
         tar = scratch / "root.tar"
-        try:
-            run(_argv(base, tar), timeout_ns=_TIMEOUT_NS)
-        except CommandError as error:
-            raise _explain(error, base) from error
+        make_tar(base, tar)
         _add_mount_points(tar, int(moment.timestamp()))
         with tar.open("rb") as content:
             blob = store.add_stream(oci.LAYER, content)
         layer = Layer(blob, blob.digest)
         return store.add_image(_document(base, layer, moment), [layer], name)
+
+
+def make_tar(base: Base, tar: Path) -> None:
+    """Write the files of a base into an archive. Raises: CapabilityError without mmdebstrap; ImageError."""
+    find_program("mmdebstrap")
+    try:
+        run(_argv(base, tar), timeout_ns=_TIMEOUT_NS)
+    except CommandError as error:
+        raise _explain(error, base) from error
 
 
 def _argv(base: Base, tar: Path) -> list[str]:
