@@ -14,7 +14,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.backends import _metering
 from harness.backends._aside import Aside
 from harness.container import cgroups
 from harness.container.cgroups import Group
@@ -42,7 +41,10 @@ class Kind:
 
 
 class Daemon:
-    """The daemon, answering. Raises: CapabilityError with the end of its log where it does not."""
+    """The daemon, answering; the run's own group stays when it has ended.
+
+    Raises: CapabilityError with the end of its log where it does not.
+    """
 
     def __init__(self, context: RunContext, kind: Kind) -> None:
         self.data = context.work / kind.name
@@ -55,7 +57,6 @@ class Daemon:
             undo.callback(shutil.rmtree, self.data, ignore_errors=True)
             try:
                 cgroups.prepare_parent(layout, f"harness-{context.token}")
-                undo.callback(_metering.release, context.token)
                 group = Group(layout, f"harness-{context.token}/{kind.name}")
                 group.create(None)
             except ContainerError as error:

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -24,19 +23,17 @@ from harness.backends import _local, _mounts, _network
 from harness.backends._aside import Aside
 from harness.backends._command import Running
 from harness.backends._door import Door
+from harness.backends._peer_container import PeerContainer
 from harness.container import cgroups, hostroot, syscalls
-from harness.container.cgroups import Group, MemoryUse
-from harness.container.errors import ContainerError
-from harness.container.runtime import Exit, end_group
-from harness.errors import BackendError, HarnessError
+from harness.container.runtime import end_group
+from harness.errors import BackendError, CapabilityError, HarnessError
 from harness.host import process
 from harness.host.process import find_program
-from harness.interfaces import ArmSpec, Capability, Instance, Json, RunContext
+from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
 from harness.model.milestones import REQUESTED, RETURNED, RUNTIME_EXEC, Mark
 from harness.model.spec import Limits, MountSpec, NetworkKind
 
 DEFAULT_NETWORK: NetworkKind = "none"
-_END_NS = 20_000_000_000
 _UNSAID = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -91,84 +88,6 @@ class Wants:
     group: Literal["", "inside", "above"] = ""
     owner: int = 0
     boot_id: bool = False
-
-
-# -- one container ---------------------------------------------------------------------------------------------------
-
-
-class PeerContainer:
-    """What somebody else's runtime started, as `_local.Started`."""
-
-    def __init__(self, running: Running, door: Door, layout: cgroups.Layout, group: Group | None) -> None:
-        self.running = running
-        self.force: Callable[[], None] = lambda: None
-        self._door = door
-        self._layout = layout
-        self.inside = False
-        """Whether the group that the harness made is the one that its processes are in."""
-        self._own = group
-        self._group: Group | None = None
-        self._deleted = False
-
-    @property
-    def pid(self) -> int:
-        """The host pid of the agent; before it has come, that of the runtime's command."""
-        return self._door.pid or self.running.pid or 0
-
-    def pids(self) -> tuple[int, ...]:
-        """Return its processes and the one above them that serves it: a shim, a monitor, a runtime that stays."""
-        if self._deleted or self._door.pid is None:
-            return ()
-        inside = self._find_group().pids()
-        above = _parent(self._door.pid)
-        serves = above is not None and above > 1 and above != os.getpid() and above not in inside
-        return (*inside, above) if serves and above else inside
-
-    def memory(self) -> MemoryUse:
-        return self._find_group().memory()
-
-    def _find_group(self) -> Group:
-        """Return the group that the runtime made, by what the kernel says of the agent. Raises: BackendError."""
-        if self._own is not None and self.inside:
-            return self._own
-        if self._group is None:
-            pid = self._door.pid or 0
-            try:
-                places = [f"{tree.path}{cgroups.own_path(tree, pid)}" for tree in self._layout.used()]
-                self._group = Group.restored(self._layout, places, ())
-            except ContainerError as error:
-                raise BackendError(f"cgroup of pid {pid}: {error}") from error
-        return self._group
-
-    def wait(self, timeout_ns: int) -> Exit | None:
-        code = self.running.wait(timeout_ns)
-        return None if code is None else Exit(code, 0, 0, 0)
-
-    def delete(self) -> None:
-        """End what still runs, wait until the runtime has removed it, and remove it by force where it has not."""
-        if self._deleted:
-            return
-        if self.running.wait(0) is None and self._door.pidfd is not None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._door.pidfd, signal.SIGKILL)
-        came = self._door.pid is not None
-        if self.running.wait(_END_NS if came else 0) is None:
-            self.force()
-            self.running.kill()
-        elif self.running.wait(0) != 0:
-            self.force()
-        self._deleted = True
-        self.running.close()
-        self._door.close()
-        if self._own is not None:
-            end_group(self._own)
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError):
-        return None
 
 
 # -- one arm ---------------------------------------------------------------------------------------------------------
@@ -334,6 +253,22 @@ def sweep_groups(kit: _local.Kit) -> None:
 # -- what a backend's four methods do --------------------------------------------------------------------------------
 
 
+class RefusedArm:
+    """A runtime that could not be made ready: each of its trials fails and says why; others go on."""
+
+    accelerator: str | None = None
+
+    def __init__(self, error: CapabilityError, ground: ExitStack) -> None:
+        self._error, self._ground = error, ground
+        self.facts: Mapping[str, Json] = {"refused": error.message}
+
+    def launch(self, trial_id: str) -> Instance:
+        raise BackendError(self._error.message, hint=self._error.hint)
+
+    def close(self) -> None:
+        self._ground.close()
+
+
 def prepare(
     spec: ArmSpec,
     context: RunContext,
@@ -342,8 +277,10 @@ def prepare(
     wants: Wants,
     refused: Mapping[NetworkKind, str] | None = None,
     without_unified: bool = False,
-) -> PeerArm:
+) -> Arm:
     """Return an arm whose recipe `make` returns; it is called with the mounts of the arm's own thread.
+
+    What an engine refuses by then (its daemon, the image) is the failure of this runtime alone.
 
     Raises: CapabilityError for what cannot be had here.
     """
@@ -355,7 +292,10 @@ def prepare(
         aside = Aside(without_unified=without_unified)
         undo.callback(aside.close)
         ground = Ground(spec, kit, aside, kind)
-        recipe = aside.run(make, ground)
+        try:
+            recipe = aside.run(make, ground)
+        except CapabilityError as error:
+            return RefusedArm(error, undo.pop_all())  # other arms may stand in the run's group
         undo.callback(aside.run, recipe.close)
         places = _network.Places(kind, context.token, ("bridge",))
         undo.callback(places.close)

@@ -20,7 +20,7 @@ from harness.trials.ledger import Progress
 from harness.trials.planner import Plan
 
 GIVE_UP_AFTER = 2
-"""A runtime whose first trials all failed is not tried further: its failure would only be repeated."""
+"""A runtime whose first trials all failed is not tried further: its failure would only be repeated. Others go on."""
 FAILURE_TOLERANCE_RATIO = 0.1
 """More failed trials than this in any runtime, and the run does not count as a measurement (exit code 4)."""
 CHECK_EVERY_BLOCKS = 5
@@ -76,12 +76,17 @@ def measure(plan: Plan, bench: Bench, stopping: Stopping, records: Sequence[Tria
     Raises: RunFailed when arms do not run the same thing, or a runtime cannot be started.
     """
     done = list(records)
+    lost: set[str] = set()  # a resumed run tries them once more
     deadline_ns = None if stopping.budget_ns is None else time.monotonic_ns() + stopping.budget_ns
     for block in _blocks(plan, done):
         missing = _missing(plan, block, records)
         for spec in missing:
+            if spec.runtime in lost:
+                continue
             done.append(_one(spec, bench, done, max(len(plan.trials), (block + 1) * len(plan.runtimes))))
-            _give_up_on_failures(done, spec.runtime, bench)
+            if spec.runtime in given_up(done):
+                lost.add(spec.runtime)
+                _refuse_lost(plan, done, spec.runtime, bench)
         reason = _after_block(plan, block, done, stopping)
         if reason:
             return reason
@@ -136,6 +141,14 @@ def _missing(plan: Plan, block: int, records: Sequence[TrialRecord]) -> list[Tri
     return [spec for spec in plan.block_trials(block) if spec.trial_id not in known]
 
 
+def given_up(records: Sequence[TrialRecord]) -> set[str]:
+    """Return the runtimes whose first trials all failed: no further ones are made of them; the others go on."""
+    own: dict[str, list[bool]] = {}
+    for record in records:
+        own.setdefault(record.spec.runtime, []).append(record.status == "ok")
+    return {runtime for runtime, worked in own.items() if len(worked) >= GIVE_UP_AFTER and not any(worked)}
+
+
 def _after_block(plan: Plan, block: int, done: Sequence[TrialRecord], stopping: Stopping) -> str | None:
     """Return why to stop after this block. Later records are left out, so that a resumed run decides as it would have.
 
@@ -154,15 +167,17 @@ def _one(spec: TrialSpec, bench: Bench, done: Sequence[TrialRecord], total: int)
     return record
 
 
-def _give_up_on_failures(done: Sequence[TrialRecord], runtime: str, bench: Bench) -> None:
+def _refuse_lost(plan: Plan, done: Sequence[TrialRecord], runtime: str, bench: Bench) -> None:
+    """Raise RunFailed when nothing is left to compare: the control was given up, or all that is compared with it."""
+    lost = given_up(done)
+    if plan.control not in lost and lost | {plan.control} != {name for name, _ in plan.runtimes}:
+        return
     own = [record for record in done if record.spec.runtime == runtime]
-    if len(own) >= GIVE_UP_AFTER and all(record.status != "ok" for record in own):
-        last = own[-1]
-        logs = bench.journal.log_dir(last.spec.trial_id)
-        raise RunFailed(
-            f"{runtime}: its first {len(own)} trials failed: {last.error}",
-            hint=_advice(last, bench.contenders[runtime].timeout_ns, logs),
-        )
+    logs = bench.journal.log_dir(own[-1].spec.trial_id)
+    raise RunFailed(
+        f"{runtime}: its first {len(own)} trials failed: {own[-1].error}",
+        hint=_advice(own[-1], bench.contenders[runtime].timeout_ns, logs),
+    )
 
 
 def _advice(record: TrialRecord, timeout_ns: int | None, logs: Path) -> str:
@@ -211,10 +226,18 @@ def _paired(done: Sequence[TrialRecord], runtime: str, base: str, metric: str) -
 
 
 def has_complete_block(plan: Plan, records: Sequence[TrialRecord]) -> bool:
-    """Return whether some block that counts has a succeeded trial of every runtime: then there is a comparison."""
+    """Return whether some block that counts has a succeeded trial of every runtime: then there is a comparison.
+
+    Runtimes that were given up are not waited for, unless all that is left is one.
+    """
+    lost = given_up(records)
+    if len(lost) >= len(plan.runtimes) - 1:
+        lost = set()
     ok = {record.spec.trial_id for record in records if record.status == "ok"}
     blocks = range(plan.warmup_blocks, plan.block_count + plan.extra_blocks)
-    return any(all(spec.trial_id in ok for spec in plan.block_trials(block)) for block in blocks)
+    return any(
+        all(spec.trial_id in ok for spec in plan.block_trials(block) if spec.runtime not in lost) for block in blocks
+    )
 
 
 def beyond_tolerance(records: Sequence[TrialRecord]) -> list[str]:

@@ -101,7 +101,7 @@ def dockerd() -> Iterator[Path]:
     daemon = _daemon.Daemon(context, docker.DAEMON)
     yield daemon.socket
     daemon.close()
-    ownership.reap(token, [], dry_run=False)
+    ownership.reap(token, [docker.PLUGIN], dry_run=False)
 
 
 @pytest.fixture(

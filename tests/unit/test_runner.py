@@ -174,6 +174,18 @@ def test_a_runtime_that_starts_sometimes_is_tried_further(bench, failed: tuple[s
     assert [record.spec.trial_id for record in made.journal.records if record.status != "ok"] == list(failed)
 
 
+def test_a_runtime_that_fails_is_given_up_alone(tmp_path: Path) -> None:
+    plan = replace(PLAN, runtimes=(*RUNTIMES, ("docker", "fake")), max_blocks=8)
+    journal = Journal(tmp_path)
+    starts = {"process": after(1_000_000), "vm": after(2_000_000), "docker": failing()}
+    contenders = {name: RuntimeContender(FakeArm(start), (STARTUP,), 10**9) for name, start in starts.items()}
+    measure(plan, Bench(contenders, journal, Watcher(journal)), NEVER)
+    count = {name: sum(record.spec.runtime == name for record in journal.records) for name in starts}
+    assert count == {"process": 9, "vm": 9, "docker": 2}
+    assert has_complete_block(plan, journal.records)
+    assert [line[:23] for line in beyond_tolerance(journal.records)] == ["docker: 2 of 2 trials f"]
+
+
 def test_a_resumed_run_tries_a_runtime_that_was_given_up_once_more(bench) -> None:
     broken = bench(vm=failing())
     with pytest.raises(RunFailed):
