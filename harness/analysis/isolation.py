@@ -241,7 +241,7 @@ def headlines(all_sides: Sequence[Side], boundaries: Mapping[str, str]) -> tuple
         f"exposure, 0 to 10 (bare root process): {scores}; this order holds in {held} of {DRAWS} draws of weights"
     )
     lines += [
-        f"  {one.runtime}: weakest {one.weakest}; {parts_text(one)}" for one in found if one.runtime != bare.runtime
+        f"of {one.runtime}: weakest {one.weakest}; {parts_text(one)}" for one in found if one.runtime != bare.runtime
     ]
     return tuple(lines)
 
@@ -252,5 +252,5 @@ def _score_text(one: Exposure) -> str:
 
 def parts_text(one: Exposure) -> str:
     """Return the parts of a composite, and how much of it was measured."""
-    parts = ", ".join(f"{name} {share:.0%}" for name, share in one.parts.items())
-    return f"{parts}; {one.coverage:.0%} of the weight measured"
+    parts = ", ".join(f"{name} {share:.0%}" for name, share in one.parts.items() if round(share, 2))
+    return f"{parts or 'nothing'}; the rest 0; {one.coverage:.0%} of the weight measured"

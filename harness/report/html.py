@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from harness.analysis.phases import of_runtime
 from harness.interfaces import Renderer
 from harness.model.report import Report
 from harness.report import _claims as claims
+from harness.report import _isolation as isolation
 from harness.report import _tables as tables
 from harness.report._environment import environment
 
@@ -45,6 +47,7 @@ class HtmlRenderer:
                 pictures=list(_pictures(report)),
                 rows=tables.rows(report, without=(tables.MARKER,)),
                 matrix=tables.exact_matrix(report),
+                reach=isolation.report_lines(report),
             )
         )
 
@@ -54,9 +57,11 @@ PLUGIN: Renderer = HtmlRenderer()
 
 def _pictures(report: Report) -> Iterator[Picture]:
     """Yield the charts that this run has data for; a chart that has none is not there."""
-    from harness.charts import run as charts  # noqa: PLC0415 - matplotlib takes a second
+    from harness.charts import phases as waterfall  # noqa: PLC0415 - matplotlib takes a second
+    from harness.charts import run as charts  # noqa: PLC0415
 
     run, records = report.run, report.records
+    yield from _exposure(report)
     headline = run.headline
     for metric in dict.fromkeys((headline, "memory.pss")):
         if any(charts.by_block(records, runtime, metric) for runtime in run.runtimes):
@@ -70,15 +75,24 @@ def _pictures(report: Report) -> Iterator[Picture]:
         words = f"{headline} against {run.control}: {', '.join(effects)}"
         yield _picture(f"{headline}: against {run.control}", words, partial(charts.paired, run, records, headline))
     for runtime in run.runtimes:
-        if charts.milestones(records, runtime):
-            words = charts.milestone_words(records, runtime)
+        if of_runtime(records, runtime):
+            words = waterfall.in_words(records, runtime)
             title = f"Phases of a start: {tables.runtime_label(report, runtime)}"
-            yield _picture(title, words, partial(charts.phases, run, records, runtime))
+            yield _picture(title, words, partial(waterfall.phases, run, records, runtime))
     if any(charts.by_block(records, runtime, headline) for runtime in run.runtimes):
         words = "values in the order of the trials: a slope is drift, a red edge a disturbed trial"
         yield _picture(f"{headline}: over the run", words, partial(charts.order, run, records, headline))
         words = "the further left a line, the smaller its values; a steep line varies little"
         yield _picture(f"{headline}: distribution", words, partial(charts.ecdf, run, records, headline))
+
+
+def _exposure(report: Report) -> Iterator[Picture]:
+    from harness.charts import isolation as charts  # noqa: PLC0415
+
+    found = isolation.exposures(report)
+    if len(found) > 1:
+        names = {name: tables.runtime_label(report, name) for name in report.run.runtimes}
+        yield _picture("How exposed the host is", charts.in_words(found), partial(charts.exposure, found, names))
 
 
 def _has_pairs(report: Report, metric: str) -> bool:

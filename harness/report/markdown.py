@@ -8,6 +8,7 @@ from harness.interfaces import Renderer
 from harness.model.report import Report
 from harness.report import _claims as claims
 from harness.report import _tables as tables
+from harness.report._isolation import report_lines
 from harness.report._markdown_table import plain, table
 
 
@@ -76,9 +77,16 @@ class MarkdownRenderer:
 
     def render(self, report: Report) -> str:
         lines = [f"# {plain(report.run.scenario)}\n", f"**{plain(tables.headline(report))}**\n"]
-        for part in (_facts, _findings_first, _measurements, _properties, _claims, _findings):
+        for part in (_facts, _findings_first, _isolation, _measurements, _properties, _claims, _findings):
             lines.extend(part(report))
         return "\n".join(lines) + "\n"
+
+
+def _isolation(report: Report) -> Iterator[str]:
+    lines = report_lines(report)
+    if lines:
+        yield "\n## What of the host is within reach\n"
+    yield from (f"- {plain(line.strip())}" for line in lines)
 
 
 def _findings_first(report: Report) -> Iterator[str]:

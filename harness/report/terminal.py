@@ -22,6 +22,7 @@ from harness.model.report import Claim, Report
 from harness.report import _claims as claim_words
 from harness.report import _compact as compact
 from harness.report import _tables as tables
+from harness.report._isolation import report_lines
 from harness.report._tables import Row
 
 PLAIN_WIDTH = 100
@@ -58,6 +59,8 @@ class TerminalRenderer:
         console = self._console()
         shown = sorted({report.run.headline, *compact.HEADLINES, *self._gated})
         _head(console, report)
+        for place, line in enumerate(report_lines(report)):
+            _prose(console, line, prefix="          " if place else "reach     ")
         if self._everything:
             _table(console, report, tables.rows(report, without=(tables.MARKER,)))
             _marker_line(console, report)
