@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from harness.analysis.changepoint import MIN_RUNS, tail_step
+from harness.analysis.decision import Decision, confirmed
 from harness.analysis.gate import Policy, Samples, changes
+from harness.analysis.sensitivity import smallest_change
 from harness.analysis.statistics import decide, paired_ratio
 
 TRUE_RATIO = 1.10
@@ -75,6 +77,34 @@ def gate_alarms(n: int, repeats: int, ratio: float) -> dict[str, Any]:
         found = changes({"startup.ready": LOWER}, samples, Policy(("startup.*",), MARGIN))
         red += any(change.verdict == "regressed" for change in found)
     return {"blocks": n, "true_ratio": ratio, "red_ratio": red / repeats}
+
+
+def confirmed_gate(n: int, repeats: int, ratio: float) -> dict[str, Any]:
+    """Return how often one guarded comparison is red: in a first batch, and after a confirmation of 10 fresh blocks."""
+    source, first, both = random.Random(f"confirm {n} {ratio}"), 0, 0
+    for _ in range(repeats):
+        decision, fresh = (_decision(source, size, ratio) for size in (n, 10))
+        first += decision.outcome == "regressed"
+        both += confirmed(decision, fresh).outcome == "regressed"
+    return {"blocks": n, "true_ratio": ratio, "red_ratio": first / repeats, "confirmed_ratio": both / repeats}
+
+
+def _decision(source: random.Random, n: int, ratio: float) -> Decision:
+    values = pairs(source, n, ratio, blocks=True)
+    samples = [Samples("startup.ready", "r", [1.0] * n, values, paired=True)]
+    policy = Policy(("startup.*",), MARGIN)
+    return Decision("revisions", "base", "now", policy, changes({"startup.ready": LOWER}, samples, policy))
+
+
+def detectable(n: int, repeats: int) -> dict[str, Any]:
+    """Return how often the smallest change that `doctor --aa` names is found: 8 of 10 times, as it says."""
+    source, red, named = random.Random(f"detectable {n}"), 0, []
+    for _ in range(repeats):
+        smallest = smallest_change(paired_ratio(pairs(source, n, 1.0, blocks=True)), n, MARGIN)
+        assert smallest is not None
+        named.append(smallest)
+        red += _decision(source, n, 1 + smallest).outcome == "regressed"
+    return {"blocks": n, "named_median_ratio": sorted(named)[len(named) // 2], "found_ratio": red / repeats}
 
 
 def stopping(ratio: float, repeats: int) -> dict[str, Any]:
@@ -145,6 +175,10 @@ def main() -> None:
         "gate on 4 comparisons, margin 5 %": lambda: [
             gate_alarms(n, given.repeats, ratio) for ratio in (1.0, 1.15, 1.25) for n in (10, 20, 30)
         ],
+        "gate with a confirmation of 10 fresh blocks, margin 5 %": lambda: [
+            confirmed_gate(n, given.repeats, ratio) for ratio in (1.0, 1.05, 1.15, 1.25) for n in (20, 30)
+        ],
+        "doctor --aa: the change that it names, margin 5 %": lambda: [detectable(n, given.repeats) for n in BLOCKS],
         "adaptive stop, 10 to 30 blocks": lambda: [stopping(ratio, given.repeats) for ratio in (1.0, 1.10, 1.5)],
         "history gate, nothing changed": lambda: [alarms(given.histories)],
         "history gate, a step of +10 %": lambda: [detection(after, given.histories) for after in (3, 5, 6, 8)],

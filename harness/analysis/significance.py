@@ -1,7 +1,7 @@
 """P-values and their correction: exact rank tests in whole numbers, in plain Python.
 
-Both tests count arrangements instead of approximating: the same data give the same p anywhere. Ties get the mean of
-their ranks, and the count is made on those ranks, so that it stays exact with them.
+Up to EXACT_MAX values both tests count arrangements instead of approximating: the same data give the same p anywhere.
+Ties get the mean of their ranks, and the count is made on those ranks, so that it stays exact with them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 
-from harness.analysis.statistics import ALPHA, MIN_VALUES, Estimate, median, ranks
+from harness.analysis.selection import kth_difference, middle_difference
+from harness.analysis.statistics import ALPHA, EXACT_MAX, MIN_VALUES, Z_95, Estimate, median, ranks
 
 
 def signed_rank_p(differences: Sequence[float]) -> float:
@@ -24,6 +25,9 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     if not left:
         return 1.0
     doubled = [round(2 * rank) for rank in ranks([abs(value) for value in left])]
+    if len(left) > EXACT_MAX:
+        seen = sum(rank for rank, value in zip(doubled, left, strict=True) if value > 0) / 2
+        return _normal_p(seen, sum(doubled) / 4, math.sqrt(sum(rank * rank for rank in doubled)) / 4)
     counts = [1]
     for rank in doubled:
         longer = [*counts, *([0] * rank)]
@@ -42,9 +46,25 @@ def rank_sum_p(first: Sequence[float], second: Sequence[float]) -> float:
     """
     if not first or not second:
         raise ValueError("rank_sum_p: a sample without values")
+    m, n = len(first), len(second)
     doubled = [round(2 * rank) for rank in ranks([*first, *second])]
+    if m + n > EXACT_MAX:
+        # The variance of a sum of m ranks drawn without replacement: ties are in the spread of the ranks themselves.
+        mean = sum(doubled) / 2 / (m + n)
+        spread = sum((rank / 2 - mean) ** 2 for rank in doubled) / (m + n - 1)
+        return _normal_p(sum(doubled[:m]) / 2, m * mean, math.sqrt(m * n / (m + n) * spread))
     counts = _subset_sums(tuple(sorted(doubled)), len(first))
     return _two_sided(counts, sum(doubled[: len(first)]), math.comb(len(doubled), len(first)))
+
+
+def _normal_p(seen: float, mean: float, sigma: float) -> float:
+    """Return the two-sided p of a rank sum by the normal approximation, half a rank towards the mean.
+
+    Source: Hollander, Wolfe, Chicken, sections 3.1 and 4.1, large-sample approximations with ties.
+    """
+    if sigma == 0:
+        return 1.0
+    return math.erfc(max(0.0, abs(seen - mean) - 0.5) / sigma / math.sqrt(2))
 
 
 @lru_cache(maxsize=64)
@@ -72,6 +92,8 @@ def _two_sided(counts: Sequence[int], seen: int, arrangements: int) -> float:
 @lru_cache(maxsize=256)
 def _rank_sum_depth(m: int, n: int) -> int:
     """Return the largest u with P(U <= u) <= 2.5 % for samples of m and n values, -1 where there is none."""
+    if m + n > EXACT_MAX:
+        return math.floor(m * n / 2 - Z_95 * math.sqrt(m * n * (m + n + 1) / 12) - 0.5)
     # The number of ways to reach each U is a Gaussian binomial: the product of (1 - q^(n+i)) / (1 - q^i), i = 1..m.
     ways = [1] + [0] * (m * n)
     for i in range(1, m + 1):
@@ -89,9 +111,13 @@ def shift(base: Sequence[float], other: Sequence[float]) -> Estimate:
     `n` is the smaller of both sizes; without 6 values on each side there is no interval.
     Source: Hollander, Wolfe, Chicken, sections 4.2 and 4.3.
     """
-    apart = sorted(theirs - ours for theirs in other for ours in base)
     n = min(len(base), len(other))
     depth = _rank_sum_depth(*sorted((len(base), len(other)))) if n >= MIN_VALUES else -1
+    if depth >= 0 and len(base) + len(other) > EXACT_MAX:
+        ours, theirs, last = sorted(base), sorted(other), len(base) * len(other) - 1
+        lo, hi = kth_difference(ours, theirs, depth), kth_difference(ours, theirs, last - depth)
+        return Estimate(middle_difference(ours, theirs), lo, hi, n)
+    apart = sorted(after - before for after in other for before in base)
     if depth < 0:
         return Estimate(median(apart), None, None, n)
     return Estimate(median(apart), apart[depth], apart[-1 - depth], n)

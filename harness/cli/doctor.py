@@ -49,14 +49,27 @@ class Diagnosis:
 
 
 @click.command(short_help="Say what works on this host, why not, and how noisy it is.")
+@click.option("--aa", type=click.Path(path_type=Path), metavar="SCENARIO",
+              help="Measure SCENARIO against itself: the smallest change that this host can tell.")  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="With --aa: change a value.")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+              help="With --aa: where the run goes.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
-def doctor(ctx: click.Context, *, as_json: bool) -> None:
+def doctor(ctx: click.Context, *, aa: Path | None, overrides: tuple[str, ...], results: Path, as_json: bool) -> None:
     """Say what this host is, which backends work here and why the others do not, and how noisy it is now.
 
     Takes a second to watch the CPUs, and another to try storage drivers; starts nothing. Ends with 3 when no backend at
     all works.
+
+    \b
+    harness doctor --aa scenarios/boot.yaml --set trials.blocks.min=20    how much noise, and what it hides
     """
+    if aa is not None:
+        from harness.cli._aa import show_aa  # noqa: PLC0415  (the whole of a run)
+
+        show_aa(aa, overrides, results, as_json=as_json)
+        return
     facts = host.host_facts()
     backends = {name: default_needs(name) for name in plugins.names("backends")}
     tools = {tool: version for tool, version in host.tool_versions().items() if tool not in ENGINES - backends.keys()}
