@@ -10,8 +10,10 @@ from typing import Literal
 from harness.backends._hardware import (
     DiskBus,
     Hardware,
+    add_balloon,
     add_cpu,
     add_features,
+    add_memory,
     add_memory_backing,
 )
 from harness.backends._hardware import add as _add
@@ -218,7 +220,9 @@ def _add_devices(domain: ET.Element, guest: GuestSpec) -> None:
         port = _add(devices, "channel", type="unix")
         _add(port, "source", mode="connect", path=str(guest.sockets / channel))
         _add(port, "target", type="virtio", name=channel)
-    _add(devices, "memballoon", model="none")
+    balloon = add_balloon(devices, guest.hardware)
+    if guest.hardware.has_balloon:
+        _mmio(balloon, guest)
 
 
 def _add_qemu_extras(domain: ET.Element, guest: GuestSpec) -> None:
@@ -266,7 +270,7 @@ def domain_xml(guest: GuestSpec) -> str:
     domain = ET.Element("domain", type="kvm" if guest.accelerator == "kvm" else "qemu")
     _add(domain, "name", guest.name)
     _add(_add(domain, "metadata"), f"{{{METADATA_NAMESPACE}}}run", token=guest.token)
-    _add(domain, "memory", str(guest.memory_bytes // 1024), unit="KiB")
+    add_memory(domain, guest.hardware, guest.memory_bytes)
     _add(domain, "vcpu", str(guest.vcpus))
     add_memory_backing(domain, guest.hardware, shared=any(share.kind == "virtiofs" for share in guest.shares))
     _add_system(domain, guest)

@@ -33,7 +33,8 @@ class Hardware:
 
     `cpu`: a CPU model of libvirt's, `host`, `max`, or None: the host's under KVM, QEMU's plainest under emulation.
     `legacy_timers` False takes PIT and PIC from a microvm. `tcg_cache_bytes`: room for translated code, None leaves it
-    to QEMU.
+    to QEMU. `mergeable`: the host may merge its pages with equal ones of others. `balloon_bytes`: to what size the guest
+    shall shrink when it is ready; `free_page_reporting`: it tells the host which pages it does not use.
     """
 
     firmware: str | None = None
@@ -47,6 +48,13 @@ class Hardware:
     disk_io: DiskIo = "threads"
     nic: NicModel = "virtio"
     legacy_timers: bool = True
+    mergeable: bool = True
+    balloon_bytes: int | None = None
+    free_page_reporting: bool = False
+
+    @property
+    def has_balloon(self) -> bool:
+        return self.balloon_bytes is not None or self.free_page_reporting
 
 
 def add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
@@ -58,16 +66,33 @@ def add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str
 
 def add_memory_backing(domain: ET.Element, hardware: Hardware, *, shared: bool) -> None:
     """`shared`: a virtiofsd reads and writes the guest's memory, which must be a file of its own then."""
-    if not (shared or hardware.hugepages or hardware.prealloc):
+    if not (shared or hardware.hugepages or hardware.prealloc) and hardware.mergeable:
         return
     backing = add(domain, "memoryBacking")
     if hardware.hugepages:
         add(backing, "hugepages")
+    if not hardware.mergeable:
+        add(backing, "nosharepages")
     if shared:
         add(backing, "source", type="memfd")
         add(backing, "access", mode="shared")
     if hardware.prealloc:
         add(backing, "allocation", mode="immediate")
+
+
+def add_memory(domain: ET.Element, hardware: Hardware, memory_bytes: int) -> None:
+    """libvirt has a guest's balloon take the difference as soon as the guest has a driver for it."""
+    add(domain, "memory", str(memory_bytes // 1024), unit="KiB")
+    if hardware.balloon_bytes is not None:
+        add(domain, "currentMemory", str(min(hardware.balloon_bytes, memory_bytes) // 1024), unit="KiB")
+
+
+def add_balloon(devices: ET.Element, hardware: Hardware) -> ET.Element:
+    """Return the balloon, or that there is none: without this element libvirt adds one."""
+    if not hardware.has_balloon:
+        return add(devices, "memballoon", model="none")
+    reports = {"freePageReporting": "on"} if hardware.free_page_reporting else {}
+    return add(devices, "memballoon", model="virtio", **reports)
 
 
 def add_cpu(domain: ET.Element, hardware: Hardware, *, kvm: bool) -> None:

@@ -80,7 +80,8 @@ def prepare(options: Options, cache: Path, network: NetworkKind, mounts: VmMount
     devices = (_BUS[options.machine], *_vm_storage.modules(options), *_nic.modules(network, options.nic))
     for_workload = (*devices, *mounts.modules, *options.extra_modules)
     early = kernel.module_files(chosen, for_workload)
-    every = kernel.module_files(chosen, (*for_workload, *_LATE_MODULES))
+    late = (*_LATE_MODULES, "virtio_balloon") if options.hardware.has_balloon else _LATE_MODULES
+    every = kernel.module_files(chosen, (*for_workload, *late))
     paths = [*early, *(path for path in every if path not in early)]
     names = [path.lstrip("/") for path in initramfs.module_paths(paths)]
     base = initramfs.compressed(initramfs.base_initramfs(agent_bytes(), paths), options.initramfs)

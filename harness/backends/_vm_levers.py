@@ -37,6 +37,9 @@ CHANGES: dict[str, str] = {
     "hugepages": "memory is taken from the host's pool of huge pages, whole",
     "prealloc": "all memory is taken before the start: page faults move from the workload to the start",
     "disk_cache": "when a write is on disk, and whose page cache holds what is read",
+    "balloon": "less memory than limits.memory says, from when it is ready",
+    "free_page_reporting": "the guest gives back what it does not use",
+    "ksm": "the host's merging of equal pages",
     "legacy_timers": "a machine without PIT and PIC",
 }
 """What differs from other runtimes by a lever that is not at its default; those that are not here only cost time."""
@@ -65,6 +68,9 @@ class Levers(BaseModel):
     disk_io: DiskIo = "threads"
     nic: NicModel = "virtio"
     legacy_timers: bool = True
+    balloon: MemoryBytes | None = None
+    free_page_reporting: bool = False
+    ksm: Literal["host", "on", "off"] = "host"
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -87,6 +93,9 @@ class Levers(BaseModel):
             disk_io=self.disk_io,
             nic=self.nic,
             legacy_timers=self.legacy_timers,
+            mergeable=self.ksm != "off",
+            balloon_bytes=self.balloon,
+            free_page_reporting=self.free_page_reporting,
         )
 
     def changes(self) -> dict[str, str]:
@@ -112,5 +121,6 @@ def _misfits(levers: Levers) -> list[tuple[str, str]]:
         ("extra_modules", NOT_STOCK, stock and bool(levers.extra_modules)),
         ("initramfs", NOT_STOCK, stock and levers.initramfs != "none"),
         ("crypto_tests", NOT_STOCK, stock and levers.crypto_tests),
+        ("balloon", "not beside prealloc, which takes all", levers.prealloc and levers.balloon is not None),
     ]
     return [(key, reason) for key, reason, wrong in found if wrong]

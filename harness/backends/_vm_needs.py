@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.backends import _accelerator, _connection, _vm_storage
+from harness.backends import _accelerator, _connection, _ksm, _vm_storage
 from harness.backends._vm_options import Options, guest_kernel
 from harness.errors import CapabilityError
 from harness.host.paths import cache_dir
@@ -25,6 +25,7 @@ def needs(options: Options) -> Sequence[Capability]:
         _need_kernel(options),
         *((_need_system(),) if options.boot == "disk" else ()),
         *_vm_storage.needs(options),
+        *((_ksm.need(),) if options.ksm == "on" else ()),
         _need_accel(options),
     )
 

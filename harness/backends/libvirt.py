@@ -18,6 +18,7 @@ from harness.agent.program import agent_bytes, encode_spec
 from harness.backends import (
     _accelerator,
     _connection,
+    _ksm,
     _metering,
     _network,
     _nic,
@@ -34,7 +35,7 @@ from harness.backends._vm_mounts import VmMounts
 from harness.backends._vm_needs import EMULATOR, verdict_key
 from harness.backends._vm_options import Options, kernel_has, root_fs
 from harness.errors import CapabilityError
-from harness.host.paths import cache_dir, data_dir
+from harness.host.paths import cache_dir, data_dir, runtime_dir
 from harness.host.process import find_program
 from harness.images import initramfs, trial_volumes
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
@@ -73,12 +74,16 @@ def _levers(options: Options) -> dict[str, Json]:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What each guest of an arm gets of its own. `plug` attaches it to the run's network, None without one."""
+    """What each guest of an arm gets of its own. `plug` attaches it to the run's network, None without one.
+
+    `merging`: KSM runs on the host while it does.
+    """
 
     boot: Boot
     root: _vm_storage.Root
     mounts: VmMounts
     plug: _nic.Plug | None
+    merging: bool = False
 
 
 class LibvirtArm:
@@ -114,9 +119,10 @@ class LibvirtArm:
             spec = self._parts.mounts.take(self._parts.root.take(spec, trial_id), trial_id)
             spec = self._parts.boot.take(spec, trial_id)
             spec, attached = self._parts.plug.attach(spec) if self._parts.plug else (spec, None)
-            release = functools.partial(trial_volumes.remove, place)
-            guest = Guest(self._connection, spec, _meter(spec, trial_id), attached, release)
-            undo.pop_all()
+            if self._parts.merging:
+                undo.enter_context(_ksm.running(self._context.scratch))
+            meter = _meter(spec, trial_id)
+            guest = Guest(self._connection, spec, meter, attached, undo.pop_all().close)
         try:
             guest.start()
         except BaseException:
@@ -195,7 +201,7 @@ class LibvirtBackend:
             "network": network_facts,
             **versions,
         }
-        return LibvirtArm(connection, template, _Parts(boot, root, mounts, plug), context, facts)
+        return LibvirtArm(connection, template, _Parts(boot, root, mounts, plug, options.ksm == "on"), context, facts)
 
     def _template(self, limits: Limits, options: Options, boot: Boot, context: RunContext) -> GuestSpec:
         sockets = context.scratch / "template"
@@ -258,6 +264,7 @@ class LibvirtBackend:
             for pid in guests:
                 os.kill(pid, signal.SIGKILL)
         lines = [f"guest: qemu pid {pid} of run {token}" for pid in guests]
+        lines += _ksm.put_back(runtime_dir() / token, dry_run=dry_run)
         return [*lines, *others, *_metering.reap(token, dry_run=dry_run), *trial_volumes.reap(token, dry_run=dry_run)]
 
 
