@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
 #     text_representation:
 #       format_name: percent
 # ---
@@ -8,35 +9,13 @@
 # %% [markdown]
 # # Compare the runtimes of a run
 # How much more does one runtime cost than another, and how sure is that?
-# Set `RUN` to a run directory; without it the recorded reference run is shown.
 
 # %%
-import sys
-from pathlib import Path
+from harness import notebook
 
-import harness
-from harness.charts import style
-
-HERE = Path(__file__).parent if "__file__" in globals() else Path.cwd()
-ARGUMENTS = sys.argv[1:] if "__file__" in globals() else []
-RUN = Path(ARGUMENTS[0]) if ARGUMENTS else max((HERE.parent / "results" / "reference").glob("*/run.json")).parent
-CHARTS = Path(ARGUMENTS[1]) if len(ARGUMENTS) > 1 else None
-
-run = harness.load(RUN)
-gated = run.meta.headline
-
-
-def show(axes, name):
-    """Show a chart in the notebook; save it where the command line asks for it."""
-    picture = style.to_png(axes.figure)
-    if CHARTS is not None:
-        CHARTS.mkdir(parents=True, exist_ok=True)
-        (CHARTS / f"{name}.png").write_bytes(picture)
-    elif "__file__" not in globals():
-        from IPython.display import Image, display
-
-        display(Image(picture, width=720, alt=f"{axes.get_title()} ({run.meta.run_id})"))
-
+RUNS = []  # directories of runs, the one to explain first; none: those recorded in results/reference
+page = notebook.Page(RUNS)
+run = page.run
 
 # %% [markdown]
 # ## Every trial
@@ -44,7 +23,7 @@ def show(axes, name):
 # distribution). Where dots lie in two heaps, a median says little: look at the distribution below.
 
 # %%
-show(run.plot.values(), "values")
+page.try_show(run.plot.values, "one dot a trial, median with its 95 % interval")
 
 # %% [markdown]
 # ## Against the control
@@ -52,25 +31,30 @@ show(run.plot.values(), "values")
 # moment of the host falls on both sides. The interval is exact (signed ranks); `1x` means no difference.
 
 # %%
-show(run.plot.paired(), "paired")
+page.try_show(run.plot.paired, "one dot a block, Hodges-Lehmann estimate with its exact 95 % interval")
 
 # %%
-found = run.compare()
-found.loc[[gated]].round(3)
+page.measured(run.meta.headline)
 
 # %% [markdown]
 # ## Distribution and order
 # A slope over the run is drift; a red edge is a trial during which the host was disturbed. Nothing was dropped.
 
 # %%
-show(run.plot.ecdf(), "ecdf")
+page.try_show(run.plot.ecdf, "share of trials at or below each value")
 
 # %%
-show(run.plot.order(), "order")
+page.try_show(run.plot.order, "values in the order in which trials ran")
 
 # %% [markdown]
 # ## All metrics
 # `p_holm` is corrected for the number of rows: among so many comparisons some small p is to be expected by chance.
 
 # %%
-found[["kind", "effect", "lo", "hi", "n", "p_holm"]].round(3)
+found = run.compare().reset_index()
+page.table(
+    ("metric", "runtime", "kind", "effect", "from", "to", "n", "p_holm"),
+    [(row.metric, row.runtime, row.kind, *(f"{x:.4g}" for x in (row.effect, row.lo, row.hi)), str(row.n), f"{row.p_holm:.2g}")
+     for row in found.itertuples()],
+    "all metrics",
+)

@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
 #     text_representation:
 #       format_name: percent
 # ---
@@ -8,35 +9,19 @@
 # %% [markdown]
 # # Where a start spends its time
 # From `requested` to `ready`, milestone by milestone, all on the host's clock.
-# Set `RUN` to a run directory; without it the recorded reference run is shown.
 
 # %%
-import sys
-from pathlib import Path
+from harness import notebook
 
-import harness
-from harness.charts import style
+RUNS = []  # directories of runs, the one to explain first; none: those recorded in results/reference
+page = notebook.Page(RUNS)
+run = page.run
 
-HERE = Path(__file__).parent if "__file__" in globals() else Path.cwd()
-ARGUMENTS = sys.argv[1:] if "__file__" in globals() else []
-RUN = Path(ARGUMENTS[0]) if ARGUMENTS else max((HERE.parent / "results" / "reference").glob("*/run.json")).parent
-CHARTS = Path(ARGUMENTS[1]) if len(ARGUMENTS) > 1 else None
+# %% [markdown]
+# ## How long until ready
 
-run = harness.load(RUN)
-gated = run.meta.headline
-
-
-def show(axes, name):
-    """Show a chart in the notebook; save it where the command line asks for it."""
-    picture = style.to_png(axes.figure)
-    if CHARTS is not None:
-        CHARTS.mkdir(parents=True, exist_ok=True)
-        (CHARTS / f"{name}.png").write_bytes(picture)
-    elif "__file__" not in globals():
-        from IPython.display import Image, display
-
-        display(Image(picture, width=720, alt=f"{axes.get_title()} ({run.meta.run_id})"))
-
+# %%
+page.try_show(lambda: run.plot.values("startup.ready"), "one dot a start, median with its 95 % interval")
 
 # %% [markdown]
 # ## Phases
@@ -45,16 +30,13 @@ def show(axes, name):
 
 # %%
 for name in run.meta.runtimes:
-    show(run.plot.phases(name), f"phases-{name}")
+    page.try_show(lambda name=name: run.plot.phases(name), f"medians of the milestones of {name}")
 
 # %% [markdown]
 # ## Milestones in numbers
-# Medians in ms since `requested`.
 
 # %%
-medians = run.summary()["median"].unstack("runtime")
-milestones = medians[medians.index.str.startswith("startup.")] / 1e6
-milestones.round(2)
+page.measured("startup.")
 
 # %% [markdown]
 # ## What the marks themselves cost
@@ -62,4 +44,4 @@ milestones.round(2)
 # paid. In a VM only the part above the quickest mark can be told: guest clocks are never subtracted from the host's.
 
 # %%
-(medians[medians.index.str.startswith("marker.")] / 1e3).round(1)
+page.measured("marker.")

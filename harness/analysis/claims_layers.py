@@ -170,8 +170,10 @@ def _written_roots(found: Evidence) -> Row | None:
         texts[boundary].append(f"{name}: {', '.join(sizes)}")
     words = {side: f"first write to a file by its size: {'; '.join(parts)}" for side, parts in texts.items() if parts}
     reason = "the layers and a writable one above them were one root, and the workload wrote to it"
-    short = f"copy-up of 4 KiB {found.text(overlays[0], _FIRST_WRITE)}"
-    return Row(words.get("vm", "not measured in a VM"), words["container"], "holds", reason, short=("", short))
+    disk = next((name for name in found.arms(boundary="vm") if found.median(name, _FIRST_WRITE) is not None), None)
+    short = tuple(f"copy-up of 4 KiB {found.text(arm, _FIRST_WRITE)}" if arm else "" for arm in (disk, overlays[0]))
+    vm = words.get("vm", "not measured in a VM")
+    return Row(vm, words["container"], "holds", reason, short=(short[0], short[1]))
 
 
 def _is_overlay(found: Evidence, name: str) -> bool:

@@ -38,8 +38,22 @@ def history_chart(
     return figure
 
 
+def new_panel(ax: Axes | None) -> Axes:
+    """Return `ax`, or axes of a new figure of one panel's size."""
+    if ax is not None:
+        return ax
+    with style.look():
+        axes: Axes = style.new_figure(*_PANEL_INCHES).add_subplot()
+    return axes
+
+
 def draw_history(axes: Axes, judged: Judged, *, margin: float, accepted: Mapping[str, str]) -> Axes:
     """Draw one series on `axes` and return them."""
+    with style.look():
+        return _draw(axes, judged, margin, accepted)
+
+
+def _draw(axes: Axes, judged: Judged, margin: float, accepted: Mapping[str, str]) -> Axes:
     series = judged.series
     first = max(0, len(series.points) - RUNS_SHOWN)
     places = list(range(first, len(series.points)))

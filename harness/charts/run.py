@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from harness.analysis.statistics import median, median_estimate, paired_ratio
 from harness.charts import style
 from harness.errors import UsageError
-from harness.model.milestones import DOCS, LADDER, REQUESTED
 from harness.model.records import RunRecord, TrialRecord
 
 Records = Sequence[TrialRecord]
 Blocks = Mapping[int, float]
 _LOG_FROM_RATIO = 8.0
 _JITTER = 0.22
+_MARKS = "dots: trials, diamond: estimate, line: 95 % interval"
 _WIDTH_INCHES = 5.4  # so that letters stay readable where a phone shrinks it
 
 
@@ -51,14 +51,16 @@ def label(records: Records, runtime: str) -> str:
     return f"{runtime} ({'+'.join(names)})" if names else runtime
 
 
-def _axes(ax: Axes | None, rows: int) -> Axes:
+def new_axes(ax: Axes | None, rows: int) -> Axes:
+    """Return `ax`, or axes of a new figure that is high enough for as many rows."""
     if ax is not None:
         return ax
     axes: Axes = style.new_figure(_WIDTH_INCHES, 1.25 + 0.5 * rows).add_subplot()
     return axes
 
 
-def _unit(run: RunRecord, metric: str) -> str:
+def unit_of(run: RunRecord, metric: str) -> str:
+    """Return the unit of a metric, empty where the run does not know it."""
     return str(run.metrics.get(metric, {}).get("unit", ""))
 
 
@@ -67,7 +69,7 @@ def _arrow(run: RunRecord, metric: str) -> str:
     return {"lower": "lower is better", "higher": "higher is better"}.get(better, "")
 
 
-def _scale(axes: Axes, values: Sequence[float], unit: str, which: Literal["x", "y"] = "x") -> None:
+def set_scale(axes: Axes, values: Sequence[float], unit: str, which: Literal["x", "y"] = "x") -> None:
     """Use a logarithmic axis where values differ by a large factor; its labels are round in the unit."""
     axis: Any = axes.xaxis if which == "x" else axes.yaxis
     positive = [value for value in values if value > 0]
@@ -78,10 +80,12 @@ def _scale(axes: Axes, values: Sequence[float], unit: str, which: Literal["x", "
         subs = (1.0, 3.0) if base == 10.0 and decades < 2 else (1.0,)
         axis.set_major_locator(LogLocator(base=base, subs=subs, numticks=6))
         axis.set_minor_formatter(NullFormatter())
+    elif unit == "bytes" and max(values) > min(values):
+        axis.set_major_locator(style.byte_locator(max(values) - min(values)))
     axis.set_major_formatter(style.ratio_formatter() if unit == "ratio to control" else style.unit_formatter(unit))
 
 
-def _offset(place: int, count: int) -> float:
+def draw_offset(place: int, count: int) -> float:
     """Return where a dot lies above or below its row, the same each time: trials in their order, top to bottom."""
     return _JITTER * (1 - 2 * place / max(1, count - 1)) if count > 1 else 0.0
 
@@ -90,18 +94,18 @@ def values(run: RunRecord, records: Records, metric: str = "startup.ready", ax: 
     """Draw each trial's value as a dot, one row a runtime, with the median and its 95 % interval."""
     found = series(run, records, metric)
     with style.look():
-        axes = _axes(ax, len(found))
+        axes = new_axes(ax, len(found))
         colours = style.colours(run.runtimes)
         names = list(found)
         for row, runtime in enumerate(reversed(names)):
             own = list(found[runtime].values())
-            axes.scatter(own, [row + _offset(n, len(own)) for n in range(len(own))], s=16, alpha=0.55,
+            axes.scatter(own, [row + draw_offset(n, len(own)) for n in range(len(own))], s=16, alpha=0.55,
                          color=colours[runtime], linewidths=0)  # fmt: skip
             _interval(axes, row, median_estimate(own))
         _rows(axes, [label(records, runtime) for runtime in reversed(names)])
-        _scale(axes, [value for own in found.values() for value in own.values()], _unit(run, metric))
-        axes.set_xlabel(f"{metric}, {_arrow(run, metric)}".rstrip(", "))
-        axes.set_title(f"{metric}: trials, median, 95 % interval")
+        set_scale(axes, [value for own in found.values() for value in own.values()], unit_of(run, metric))
+        axes.set_xlabel(f"{metric}, {_arrow(run, metric)}".rstrip(", ") + f"\n{_MARKS}")
+        style.title(axes, f"{metric}: trials and medians")
     return axes
 
 
@@ -129,17 +133,17 @@ def paired(run: RunRecord, records: Records, metric: str = "startup.ready", ax: 
     if not kept:
         raise UsageError(f"paired: {metric}: no runtime has it in a block with the control {run.control}")
     with style.look():
-        axes = _axes(ax, len(kept))
+        axes = new_axes(ax, len(kept))
         colours = style.colours(run.runtimes)
         for row, (runtime, own) in enumerate(reversed(kept.items())):
-            axes.scatter(own, [row + _offset(n, len(own)) for n in range(len(own))], s=16, alpha=0.55,
+            axes.scatter(own, [row + draw_offset(n, len(own)) for n in range(len(own))], s=16, alpha=0.55,
                          color=colours[runtime], linewidths=0)  # fmt: skip
             _interval(axes, row, paired_ratio(own))
         axes.axvline(1.0, color=style.INK, linewidth=1, linestyle=":")
         _rows(axes, [label(records, runtime) for runtime in reversed(kept)])
-        _scale(axes, [1.0, *(value for own in kept.values() for value in own)], "ratio to control")
-        axes.set_xlabel(f"ratio to {run.control} of the same block, {_arrow(run, metric)}".rstrip(", "))
-        axes.set_title(f"{metric} against {run.control}: 95 % interval")
+        set_scale(axes, [1.0, *(value for own in kept.values() for value in own)], "ratio to control")
+        axes.set_xlabel(f"ratio within a block, {_arrow(run, metric)}".rstrip(", ") + f"\n{_MARKS}")
+        style.title(axes, f"{metric} against {run.control}")
     return axes
 
 
@@ -147,18 +151,18 @@ def ecdf(run: RunRecord, records: Records, metric: str = "startup.ready", ax: Ax
     """Draw the share of trials at or below each value, one line a runtime."""
     found = series(run, records, metric)
     with style.look():
-        axes = _axes(ax, 4)
+        axes = new_axes(ax, 4)
         colours, shapes = style.colours(run.runtimes), style.markers(run.runtimes)
         for runtime, own in found.items():
             ordered = sorted(own.values())
             shares = [(place + 1) / len(ordered) for place in range(len(ordered))]
             axes.step([ordered[0], *ordered], [0.0, *shares], where="post", color=colours[runtime], linewidth=1.6,
                       marker=shapes[runtime], markersize=4, label=label(records, runtime))  # fmt: skip
-        _scale(axes, [value for own in found.values() for value in own.values()], _unit(run, metric))
+        set_scale(axes, [value for own in found.values() for value in own.values()], unit_of(run, metric))
         axes.set_xlabel(f"{metric}, {_arrow(run, metric)}".rstrip(", "))
         axes.set_ylabel("share of trials")
         axes.set_ylim(0, 1.02)
-        axes.set_title(f"{metric}: distribution")
+        style.title(axes, f"{metric}: distribution")
         axes.legend(loc="best")
     return axes
 
@@ -167,7 +171,7 @@ def order(run: RunRecord, records: Records, metric: str = "startup.ready", ax: A
     """Draw values in the order in which trials ran, with warm-up, disturbed and failed trials told apart."""
     series(run, records, metric)
     with style.look():
-        axes = _axes(ax, 4)
+        axes = new_axes(ax, 4)
         colours, shapes = style.colours(run.runtimes), style.markers(run.runtimes)
         ran = sorted(records, key=lambda record: (record.spec.block, record.spec.order))
         for runtime in run.runtimes:
@@ -180,49 +184,11 @@ def order(run: RunRecord, records: Records, metric: str = "startup.ready", ax: A
             failed = [place for place, record in own if record.status != "ok"]
             axes.plot(failed, [0.02] * len(failed), "x", color=style.ALARM, transform=axes.get_xaxis_transform())
             axes.plot([], [], shapes[runtime], color=colours[runtime], label=label(records, runtime))
-        _scale(axes, [float(r.metrics[metric].value) for r in ran if metric in r.metrics], _unit(run, metric), "y")
+        set_scale(axes, [float(r.metrics[metric].value) for r in ran if metric in r.metrics], unit_of(run, metric), "y")
         axes.set_xlabel("trial, in order (hollow: warm-up, red edge: disturbed, x: failed)")
         axes.set_ylabel(metric)
-        axes.set_title(f"{metric} over the run")
+        style.title(axes, f"{metric} over the run")
         axes.legend(loc="best")
-    return axes
-
-
-def milestones(records: Records, runtime: str) -> dict[str, float]:
-    """Return the median time of each milestone since `requested`, in ns, in the order of the ladder, up to ready."""
-    own = [r for r in records if r.spec.runtime == runtime and r.status == "ok" and not r.spec.warmup]
-    names = [name for name in LADDER[: LADDER.index("ready") + 1] if name != REQUESTED]
-    found = {name: [float(r.marks[name]) for r in own if name in r.marks] for name in names}
-    return {name: median(times) for name, times in found.items() if times}
-
-
-def phases(run: RunRecord, records: Records, runtime: str, ax: Axes | None = None) -> Axes:
-    """Draw what a start is made of, as a waterfall: from each milestone to the next, by the medians of both.
-
-    Raises: UsageError for a runtime without milestones.
-    """
-    marks = milestones(records, runtime)
-    if not marks:
-        raise UsageError(f"phases: {runtime}: no milestones in this run", hint=f"known: {', '.join(run.runtimes)}")
-    with style.look():
-        axes = _axes(ax, len(marks))
-        begin, rows = 0.0, list(marks.items())
-        total = max(marks.values())
-        for row, (_name, end) in enumerate(rows):
-            axes.barh(row, max(0.0, end - begin), left=begin, height=0.62, color=style.COLOURS[row % 6])
-            text = style.unit_formatter("ns")(max(0.0, end - begin), None)
-            inside = end > 0.75 * total
-            axes.annotate(text, (begin if inside else end, row), (-4 if inside else 4, 0), va="center", fontsize=9,
-                          textcoords="offset points", ha="right" if inside else "left")  # fmt: skip
-            begin = max(begin, end)
-        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-        axes.invert_yaxis()
-        axes.set_xlim(0, total * 1.02)
-        axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.xaxis.set_major_formatter(style.unit_formatter("ns"))
-        axes.set_xlabel("since requested, host's clock, medians")
-        axes.set_title(f"{label(records, runtime)}: from {REQUESTED} to {rows[-1][0]}")
     return axes
 
 
@@ -295,15 +261,8 @@ def _property_text(cell: _Property, definition: Mapping[str, str]) -> str:
 
 def describe(run: RunRecord, records: Records, metric: str) -> str:
     """Return a chart of values in words: each runtime's median in the metric's unit."""
-    unit = style.unit_formatter(_unit(run, metric))
+    unit = style.unit_formatter(unit_of(run, metric))
     parts = [
         f"{label(records, r)} {unit(median(list(v.values())), None)}" for r, v in series(run, records, metric).items()
     ]
     return f"medians of {metric}: {', '.join(parts)}"
-
-
-def milestone_words(records: Records, runtime: str) -> str:
-    """Return a waterfall in words."""
-    unit = style.unit_formatter("ns")
-    parts = [f"{name} after {unit(at, None)} ({DOCS[name]})" for name, at in milestones(records, runtime).items()]
-    return f"{label(records, runtime)}: {'; '.join(parts)}"

@@ -7,21 +7,25 @@ say. Only `harness.charts` imports matplotlib.
 from __future__ import annotations
 
 import io
+import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from harness.model.units import format_bytes, format_ns
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333", "#999999")
 MARKERS = "osD^vPX*"
 INK, FAINT, GRID, ALARM = "#333333", "#bbbbbb", "#e6e6e6", "#c1272d"
 DPI = 150
+_TITLE_LETTERS = 38
 _RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10.0,
@@ -71,6 +75,16 @@ def unit_formatter(unit: str) -> FuncFormatter:
     formats = {"ns": format_ns, "bytes": format_bytes}
     plain = formats.get(unit)
     return FuncFormatter(lambda value, _place: plain(value) if plain else f"{value:g}")
+
+
+def title(axes: Axes, text: str) -> None:
+    """Set the title of axes, in as many lines as it needs beside long names at the left."""
+    axes.set_title("\n".join(textwrap.wrap(text, _TITLE_LETTERS, break_on_hyphens=False)))
+
+
+def byte_locator(span_bytes: float) -> MultipleLocator:
+    """Return where ticks of a linear axis of bytes are: at multiples of a power of two, about five of them."""
+    return MultipleLocator(2.0 ** max(0, round(math.log2(max(1.0, span_bytes) / 5))))
 
 
 def ratio_formatter() -> FuncFormatter:

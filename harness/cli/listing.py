@@ -11,11 +11,11 @@ import click
 from harness import plugins
 from harness.cli._output import print_json, print_table
 
-Kind = Literal["backends", "workloads", "probes", "studies", "metrics", "formats", "runs"]
+Kind = Literal["backends", "workloads", "probes", "studies", "metrics", "formats", "notebooks", "runs"]
 Row = dict[str, Any]
 
 
-@click.command("list", short_help="List backends, workloads, probes, studies, metrics or runs.")
+@click.command("list", short_help="List backends, workloads, probes, studies, metrics, notebooks or runs.")
 @click.argument("what", type=click.Choice(get_args(Kind)))
 @click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where runs are."
@@ -38,6 +38,7 @@ def listing(*, what: Kind, results: Path, as_json: bool) -> None:
         "studies": lambda: _plugins("studies"),
         "formats": lambda: _plugins("report"),
         "metrics": _metrics,
+        "notebooks": _notebooks,
         "runs": lambda: _runs(results),
     }
     rows = list(sources[what]())
@@ -75,6 +76,13 @@ def _metrics_of(group: plugins.Group, name: str) -> Iterator[Row]:
             "name": metric.name, "unit": metric.unit.value, "better": metric.better.value,
             "assume": metric.assume.value, "doc": metric.doc,
         }  # fmt: skip
+
+
+def _notebooks() -> Iterator[Row]:
+    from harness.report import _notebook as notebooks  # noqa: PLC0415
+
+    for name, path in sorted(notebooks.known().items()):
+        yield {"name": name, "doc": notebooks.doc(path)}
 
 
 def _runs(results: Path) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import click
 from harness import plugins
 from harness.analysis.findings import KILLED
 from harness.analysis.summary import analyse
-from harness.errors import StoreError
+from harness.errors import StoreError, UsageError
 from harness.interfaces import Renderer
 from harness.model.records import RunRecord
 from harness.model.report import Finding, Report
@@ -64,10 +65,18 @@ def gated_metrics(directory: RunDirectory) -> tuple[str, ...]:
     "--format", "format_name", default="terminal", show_default=True, help="terminal, html, markdown, csv, json, ..."
 )
 @click.option("--all", "everything", is_flag=True, help="In the terminal format too, every metric with its interval.")
-@click.option("--notebook", default="compare", show_default=True, help="Which, with --format notebook.")
+@click.option(
+    "--notebook", default="compare", show_default=True, help="Which, with --format notebook: harness list notebooks."
+)
+@click.option("--also", multiple=True, metavar="RUN", help="A further run for a notebook. Repeat it.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="A setting of a notebook: language=de, history=DIR. Repeat it.")  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead of stdout.")
 @_RESULTS
-def report(*, run: str, format_name: str, everything: bool, notebook: str, output: Path | None, results: Path) -> None:
+def report(  # noqa: PLR0913  (click passes every option)
+    *, run: str, format_name: str, everything: bool, notebook: str, also: tuple[str, ...], settings: tuple[str, ...],
+    output: Path | None, results: Path,
+) -> None:  # fmt: skip
     """Show a run again: RUN is its directory, its id, the beginning or end of its id, or 'latest'.
 
     Formats: terminal, html, markdown (md), csv, json, latex, junit, gab-smaller, gab-bigger (github-action-benchmark),
@@ -81,11 +90,15 @@ def report(*, run: str, format_name: str, everything: bool, notebook: str, outpu
     harness report latest --format md --output summary.md
     harness report latest --format html --output report.html
     harness report latest --format notebook --notebook startup --output startup.ipynb     or .html
+    harness report QUICKSTART_RUN --also LAYERS_RUN --format notebook --notebook vergleich --set language=de
     """
     directory = RunDirectory.open(find_run(results, run))
     if format_name == "notebook":
-        write_report(_notebook(directory, notebook, output), output)
+        runs = [directory.path, *(RunDirectory.open(find_run(results, one)).path for one in also)]
+        write_report(_notebook(notebook, runs, settings, output), output)
         return
+    if also or settings:
+        raise UsageError("--also, --set: these are for --format notebook")
     renderer: Renderer
     if format_name == TerminalRenderer.name:
         renderer = TerminalRenderer(everything=everything, gated=gated_metrics(directory))
@@ -94,10 +107,11 @@ def report(*, run: str, format_name: str, everything: bool, notebook: str, outpu
     write_report(renderer.render(load_report(directory)), output)
 
 
-def _notebook(directory: RunDirectory, name: str, output: Path | None) -> str:
+def _notebook(name: str, runs: Sequence[Path], settings: Sequence[str], output: Path | None) -> str:
     from harness.report import _notebook as notebooks  # noqa: PLC0415
 
-    executed = notebooks.execute(name, directory.path)
+    pairs = dict(one.partition("=")[::2] for one in settings)
+    executed = notebooks.execute(name, runs, pairs)
     return notebooks.as_html(executed) if output and output.suffix == ".html" else notebooks.as_ipynb(executed)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.analysis.density import rows as density_rows
 from harness.analysis.significance import holm, signed_rank_p
 from harness.analysis.statistics import paired_difference, paired_ratio
 from harness.errors import StoreError, UsageError
@@ -113,6 +114,16 @@ class Run:
         adjusted = holm({str(place): p for place, p in enumerate(frame["p"])})
         frame["p_holm"] = [adjusted[str(place)] for place in range(len(frame))]
         return frame.set_index(["metric", "runtime"])
+
+    @cached_property
+    def density(self) -> pd.DataFrame:
+        """What more and more instances took together: one row a trial, number of instances `n` and metric.
+
+        Columns: runtime, block, warmup, status, accelerator, n, metric, value, unit. Empty unless the scenario has
+        `density:`.
+        """
+        columns = ["runtime", "block", "warmup", "status", "accelerator", "n", "metric", "value", "unit"]
+        return pd.DataFrame(density_rows(self.records), columns=columns)
 
     @cached_property
     def noise(self) -> pd.DataFrame:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.model.records import RunRecord, TrialRecord
@@ -45,7 +46,7 @@ class Plots:
 
     def phases(self, runtime: str | None = None, *, ax: Axes | None = None) -> Axes:
         """What a start of one runtime is made of, as a waterfall; the last runtime where none is named."""
-        from harness.charts import run as charts  # noqa: PLC0415
+        from harness.charts import phases as charts  # noqa: PLC0415
 
         return charts.phases(self.run, self.records, runtime or self.run.runtimes[-1], ax)
 
@@ -54,3 +55,38 @@ class Plots:
         from harness.charts import run as charts  # noqa: PLC0415
 
         return charts.isolation(self.run, self.records, ax)
+
+    def memory(self, *, ax: Axes | None = None) -> Axes:
+        """What one instance takes of the host, account by account."""
+        from harness.charts import memory as charts  # noqa: PLC0415
+
+        return charts.ledger(self.run, self.records, ax)
+
+    def density(self, metric: str = "density.host", *, ax: Axes | None = None) -> Axes:
+        """One reading by the number of instances that ran at once, with what each further one adds."""
+        from harness.charts import memory as charts  # noqa: PLC0415
+
+        return charts.density(self.run, self.records, metric, ax)
+
+    def family(self, members: Mapping[str, str], title: str, *, ax: Axes | None = None) -> Axes:
+        """Several metrics of one unit side by side; `members` maps each to its label."""
+        from harness.charts import families as charts  # noqa: PLC0415
+
+        return charts.family(self.run, self.records, members, title, ax)
+
+    def history(
+        self, metric: str | None = None, runtime: str | None = None, *, root: str | Path = "history",
+        ax: Axes | None = None,
+    ) -> Axes:  # fmt: skip
+        """How a metric of one runtime moved over the runs of this scenario on this class of hosts.
+
+        `runtime` defaults to the first that is not the control. Raises: StoreError, UsageError without one.
+        """
+        from harness.charts.history import draw_history, new_panel  # noqa: PLC0415
+        from harness.results import trend  # noqa: PLC0415
+
+        run = self.run
+        other = next((name for name in run.runtimes if name != run.control), run.control)
+        host_class = str(run.host.get("class", ""))
+        found = trend.judged(run.scenario, runtime or other, metric or run.headline, Path(root), host_class)
+        return draw_history(new_panel(ax), found, margin=trend.MARGIN, accepted={})

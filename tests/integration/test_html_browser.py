@@ -14,7 +14,7 @@ from harness.results.store import RunDirectory
 
 pytestmark = pytest.mark.needs("chromium")
 
-(REFERENCE,) = (Path(__file__).parents[2] / "results" / "reference").iterdir()
+(REFERENCE,) = (Path(__file__).parents[2] / "results" / "reference").glob("*-quickstart-*")
 
 LOOK = (Path(__file__).parents[1] / "data" / "look_at_page.js").read_text()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from harness.cli.main import run
 
-(REFERENCE,) = (Path(__file__).parents[2] / "results" / "reference").iterdir()
+(REFERENCE,) = (Path(__file__).parents[2] / "results" / "reference").glob("*-quickstart-*")
 
 
 def test_a_bundle_can_be_read_again(tmp_path, monkeypatch, capsys):

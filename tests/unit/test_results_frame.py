@@ -16,7 +16,7 @@ from harness.results.store import RunDirectory
 from tests.example_run import example_run, example_trials
 
 TRIALS = example_trials()
-(REFERENCE,) = (Path(__file__).parents[2] / "results" / "reference").iterdir()
+(REFERENCE,) = (Path(__file__).parents[2] / "results" / "reference").glob("*-quickstart-*")
 
 
 @pytest.fixture(scope="module")
