@@ -179,7 +179,7 @@ def _runtimes(loaded: LoadedScenario, scenario: Scenario, former: RunDirectory |
         former.check_same_image(tree.digest)
     workload = plugins.load("workloads", scenario.workload.kind)
     families = tuple(plugins.load("probes", name) for name in scenario.metrics if not scenario.density)
-    probes = probes_with(workload, families, scenario.workload.options, tree.path)
+    probes = probes_with(workload, families, scenario.workload.options, tree)
     specs = resolve.arm_specs(scenario, workload, tree, loaded.base_dir)
     reported = workload.metrics[0].name if workload.metrics else ""
     if scenario.density is not None:

@@ -14,10 +14,11 @@ from harness.host import process
 from harness.host.netns import RunNetwork
 from harness.interfaces import Instance
 from harness.load import cpu_time, generator
+from harness.model.spec import RootTree
 from harness.model.work import Did, Load, Served
 
 _CLIENT_BYTES = 256 << 20
-_CLIENT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/tmp"}
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class InstanceSite:
@@ -27,7 +28,7 @@ class InstanceSite:
     to be installed on the host, and its version is that of the image.
     """
 
-    def __init__(self, instance: Instance, network: RunNetwork | None, tree: Path, scratch: Path) -> None:
+    def __init__(self, instance: Instance, network: RunNetwork | None, tree: RootTree, scratch: Path) -> None:
         self._instance = instance
         self._network = network
         self._tree = tree
@@ -48,9 +49,10 @@ class InstanceSite:
         if self._root is None:
             self._root = self._mount()
         with self._in_network():
+            env = {"PATH": _PATH, **self._tree.config.env, "LC_ALL": "C", "HOME": "/tmp"}
             start_ns = time.monotonic_ns()
             try:
-                done = process.run(["chroot", str(self._root), *argv], timeout_ns=timeout_ns, env=_CLIENT_ENV)
+                done = process.run(["chroot", str(self._root), *argv], timeout_ns=timeout_ns, env=env)
             except CommandError as error:
                 raise TrialError(f"client: {error.message}") from error
             took_ns = time.monotonic_ns() - start_ns
@@ -83,7 +85,7 @@ class InstanceSite:
 
     def _mount(self) -> Path:
         try:
-            return Path(hostroot.mount_root(str(self._scratch), str(self._tree), _CLIENT_BYTES))
+            return Path(hostroot.mount_root(str(self._scratch), str(self._tree.path), _CLIENT_BYTES))
         except ContainerError as error:
             raise TrialError(f"client: {error}") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.backends import _network
@@ -14,6 +13,7 @@ from harness.host.paths import runtime_dir
 from harness.interfaces import Driven, Emit, Instance
 from harness.load.site import InstanceSite
 from harness.model.metrics import Metric
+from harness.model.spec import RootTree
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -25,7 +25,7 @@ class Driver:
 
     workload: Driven
     options: BaseModel
-    tree: Path
+    tree: RootTree
     token: str = ""
 
     def within(self, token: str) -> Driver:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import TrialError
 from harness.interfaces import Driven, Emit, Instance, Probe, Workload
 from harness.model.metrics import Metric
+from harness.model.spec import RootTree
 from harness.trials.driven import Driver
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Reported:
 
 
 def probes_with(
-    workload: Workload, probes: tuple[Probe, ...], options: BaseModel | None = None, tree: Path = Path()
+    workload: Workload, probes: tuple[Probe, ...], options: BaseModel | None = None, tree: RootTree | None = None
 ) -> tuple[Probe, ...]:
     """Return the probes of a run; what the workload itself says comes first, if it says anything.
 
@@ -62,6 +62,7 @@ def probes_with(
     """
     if isinstance(workload, Driven):
         assert options is not None
+        assert tree is not None
         return (Driver(workload, options, tree), *probes)
     return (Reported(workload), *probes) if workload.metrics else probes
 

@@ -24,7 +24,7 @@ class Options(_driven.InsideOptions):
     """`workload: {kind: compile}`"""
 
     build: Strings = Field(
-        default=("make", "-s", "-B", "-C", "/src", "lua", "CFLAGS=-O1 -DLUA_USE_POSIX"), min_length=1,
+        default=("make", "-s", "-B", "-C", "/src", "lua", "CFLAGS=-O0 -DLUA_USE_POSIX"), min_length=1,
         description="what builds all of it; default: Lua, as images/packages/compile.Containerfile has it",
     )  # fmt: skip
     run: Strings = Field(

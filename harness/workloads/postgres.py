@@ -24,6 +24,7 @@ LATENCY = {
     for name in ("p50", "p99", "max")
 }
 _LOG = "/tmp/pgbench"
+READY = "database system is ready to accept connections"
 _DONE = re.compile(r"^number of transactions actually processed: (\d+)", re.MULTILINE)
 _TPS = re.compile(r"^tps = ([0-9.]+) \(without initial connection time\)", re.MULTILINE)
 
@@ -43,14 +44,14 @@ class Options(CommonOptions):
 
 class _Postgres:
     name = "postgres"
-    doc = "a PostgreSQL server under pgbench; ready when it accepts. The rows that it holds afterwards are counted"
+    doc = "a PostgreSQL server under pgbench; ready when it says so. The rows that it holds afterwards are counted"
     options = Options
     network: NetworkKind | None = "bridge"
     metrics = (RATE, *LATENCY.values(), CPU)
 
     def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
         assert isinstance(options, Options)
-        return compile_common(options, image, Ready("tcp", port=options.port))
+        return compile_common(options, image, Ready("line", text=READY))
 
     def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
         """Everything is measured while it serves."""
