@@ -16,7 +16,7 @@ from harness.container import cgroups, syscalls
 from harness.errors import CapabilityError
 from harness.host.paths import runtime_dir
 
-_COVERED = ("/run", "/dev/shm")
+_COVERED = {"/run": "mode=0755", "/dev/shm": "mode=1777"}
 T = TypeVar("T")
 
 
@@ -49,9 +49,9 @@ class Aside:
         runs.mkdir(parents=True, exist_ok=True)
         fd = os.open(runs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for place in _COVERED:
+            for place, mode in _COVERED.items():
                 if Path(place).is_dir():
-                    syscalls.mount("tmpfs", place, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755")
+                    syscalls.mount("tmpfs", place, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, mode)
             if not runs.exists():
                 runs.mkdir(parents=True)
                 syscalls.mount(f"/proc/self/fd/{fd}", str(runs), None, syscalls.MS_BIND | syscalls.MS_REC)

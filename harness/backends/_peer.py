@@ -25,6 +25,7 @@ from harness.backends._command import Running
 from harness.backends._door import Door
 from harness.backends._peer_container import PeerContainer
 from harness.container import cgroups, hostroot, syscalls
+from harness.container.cgroups import Group
 from harness.container.runtime import end_group
 from harness.errors import BackendError, CapabilityError, HarnessError
 from harness.host import process
@@ -95,11 +96,15 @@ class Wants:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What every start of an arm stands on, made before its recipe: where, with which limits, mounts and network."""
+    """What every start of an arm stands on, made before its recipe: where, with which limits, mounts and network.
+
+    `layout` are the cgroup trees that are seen aside.
+    """
 
     spec: ArmSpec
     kit: _local.Kit
     aside: Aside
+    layout: cgroups.Layout
     network: NetworkKind
 
     @property
@@ -183,7 +188,7 @@ class PeerArm:
                 hostroot.mount_overlay(
                     str(start.root.parent), str(ground.spec.tree.path), ground.limits.memory_bytes // 2
                 )
-            group = ground.kit.group(start.scratch.name) if wants.group else None
+            group = Group(ground.layout, f"{ground.kit.parent}/{start.scratch.name}") if wants.group else None
             with ExitStack() as inside:
                 if group is not None:
                     group.create(ground.kit.limits)
@@ -291,7 +296,10 @@ def prepare(
         undo.callback(sweep_groups, kit)
         aside = Aside(without_unified=without_unified)
         undo.callback(aside.close)
-        ground = Ground(spec, kit, aside, kind)
+        layout = aside.run(cgroups.detect)
+        with _local.translated(spec.runtime):
+            cgroups.prepare_parent(layout, kit.parent)
+        ground = Ground(spec, kit, aside, layout, kind)
         try:
             recipe = aside.run(make, ground)
         except CapabilityError as error:

@@ -9,8 +9,8 @@ import os
 import pwd
 import resource
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -19,6 +19,9 @@ from harness.backends import _peer
 from harness.backends._command import Command, Running
 from harness.backends._door import ARGV, INSIDE
 from harness.container import syscalls
+from harness.container.cgroups import Group
+from harness.container.errors import ContainerError
+from harness.container.runtime import end_group
 from harness.errors import CapabilityError, CommandError
 from harness.host.process import find_program, run
 from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
@@ -108,13 +111,30 @@ class _Recipe:
             undo.callback(self._remove_home)
             self._podman = [*self._prefix, str(find_program("podman")), *self._global_options()]
             self._image = f"localhost/harness:{ground.spec.tree.digest.rpartition(':')[2][:16]}"
-            try:
+            with self._held(undo):
                 self._import()
-                self.tree = Path(self._inspect("{{.GraphDriver.Data.UpperDir}}"))
+                self.tree = self._layer()
                 self.facts: Mapping[str, Json] = self._facts()
-            except CommandError as error:
-                raise CapabilityError(f"{ground.spec.runtime}: {error.message}", hint=error.hint) from error
-            undo.pop_all()
+            self._undo = undo.pop_all()
+
+    @contextmanager
+    def _held(self, undo: ExitStack) -> Iterator[None]:
+        """Have what prepares in a group, if it is rootless: its first command leaves a process that holds namespaces.
+
+        Raises: CapabilityError for what podman refuses.
+        """
+        runtime = self._ground.spec.runtime
+        try:
+            if not self._options.user:
+                yield
+                return
+            group = Group(self._ground.layout, f"{self._ground.kit.parent}/{runtime}.user")
+            group.create(None)
+            undo.callback(end_group, group)
+            with group.caller_inside():
+                yield
+        except (CommandError, ContainerError) as error:
+            raise CapabilityError(f"{runtime}: {error}") from error
 
     def _make_home(self) -> None:
         self._store.mkdir(parents=True)
@@ -137,7 +157,7 @@ class _Recipe:
     def _global_options(self) -> list[str]:
         places = [f"--{name}={_HOME}/{name}" for name in ("root", "runroot", "tmpdir", "volumepath")]
         runtime = [f"--runtime={self._options.runtime}"] if self._options.runtime else []
-        return [*places, "--cgroup-manager=cgroupfs", "--events-backend=none", *runtime]
+        return [*places, "--cgroup-manager=cgroupfs", "--events-backend=none", "--storage-driver=overlay", *runtime]
 
     def _import(self) -> None:
         self._ground.context.say(f"{self._ground.spec.runtime}: importing the image")
@@ -148,9 +168,13 @@ class _Recipe:
         run([*self._podman, "import", "--quiet", str(archive), self._image], timeout_ns=_TIMEOUT_NS)
         archive.unlink()
 
-    def _inspect(self, template: str) -> str:
-        done = run([*self._podman, "image", "inspect", "--format", template, self._image], timeout_ns=_TIMEOUT_NS)
-        return done.stdout.decode().strip()
+    def _layer(self) -> Path:
+        """Return the directory that holds the image's only layer. Raises: CapabilityError where podman tells none."""
+        words = ["image", "inspect", "--format", "{{.GraphDriver.Data.UpperDir}}", self._image]
+        path = Path(run([*self._podman, *words], timeout_ns=_TIMEOUT_NS).stdout.decode().strip())
+        if not path.is_absolute():
+            raise CapabilityError(f"podman: storage: does not tell where the image's layer is: {path}")
+        return path
 
     def _facts(self) -> dict[str, Json]:
         keys = ("Host.OCIRuntime.Name", "Host.OCIRuntime.Path", "Store.GraphDriverName", "Host.Conmon.Path")
@@ -178,7 +202,7 @@ class _Recipe:
             run([*self._podman, "rm", "--force", "--time", "0", start.name], timeout_ns=_FORCE_NS)
 
     def close(self) -> None:
-        self._remove_home()
+        self._undo.close()
 
 
 def _need_user(name: str) -> Capability:
@@ -223,7 +247,7 @@ class PodmanBackend:
             lambda ground: _Recipe(ground, options),
             wants=wants,
             refused=refused,
-            without_unified=not options.user,
+            without_unified=True,
         )
 
     def tokens(self) -> set[str]:
