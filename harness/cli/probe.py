@@ -30,6 +30,7 @@ from harness.model.metrics import Absent, Measurement, Metric
 from harness.model.spec import RootTree
 from harness.model.units import format_ns
 from harness.probes import _bracketing, surface
+from harness.probes import isolation as isolation_probe
 from harness.probes._surface import Missing, read_answer, section
 from harness.report._isolation import boundary_table, property_table
 from harness.trials import ownership
@@ -197,9 +198,19 @@ def _foreign(text: bytes) -> Look:
             if isinstance(outcome, Missing)
             else Measurement(metric, outcome.value, {"acts_on": acts_on, **outcome.labels})
         )
-    kernel = plugins.load("probes", "isolation").metrics[0]
-    found[kernel.name] = Measurement(kernel, int(shared), {"boot_id": boot_id})
+
+    def emit(item: Measurement | Absent) -> None:
+        found[item.metric.name] = item
+
+    inside = surface.as_inside(answer)
+    isolation_probe.tell(inside, lambda: _host_processes(inside), emit)
     return Look("container" if shared else "vm", None, found, {}, 0)
+
+
+def _host_processes(inside: Mapping[str, Any]) -> int:
+    """Return how many processes are seen where the pid namespace is the host's; none of them can be told from ours."""
+    shared = (inside.get("namespaces") or {}).get("pid") == str(Path("/proc/self/ns/pid").readlink())
+    return int(inside.get("processes") or 0) if shared else 0
 
 
 # -- what is printed -----------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ ABIS = ("x86_64", "i386", "x32")
 _LD, _LDX, _ST, _STX, _ALU, _JMP, _RET, _MISC = range(8)
 _ABSOLUTE, _IMMEDIATE, _MEMORY, _LENGTH = 0x20, 0x00, 0x60, 0x80
 _DATA_BYTES = 64  # sizeof(struct seccomp_data)
-_STEPS_MAX = 4096
 # SECCOMP_RET_*: action, what it means to a call. The lowest signed number of all filters wins.
 ALLOW, LOG, TRACE, NOTIFY = 0x7FFF0000, 0x7FFC0000, 0x7FF00000, 0x7FC00000
 ERRNO, TRAP, KILL_THREAD, KILL_PROCESS = 0x00050000, 0x00030000, 0x00000000, 0x80000000
@@ -130,7 +129,7 @@ class _Machine:
 def run(program: Program, words: Sequence[int]) -> int:
     """Return what one filter says about a call. Raises: ValueError for a program that no kernel would take."""
     machine, at = _Machine(words), 0
-    for _ in range(_STEPS_MAX):
+    while at < len(program):  # jumps go forward only
         code, if_true, if_false, value = program[at]
         kind = code & 7
         if kind == _RET:

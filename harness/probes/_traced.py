@@ -48,6 +48,8 @@ def during(tids: Sequence[int], pids: Sequence[int], work: Callable[[], None]) -
             if tracer.poll() is None:
                 tracer.send_signal(signal.SIGINT)
             tracer.wait(_END_S)
+        if not out.exists():
+            raise HarnessError("strace: wrote nothing")
         return parse(out.read_text(errors="replace"))
 
 

@@ -176,6 +176,8 @@ def emulated(instance: Instance) -> Mapping[Metric, Outcome]:
 
 
 def _used(instance: Instance, pids: Sequence[int]) -> Outcome:
+    if not pids:
+        return Missing("absent", "it has no process")
     failed: list[str] = []
 
     def work() -> None:

@@ -6,7 +6,7 @@ labelled `acts_on: own kernel`, and what has no meaning across two kernels (name
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def _foreign(seen: Mapping[str, Json], instance: Instance) -> int:
     return min(counts)
 
 
-def _emit_view(seen: Mapping[str, Json], instance: Instance, acts_on: str, emit: Emit) -> None:
+def _emit_view(seen: Mapping[str, Json], foreign: Callable[[], int], acts_on: str, emit: Emit) -> None:
     devices = seen.get("devices")
     if isinstance(devices, dict):
         count = int(_text(devices, "character") or 0) + int(_text(devices, "block") or 0)
@@ -125,12 +125,23 @@ def _emit_view(seen: Mapping[str, Json], instance: Instance, acts_on: str, emit:
     if acts_on == "own kernel":
         emit(Measurement(PROCESSES, 0, {"basis": "own kernel", "processes": visible}))
     else:
-        foreign = _foreign(seen, instance)
-        emit(Measurement(PROCESSES, int(foreign > 0), {"processes": visible, "host_processes": str(foreign)}))
+        count = foreign()
+        emit(Measurement(PROCESSES, int(count > 0), {"processes": visible, "host_processes": str(count)}))
     if interfaces:
         emit(Measurement(INTERFACES, int(interfaces), {"acts_on": acts_on}))
     else:
         emit(Absent(INTERFACES, "/proc/net/dev inside could not be read"))
+
+
+def tell(seen: Mapping[str, Json], foreign: Callable[[], int], emit: Emit) -> None:
+    """Emit every metric from what is seen inside; `foreign` counts the host's processes that can be seen there."""
+    host_boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    shared = _text(seen, "boot_id") == host_boot_id
+    acts_on = "host kernel" if shared else "own kernel"
+    emit(Measurement(KERNEL_SHARED, int(shared), {"kernel": _text(seen, "kernel")}))
+    _emit_namespaces(seen, shared=shared, emit=emit)
+    _emit_privileges(seen, acts_on, emit)
+    _emit_view(seen, foreign, acts_on, emit)
 
 
 class IsolationProbe:
@@ -144,13 +155,7 @@ class IsolationProbe:
     @contextmanager
     def watch(self, instance: Instance, emit: Emit) -> Iterator[None]:
         seen = instance.inside()
-        host_boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        shared = _text(seen, "boot_id") == host_boot_id
-        acts_on = "host kernel" if shared else "own kernel"
-        emit(Measurement(KERNEL_SHARED, int(shared), {"kernel": _text(seen, "kernel")}))
-        _emit_namespaces(seen, shared=shared, emit=emit)
-        _emit_privileges(seen, acts_on, emit)
-        _emit_view(seen, instance, acts_on, emit)
+        tell(seen, lambda: _foreign(seen, instance), emit)
         yield
 
     def conclude(self, instance: Instance, emit: Emit) -> None:

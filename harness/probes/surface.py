@@ -7,7 +7,6 @@ all of it acts on the guest's own kernel and says nothing about the host, which 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -277,9 +276,19 @@ def _tell(metric: Metric, outcome: Outcome, acts_on: str, emit: Emit) -> None:
         emit(Measurement(metric, outcome.value, {"acts_on": acts_on, **outcome.labels}))
 
 
-def answer_text(seen: Observed) -> str:
-    """Return what the probe said, for people who want all of it."""
-    return json.dumps(seen.answer, indent=2)
+def as_inside(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an answer in the form in which the agent says what it sees, for the isolation probe's own metrics."""
+    identity, files, sees = (answer.get(name) or {} for name in ("identity", "files", "sees"))
+    status = (line.partition(":") for line in str(identity.get("status", "")).splitlines())
+    interfaces = str(files.get("/proc/net/dev", "")).count("\n") - 2
+    return {
+        "boot_id": str(identity.get("boot_id", "")).strip(),
+        "kernel": " ".join(str(identity.get("version", "")).split()[2:3]),
+        "namespaces": identity.get("namespaces"),
+        "status": {key: text.strip() for key, _, text in status},
+        "processes": sees.get("processes"),
+        **({"network_interfaces": interfaces} if interfaces >= 0 else {}),
+    }
 
 
 PLUGIN = SurfaceProbe()

@@ -25,8 +25,10 @@ from harness.images.bootstrap import bootstrap_busybox
 from harness.images.resolve import ImageRef, resolve_image
 from harness.images.store import Store
 from harness.interfaces import Arm, ArmSpec, Instance, RunContext
+from harness.model.metrics import Absent, Measurement
 from harness.model.milestones import DELETED, EXEC, EXITED, INIT, READY, REQUESTED
 from harness.model.spec import Limits, Ready, RootTree, WorkloadSpec
+from harness.probes import surface
 from harness.trials import ownership
 
 NEEDS = {
@@ -135,6 +137,8 @@ def test_a_server_from_requested_to_deleted(ground: Ground) -> None:
         result = instance.exec(["sh", "-c", "echo out; echo err >&2; exit 7"], 20 * SECOND_NS)
         assert (result.returncode, result.stdout, result.stderr) == (7, b"out\n", b"err\n")
         assert len([mark for mark in instance.calibrate(5) if mark.milestone == "cal"]) == 5
+        if instance.boundary != "vm":
+            _both_ways_agree_on_system_calls(instance)
         attested = instance.attest(deadline())
         assert attested.root_digest == ground.tree.digest
         assert attested.argv[0] == "httpd"
@@ -144,6 +148,21 @@ def test_a_server_from_requested_to_deleted(ground: Ground) -> None:
     times = [mark.at_ns for mark in instance.marks]
     assert times == sorted(times)
     assert instance.pids() == () or all(not Path(f"/proc/{pid}").exists() for pid in instance.pids())
+
+
+def _both_ways_agree_on_system_calls(instance: Instance) -> None:
+    """Number by number: what seccomp lets through, tried inside, and by the filters that the host's kernel holds."""
+    found: dict[str, Measurement | Absent] = {}
+    with surface.PLUGIN.watch(instance, lambda item: found.update({item.metric.name: item})):
+        pass
+    disagree, inside, outside = (
+        found[metric.name] for metric in (surface.DISAGREE, surface.REACHABLE, surface.BY_FILTERS)
+    )
+    assert isinstance(disagree, Measurement), disagree
+    assert isinstance(inside, Measurement), inside
+    assert isinstance(outside, Measurement), outside
+    assert (disagree.value, disagree.labels["names"]) == (0, "")
+    assert inside.value == outside.value > 0
 
 
 def test_a_command_gets_its_environment_directory_user_and_all_its_output_arrives(ground: Ground) -> None:

@@ -1,0 +1,208 @@
+"""Filters run by hand, answers from inside that are whole, torn or forged, and the number that stands for many."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+import pytest
+
+from harness.analysis import isolation
+from harness.analysis.isolation import Side
+from harness.probes import _bracketing, _surface, _syscalls, _traced, boundary
+from harness.probes._bpf import KILLED, Call, Program, call_of, codes, parse, verdict
+from harness.probes._surface import Finding, Missing
+
+X86_64 = 0xC000003E
+ALLOW, ERRNO_EPERM, KILL, TRACE, NOTIFY, LOG = 0x7FFF0000, 0x00050001, 0x80000000, 0x7FF00000, 0x7FC00000, 0x7FFC0000
+
+
+def refuse(number: int, action: int) -> Program:
+    """if (nr == number) return action; return ALLOW."""
+    return ((0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, action), (0x06, 0, 0, ALLOW))
+
+
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [(ALLOW, 0), (LOG, 0), (ERRNO_EPERM, -1), (KILL, KILLED - 31), (0, KILLED - 31), (TRACE, -38), (NOTIFY, -38)],
+)
+def test_what_an_action_means_to_a_call(action: int, code: int) -> None:
+    assert verdict([refuse(7, action)], Call(X86_64, 7)) == code
+    assert verdict([refuse(7, action)], Call(X86_64, 8)) == 0
+
+
+def test_the_lowest_action_of_all_filters_wins_and_the_newest_at_a_tie() -> None:
+    newest, oldest = refuse(7, 0x00050002), refuse(7, 0x00050001)
+    assert verdict([newest, oldest], Call(X86_64, 7)) == -2
+    assert verdict([refuse(7, ERRNO_EPERM), refuse(7, KILL)], Call(X86_64, 7)) == KILLED - 31
+    assert verdict([refuse(7, LOG), refuse(7, ERRNO_EPERM)], Call(X86_64, 7)) == -1
+
+
+def test_a_filter_sees_arguments_and_the_way_into_the_kernel() -> None:
+    low_word = (
+        (0x20, 0, 0, 16),
+        (0x54, 0, 0, 0xF0),
+        (0x15, 0, 1, 0x40),
+        (0x06, 0, 0, ERRNO_EPERM),
+        (0x06, 0, 0, ALLOW),
+    )
+    assert verdict([low_word], Call(X86_64, 1, (0x4F, 0, 0, 0, 0, 0))) == -1
+    assert verdict([low_word], Call(X86_64, 1, (0x5F, 0, 0, 0, 0, 0))) == 0
+    arch = ((0x20, 0, 0, 4), (0x15, 0, 1, X86_64), (0x06, 0, 0, ALLOW), (0x06, 0, 0, KILL))
+    assert codes((arch,), "x86_64", 3) == (0, 0, 0)
+    assert codes((arch,), "i386", 2) == (KILLED - 31,) * 2
+    assert call_of("x32", 5).number == 0x40000005
+
+
+def test_a_program_that_no_kernel_would_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="no whole number"):
+        parse(b"\0" * 7)
+    with pytest.raises(ValueError, match="does not end"):
+        verdict([((0x05, 0, 0, 0xFFFFFFFF),)], Call(X86_64, 1))
+    assert parse(struct.pack("=HBBI", 6, 0, 0, ALLOW)) == ((6, 0, 0, ALLOW),)
+
+
+def test_both_ways_are_compared_number_by_number() -> None:
+    one: Mapping[str, tuple[int, ...]] = {"x86_64": (0, -1, 0), "i386": (0, 0, 0), "x32": (0, 0, 0)}
+    other = {**one, "x86_64": (0, -38, -1)}
+    assert _surface.differing(one, other) == ["x86_64:2"], "another errno is no disagreement on what is reached"
+
+
+@pytest.mark.parametrize(
+    "runs", [None, [], [[0, 511]], [[0, 10**9]], [["a", 1]], [[0, 512], [0, 1]]], ids=lambda runs: str(runs)[:20]
+)
+def test_a_forged_list_of_codes_is_an_error_and_not_a_finding(runs: object) -> None:
+    answer = {"syscalls": {"method": "x", **{abi: {"codes": runs} for abi in ("x86_64", "i386", "x32")}}}
+    found = _surface.oracle_codes(answer)
+    if runs == [[0, 10**9]]:
+        assert not isinstance(found, Missing), "cut to as many as there are numbers"
+    else:
+        assert isinstance(found, Missing)
+        assert found.status == "error"
+
+
+def test_refused_absent_and_permitted_are_three_things() -> None:
+    found = _surface.tried({"a": 0, "b": 1, "c": 38, "d": 22, "e": KILLED - 31}, frozenset({38}), "operations")
+    assert found == Finding(
+        2, {"of": "5", "names": "a, d", "denied": "b (EPERM), e (killed by signal 31)", "absent": "c"}
+    )
+    assert _surface.section({"x": {"killed": 31}}, "x") == Missing(
+        "denied", "the probe's child was killed by signal 31 while it took x"
+    )
+    assert isinstance(_surface.tried({}, frozenset(), "operations"), Missing)
+
+
+def test_only_what_others_hold_too_counts_as_a_mount_of_the_host() -> None:
+    text = """\
+1 0 0:1 / / rw - overlay overlay rw
+2 1 0:2 / /tmp rw - tmpfs tmpfs rw
+3 1 8:1 /var/data /data\\040here rw,relatime - ext4 /dev/sda1 rw
+4 1 8:1 /etc/hosts /etc/hosts ro - ext4 /dev/sda1 rw
+5 1 0:3 /part /part rw - tmpfs tmpfs rw
+6 1 0:4 / /proc rw - proc proc rw
+"""
+    assert _surface.host_mounts(text) == Finding(2, {"names": "/data here /part"})
+    assert isinstance(_surface.host_mounts(""), Missing)
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "uid", "is_root", "host_uid"),
+    [
+        ("0 0 4294967295", 0, 1, "0"),
+        ("0 100000 65536", 0, 0, "100000"),
+        ("0 0 1", 0, 1, "0"),
+        ("0 0 4294967295", 7, 0, "7"),
+    ],
+)
+def test_whose_root_it_is(uid_map: str, uid: int, is_root: int, host_uid: str) -> None:
+    found = _surface.root_of_host(uid_map, uid)
+    assert isinstance(found, Finding)
+    assert (found.value, found.labels["host_uid"]) == (is_root, host_uid)
+
+
+def test_counters_of_the_host_lie_between_its_own_readings() -> None:
+    before = _bracketing.fields({"/proc/stat": "ctxt 5000\nprocesses 2000\nsmall 3\nstill 7000\n"})
+    after = _bracketing.fields({"/proc/stat": "ctxt 5100\nprocesses 2010\nsmall 9\nstill 7000\n"})
+    inside = _bracketing.fields({"/proc/stat": "ctxt 5050\nprocesses 17\nsmall 5\nstill 7000\n"})
+    assert _bracketing.bracketed(before, inside, after) == (1, 2)
+
+
+def test_what_this_kernel_implements_goes_by_its_own_names() -> None:
+    assert _syscalls.implemented(frozenset({"read", "newstat", "umount"})) == {0, 4, 166}
+    assert _syscalls.NUMBERS["mseal"] == 462
+
+
+def test_calls_of_a_trace_are_counted_once_each() -> None:
+    text = '12 read(3, "x", 1) = 1\n12 futex(0x1, FUTEX_WAIT <unfinished ...>\n13 <... futex resumed>) = 0\n13 read(4'
+    assert _traced.parse(text) == {"read": 2, "futex": 1}
+
+
+def test_what_qemu_says_of_itself() -> None:
+    tree = 'bus: main\n  dev: hpet, id ""\n    timers = 3\n  dev: hpet, id ""\n  dev: fw_cfg_io, id'
+    assert boundary.devices_of(tree) == Finding(3, {"kinds": "2", "names": "fw_cfg_io hpet"})
+    lines = ["00-03 (prio 0, i/o): hpet\r", "01-02 (prio 0, ram): pc.ram", "03-04 (prio 1, i/o): io @0000000000000010"]
+    regions = "".join(f"  {line}\n" for line in lines)
+    assert boundary.regions_of(regions).value == 2
+
+
+# -- the composite -------------------------------------------------------------------------------------------------
+
+BARE = {
+    "isolation.kernel.shared": 1,
+    "isolation.syscalls.reachable": 360,
+    "isolation.privileged_ops": 20,
+    "isolation.capabilities.effective": 40,
+    "isolation.writable.sysctls": 1000,
+    "isolation.host_counter_bracketing": 0.97,
+    "isolation.devices.opened": 4,
+    "isolation.namespaces.own": 0,
+    "isolation.host_root": 1,
+    "isolation.lsm": 0,
+}
+
+
+def test_the_bare_process_is_ten_by_construction_and_nothing_is_zero() -> None:
+    bare = Side("process", BARE)
+    none = Side(
+        "none",
+        {**dict.fromkeys(BARE, 0), **{"isolation.kernel.shared": 1, "isolation.namespaces.own": 8, "isolation.lsm": 1}},
+    )
+    assert isolation.exposure(bare, bare).score == 10.0
+    assert isolation.exposure(none, bare).score == 0.0
+
+
+def test_what_acts_on_a_guests_own_kernel_exposes_nothing_but_its_monitor_counts() -> None:
+    labels = {key: {"acts_on": "own kernel"} for key in BARE} | {"isolation.kernel.shared": {}}
+    guest = {**BARE, "isolation.kernel.shared": 0, "isolation.boundary.syscalls.allowed": 180}
+    found = isolation.exposure(Side("vm", guest, labels), Side("process", BARE))
+    assert found.parts["system calls"] == 0
+    assert found.parts["machine monitor's calls"] == 0.5
+    assert found.score == pytest.approx(10 * 2 * 0.5 / 16, abs=0.05)
+    assert found.weakest == "machine monitor's calls (50%)"
+
+
+def test_too_little_measured_is_no_number() -> None:
+    few = {key: BARE[key] for key in ("isolation.kernel.shared", "isolation.syscalls.reachable")}
+    found = isolation.exposure(Side("half", few), Side("process", BARE))
+    assert found.score is None
+    assert found.coverage < isolation.COVERAGE_MIN
+    lines = isolation.headlines([Side("process", BARE), Side("half", few)], {"process": "process"})
+    assert any("half insufficient (21% measured)" in line for line in lines)
+
+
+def test_an_order_that_hangs_on_the_weights_is_told_from_one_that_does_not() -> None:
+    bare = Side("process", BARE)
+    half = {key: value / 2 for key, value in BARE.items()} | {"isolation.kernel.shared": 1}
+    assert isolation.order_held([bare, Side("half", half)], bare) == isolation.DRAWS
+    calls = Side("a", {**half, "isolation.syscalls.reachable": 360, "isolation.privileged_ops": 0})
+    assert isolation.order_held([calls, Side("b", half)], bare) < isolation.DRAWS
+
+
+def test_headlines_tell_a_container_from_a_guest_and_name_the_hole() -> None:
+    container = Side(
+        "box", {**BARE, "isolation.engine_sockets": 1}, {"isolation.engine_sockets": {"names": "/run/docker.sock"}}
+    )
+    guest = Side("vm", {"isolation.kernel.shared": 0, "isolation.boundary.syscalls.allowed": 333}, {})
+    assert "an engine's socket within reach: /run/docker.sock" in isolation.exposure_line(container)
+    assert isolation.exposure_line(guest).startswith("vm: own kernel, none of the host's within direct reach")
+    assert "not known" in isolation.exposure_line(Side("dark", {}))
