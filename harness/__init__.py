@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing takes 5 ms to import, and `harness-oci` comes by here
 if TYPE_CHECKING:
+    from typing import Any
+
     from harness.results.frame import history, load, load_many
 
 __all__ = ["__version__", "history", "load", "load_many"]

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from harness import plugins
 from harness.backends import _local, builtin
 from harness.container import launcher, plan
+from harness.container.frozen import replace
 from harness.images.tree import root_digest
 from harness.interfaces import ArmSpec, Instance, RunContext
 from harness.model.spec import Limits, Ready, RootTree, WorkloadSpec

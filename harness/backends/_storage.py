@@ -6,16 +6,18 @@ read-only mount of the same layers, made once by the same driver.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from harness.container.frozen import replace
 from harness.container.spec import ContainerSpec, Detached, Overlay
 from harness.errors import BackendError, CapabilityError
 from harness.host.paths import data_dir
@@ -69,7 +71,7 @@ def needs(storage: Storage) -> list[Capability]:
     if storage.in_memory:
         return []
     found = kinds.available(storage.driver, data_dir())
-    return [replace(found, name=f"storage {storage.driver}")]
+    return [dataclasses.replace(found, name=f"storage {storage.driver}")]
 
 
 @dataclass(frozen=True, slots=True)

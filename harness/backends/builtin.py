@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from harness.backends import _counters, _local, _mounts, _network, _storage
 from harness.container import defaults, launcher, plan, seccomp, seccomp_default
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.spec import Capabilities, ContainerSpec, Namespace, Overlay, Process, Seccomp
 from harness.errors import CapabilityError
 from harness.host.paths import data_dir

@@ -6,9 +6,14 @@ As in the Go programs that write these documents, `null` is the same as a field 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import NoReturn, TypeVar
 
 from harness.container.errors import ContainerError
+
+TYPE_CHECKING = False  # without `typing`: see frozen.py
+if TYPE_CHECKING:
+    from typing import NoReturn, TypeVar
+
+    Value = TypeVar("Value")
 
 MAX_BYTES = 8 << 20
 """The longest document that is read."""
@@ -19,8 +24,6 @@ UINT64 = (1 << 64) - 1
 INT64 = (1 << 63) - 1
 MAX_ID = UINT32 - 1
 """The last user or group id: all ones stand for "none" (credentials(7), chown(2))."""
-
-Value = TypeVar("Value")
 
 
 def shown(value: object) -> str:

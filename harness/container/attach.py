@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 
 from harness.container import hooks, launcher, plan
 from harness.container.create import Streams, check_terminal, compiled, extra_fds, granted, hand_out, tell_plan
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen, replace
 from harness.container.launcher import Launched
 from harness.container.oci import Runtime, group_of, status_of
 from harness.container.spec import CLONE_FLAGS, Process
@@ -20,14 +20,16 @@ _LINKS = {"mnt": "mount", "pid": "pid", "net": "network", "uts": "uts", "ipc": "
           "cgroup": "cgroup", "time": "time"}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ExecOptions:
+class ExecOptions(Frozen):
     """How a process is added: although the container is paused, and whether its terminal stays with the caller."""
 
     ignore_paused: bool = False
     trace: bool = False
     proxied: bool = False
     dies_with_parent: bool = False
+
+
+_AS_USUAL = ExecOptions()
 
 
 def namespaces_apart(pid: int) -> int:
@@ -50,7 +52,7 @@ def base_process(runtime: Runtime, container_id: str) -> Process:
 
 
 def execute(
-    runtime: Runtime, container_id: str, process: Process, streams: Streams, options: ExecOptions = ExecOptions()
+    runtime: Runtime, container_id: str, process: Process, streams: Streams, options: ExecOptions = _AS_USUAL
 ) -> Launched:
     """Start a process in a container; return when it was executed. Its capabilities are the container's if it has none.
 

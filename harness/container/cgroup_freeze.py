@@ -11,17 +11,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from harness.container import cgroupfs
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen
 
 _PATIENCE = 50
 """How often a v1 group is looked at before it is thawed and frozen again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Switches:
+class Switches(Frozen):
     """Where a group can be stopped: its directories in the cgroup2 tree and in the v1 freezer's, None where not."""
 
     unified: str | None

@@ -6,16 +6,18 @@ Source: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst of the kernel.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
 
 from harness.container import cgroupfs, mountinfo, syscalls
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen
 
+TYPE_CHECKING = False  # without `typing`: see frozen.py
 if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
     from harness.container.plan import Joins
 
-Mode = Literal["v1", "v2", "hybrid"]
+Mode: TypeAlias = 'Literal["v1", "v2", "hybrid"]'
 
 CONTROLLERS = ("memory", "cpu", "pids")
 _KNOWN_V1 = frozenset(
@@ -23,8 +25,7 @@ _KNOWN_V1 = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
+class Hierarchy(Frozen):
     """One mounted cgroup tree."""
 
     path: str
@@ -32,15 +33,14 @@ class Hierarchy:
     controllers: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
 class Layout:
     """The cgroup trees of this host."""
 
-    hierarchies: tuple[Hierarchy, ...]
-    _used: tuple[Hierarchy, ...] = field(init=False, repr=False, compare=False)
+    __slots__ = ("_used", "hierarchies")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_used", self._find_used())  # once: every group of a library's start asks
+    def __init__(self, hierarchies: tuple[Hierarchy, ...]) -> None:
+        self.hierarchies = hierarchies
+        self._used = self._find_used()  # once: every group of a library's start asks
 
     @property
     def mode(self) -> Mode | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from harness.container import syscalls
 from harness.container.cgroup_layout import Hierarchy, Layout
+from harness.container.frozen import replace
 from harness.container.spec import ContainerSpec, Mount
 
 

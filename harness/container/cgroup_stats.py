@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from harness.container import cgroupfs
+from harness.container.frozen import Frozen
 
 _NO_LIMIT_FROM = (1 << 63) - (1 << 16)  # v1 says the largest multiple of a page that 63 bits hold (pages up to 64 KiB)
 
 
-@dataclass(frozen=True, slots=True)
-class CpuStats:
+class CpuStats(Frozen):
     usage_ns: int | None = None
     user_ns: int | None = None
     system_ns: int | None = None
@@ -27,8 +26,7 @@ class CpuStats:
     throttled_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryStats:
+class MemoryStats(Frozen):
     usage_bytes: int | None = None
     limit_bytes: int | None = None
     peak_bytes: int | None = None
@@ -39,14 +37,12 @@ class MemoryStats:
     oom_kills_count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PidsStats:
+class PidsStats(Frozen):
     current_count: int | None = None
     limit_count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceStats:
+class DeviceStats(Frozen):
     """What went to and from one block device; an operation is one request."""
 
     major: int
@@ -57,24 +53,21 @@ class DeviceStats:
     write_count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HugetlbStats:
+class HugetlbStats(Frozen):
     size: str  # "2MB"
     usage_bytes: int | None = None
     limit_bytes: int | None = None
     failures_count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PressureStats:
+class PressureStats(Frozen):
     """Time in which some, or all, processes waited (psi.rst); no line "full" for the CPU before Linux 5.13."""
 
     some_ns: int
     full_ns: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(Frozen):
     """All of a group and those below it. `io` and `hugetlb` are None where the controller is missing."""
 
     cpu: CpuStats
@@ -85,8 +78,7 @@ class Stats:
     pressure: Mapping[str, PressureStats]
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Frozen):
     """A group's directories: by controller, with the version of its tree; and the one in the cgroup2 tree."""
 
     of: Callable[[str], tuple[str, int] | None]

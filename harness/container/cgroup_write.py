@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from harness.container.cgroup_layout import Layout
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen
 
-Version = Literal[1, 2]
+TYPE_CHECKING = False  # without `typing`: see frozen.py
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+Version: TypeAlias = "Literal[1, 2]"
 
 NO_LIMIT = (None, 0, -1)
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Frozen):
     """One write to one file of the group in the tree of a controller ("cgroup": the cgroup2 tree itself).
 
     `resource` is the field that asks for it. Where `file` is not there, `instead` (file, value) is written if given,
@@ -30,8 +32,7 @@ class Write:
     instead: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Current:
+class Current(Frozen):
     """What a live group has now, as far as the order of writes depends on it.
 
     `memsw_bytes` is -1 for no limit; `quota` a word of cpu.max; `devices` the lines of devices.list, which are the

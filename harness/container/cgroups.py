@@ -14,8 +14,6 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 from harness.container import cgroup_freeze, cgroupfs
 from harness.container.cgroup_layout import (
@@ -31,8 +29,12 @@ from harness.container.cgroup_layout import (
 )
 from harness.container.cgroup_leftovers import kill_all, list_groups, members, remove_group, subgroups
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen
 
+TYPE_CHECKING = False  # without `typing`: see frozen.py
 if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
     from harness.container.cgroup_stats import Stats
     from harness.container.plan import Joins
     from harness.container.resources import Resources
@@ -42,12 +44,11 @@ __all__ = [
     "kill_all", "list_groups", "members", "own_path", "prepare_parent", "remove_group", "remove_parent", "subgroups",
 ]  # fmt: skip
 
-JoinMethod = Literal["fast", "procs"]
+JoinMethod: TypeAlias = 'Literal["fast", "procs"]'
 _PERIOD_US = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Frozen):
     """What a group may use; memory without swap."""
 
     memory_bytes: int
@@ -55,8 +56,7 @@ class Limits:
     pids: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryUse:
+class MemoryUse(Frozen):
     """What is charged to a group, in bytes; None where this cgroup version does not tell."""
 
     anon_bytes: int | None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 
 from harness.container import config
 from harness.container._fields import MAX_ID
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.spec import Capabilities, Process
 
 

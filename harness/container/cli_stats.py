@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from harness.container.cgroup_stats import DeviceStats, Stats
 from harness.container.errors import ContainerError
+from harness.container.frozen import as_dict
 
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -39,7 +38,7 @@ def document(stats: Stats) -> dict[str, object]:
             page.size: _told(usage=page.usage_bytes, max=_positive(page.limit_bytes), failcnt=page.failures_count)
             for page in stats.hugetlb or ()
         },
-        "pressure": {name: asdict(pressure) for name, pressure in stats.pressure.items()},
+        "pressure": {name: as_dict(pressure) for name, pressure in stats.pressure.items()},
     }
 
 

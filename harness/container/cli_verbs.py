@@ -7,15 +7,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 from harness.container import cli_parser
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.hooks import state_document
 from harness.container.oci import Runtime
 
+TYPE_CHECKING = False  # without `typing`: see frozen.py
 if TYPE_CHECKING:
     from harness.container.create import Streams
     from harness.container.launcher import Launched

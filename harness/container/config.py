@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from harness.container import _fields, config_linux
 from harness.container._fields import INT64, Fields, shown
 from harness.container.config_process import ExecAffinity, exec_affinity, process_of
 from harness.container.config_resources import resources_of
+from harness.container.frozen import Frozen, replace
 from harness.container.options import parse
 from harness.container.resources import Resources
 from harness.container.seccomp import Profile
@@ -40,8 +40,7 @@ _MAX_NAME_BYTES = 64
 """__NEW_UTS_LEN of include/uapi/linux/utsname.h."""
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Frozen):
     """A bundle.
 
     `process` is None where the document has none, and then `container.process` has no arguments: such a container can

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from harness.container._fields import INT64, MAX_ID, UINT16, UINT64, Fields, shown
 from harness.container.defaults import CAPABILITIES
+from harness.container.frozen import Frozen
 from harness.container.spec import Capabilities, Process, Rlimit
 
 _CAPABILITIES = {f"CAP_{name.upper()}": name for name in CAPABILITIES}
@@ -36,7 +36,7 @@ _MAX_CPU = 8191
 """The last CPU of the largest kernel (NR_CPUS of x86 and arm64 is at most 8192)."""
 
 
-class ExecAffinity(NamedTuple):
+class ExecAffinity(Frozen):
     """CPUs of a process that is added to a container, before and after it enters the cgroup; empty: as they are."""
 
     initial: tuple[int, ...] = ()

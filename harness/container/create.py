@@ -7,8 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 from harness.container import cgroup_mounts, config, features, hooks, id_maps, launcher, mountinfo, plan, seccomp
 from harness.container.cgroups import Group, detect
@@ -16,12 +14,14 @@ from harness.container.config import Config
 from harness.container.defaults import CAPABILITIES
 from harness.container.endings import DEFAULT_PARENT, end_group, kill_pid
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen, field_names, replace
 from harness.container.launcher import Launched
 from harness.container.resources import ALLOWED_DEVICE_RULES, Resources
 from harness.container.spec import Capabilities, ContainerSpec, Hook, HookPoint, Overlay, Process, Seccomp
 from harness.container.state import Home, Record, boot_id, process_status
 from harness.container.step import Step
 
+TYPE_CHECKING = False  # without `typing`: see frozen.py
 if TYPE_CHECKING:
     from harness.container.oci import Runtime
 
@@ -29,8 +29,7 @@ _WORKSPACE_BYTES = 1 << 20
 _TERMINAL_MESSAGE = b"/dev/ptmx"
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(Frozen):
     """What the process gets besides its standard streams, and where its terminal goes."""
 
     console_socket: str | None = None
@@ -39,8 +38,7 @@ class Streams:
     pid_file: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CreateOptions:
+class CreateOptions(Frozen):
     """How a container is created: with a session keyring of its own, whether its terminal stays with the caller, and on
     which layers, where its root is not the directory that config.json names."""
 
@@ -146,8 +144,7 @@ def _make_group(runtime: Runtime, group: Group, loaded: Config, undo: ExitStack)
     undo.callback(end_group, group)
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
+class _Start(Frozen):
     """Everything that the launcher is started with."""
 
     runtime: Runtime
@@ -276,7 +273,7 @@ def granted(process: Process, warn: Callable[[str], None], *, all_: bool) -> Pro
         return process
     own = (1 << len(CAPABILITIES)) - 1 if all_ else _permitted()
     grantable = {name for number, name in enumerate(CAPABILITIES) if own >> number & 1}
-    sets = {entry.name: getattr(process.capabilities, entry.name) for entry in fields(Capabilities)}
+    sets = {name: getattr(process.capabilities, name) for name in field_names(Capabilities)}
     for name in sorted({name for names in sets.values() for name in names} - grantable):
         shown = f"CAP_{name.upper()}" if name in CAPABILITIES else ascii(name[:80])[1:-1]
         warn(f"process.capabilities: {shown} cannot be granted")

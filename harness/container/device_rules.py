@@ -10,20 +10,22 @@ Source: Documentation/admin-guide/cgroup-v1/devices.rst of the kernel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen
 from harness.container.resources import DeviceRule
+
+TYPE_CHECKING = False  # without `typing`: see frozen.py
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
 
 ACCESS = "rwm"
 _NUMBERS = 1 << 31  # of a major or minor: more than any device has, and still a positive immediate of an instruction
 
-Key = tuple[Literal["b", "c"], int | None, int | None]
+Key: TypeAlias = 'tuple[Literal["b", "c"], int | None, int | None]'
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Frozen):
     """What happens to a device that no exception covers, and the exceptions from that, in the order of the rules."""
 
     allow: bool

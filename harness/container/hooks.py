@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from harness.container.errors import ContainerError
 from harness.container.state import Record
 
+TYPE_CHECKING = False  # without `typing`: see frozen.py
 if TYPE_CHECKING:
     from harness.container.spec import Hook
 

@@ -15,9 +15,9 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen
 from harness.container.step import Step, encode
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "harness-launch")  # without pathlib's import
@@ -36,17 +36,21 @@ OnCreated = Callable[["Launched"], None]
 """Called when the container waits for `start`; if the caller dies in it, the container ends too."""
 
 
-@dataclass(slots=True)
 class Launched:
-    """A process that was started: its pid; the monotonic times after each step, if traced; fds that it handed out."""
+    """A process that was started: its pid; the monotonic times after each step, if traced; fds that it handed out.
 
-    pid: int
-    times_ns: tuple[int, ...] = ()
-    fds: dict[str, int] = field(default_factory=dict)
-    created: bool = False
-    """It waits for `start` and has not executed its program."""
-    steps: Sequence[Step] = ()
-    began_ns: int = 0
+    One that was created waits for `start` and has not executed its program.
+    """
+
+    __slots__ = ("began_ns", "created", "fds", "pid", "steps", "times_ns")
+
+    def __init__(self, pid: int, times_ns: tuple[int, ...], fds: dict[str, int], *, created: bool) -> None:
+        self.pid = pid
+        self.times_ns = times_ns
+        self.fds = fds
+        self.created = created
+        self.steps: Sequence[Step] = ()
+        self.began_ns = 0
 
     def trace_lines(self) -> list[str]:
         """Return one line a step: what it took, in µs, and what it was; the first has the launcher's start in it."""
@@ -57,8 +61,7 @@ class Launched:
         return lines
 
 
-@dataclass(frozen=True, slots=True)
-class Listeners:
+class Listeners(Frozen):
     """Who does what the launcher waits for."""
 
     on_sync: OnSync
@@ -209,7 +212,7 @@ class _Conversation:
 
     def launched(self) -> Launched:
         assert self.pid is not None
-        return Launched(self.pid, self.times_ns, self.fds, self.created)
+        return Launched(self.pid, self.times_ns, self.fds, created=self.created)
 
 
 def parse_error(text: str) -> ContainerError:

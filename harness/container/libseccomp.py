@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple
 
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen, values
 
 _SONAME = "libseccomp.so.2"
 _CTL_OPTIMIZE = 8  # SCMP_FLTATR_CTL_OPTIMIZE, libseccomp 2.5.0
@@ -23,7 +23,7 @@ BINARY_TREE = 2
 """SCMP_FLTATR_CTL_OPTIMIZE: look the call up in a tree, not in a list: attached in two fifths of the time."""
 
 
-class Condition(NamedTuple):
+class Condition(Frozen):
     """`struct scmp_arg_cmp`: which argument (0 to 5), the operator (`enum scmp_compare`), its one or two numbers."""
 
     argument: int
@@ -145,7 +145,7 @@ class Context:
         number = self._library.seccomp_syscall_resolve_name(name.encode())
         if number == _UNKNOWN_NAME:
             return False
-        array = (_Comparison * len(conditions))(*(_Comparison(*condition) for condition in conditions))
+        array = (_Comparison * len(conditions))(*(_Comparison(*values(condition)) for condition in conditions))
         self._check(self._library.seccomp_rule_add_array(self._handle, action, number, len(conditions), array), name)
         return True
 

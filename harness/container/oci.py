@@ -13,16 +13,18 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from harness.container import _fields, hooks
 from harness.container.cgroups import Group, detect
 from harness.container.endings import end_group, kill_pid, reap
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.state import Home, Homes, Record, boot_id, is_alive
 
+TYPE_CHECKING = False  # without `typing`: see frozen.py
 if TYPE_CHECKING:
+    from typing import Any
+
     from harness.container.config import Config
     from harness.container.create import CreateOptions, Streams
     from harness.container.launcher import Launched

@@ -7,10 +7,9 @@ file system itself. As with mount(8) the last of two opposites counts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
 
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen
 from harness.container.syscalls import (
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
@@ -22,6 +21,12 @@ from harness.container.syscalls import (
     MS_SLAVE,
     MS_UNBINDABLE,
 )
+
+TYPE_CHECKING = False  # without `typing`: see frozen.py
+if TYPE_CHECKING:
+    from typing import Literal, TypeVar
+
+    Word = TypeVar("Word", bound=str)
 
 # Source: include/uapi/linux/mount.h. The access time is one field, of which relatime is the zero.
 MOUNT_ATTR__ATIME = 0x00000070
@@ -78,8 +83,7 @@ _NOTHING = frozenset(("", "defaults", "silent", "loud", "iversion", "noiversion"
 _LABELS = ("context", "fscontext", "defcontext", "rootcontext")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Frozen):
     """The options of one mount, in the fields of spec.Mount that have the same names.
 
     `remount` changes nothing of a bind, whose options are always set after it is made. Flags of the superblock are
@@ -148,8 +152,6 @@ def _unquoted(piece: str) -> str:
         value = value[1:-1]
     return key + equals + value
 
-
-Word = TypeVar("Word", bound=str)
 
 WORDS = (
     frozenset(_ATTRIBUTES)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from harness.container import syscalls
+from harness.container.frozen import Frozen
 from harness.container.plan_process import (
     capabilities,
     groups,
@@ -34,8 +34,7 @@ MARKS_FD = 4
 TREE_FD = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Joins:
+class Joins(Frozen):
     """How the process gets into its cgroup: the number of v1 `tasks` fds, and whether a cgroup2 directory follows."""
 
     tasks: int = 0
@@ -46,8 +45,7 @@ class Joins:
         return self.tasks + self.unified
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Frozen):
     """How a plan is started, and by whom.
 
     The launcher's fds are, in this order: `kept` for the program, three of its own, those of `joins`, then where wanted

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from harness.container import syscalls
+from harness.container.frozen import Frozen
 from harness.container.plan import MARKS_FD, NO_GROUPS, TREE_FD, Launch, in_cgroup
 from harness.container.plan_root import change_root
 from harness.container.step import Step, call
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
+class ProcessSpec(Frozen):
     """A process of the host in another root: no namespaces, no loss of privileges. `root` is mounted by the caller."""
 
     root: str

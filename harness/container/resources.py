@@ -7,12 +7,15 @@ files. `cgroups.py` knows which files of cgroup v1 or v2 take them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+
+from harness.container.frozen import EMPTY, Frozen
+
+TYPE_CHECKING = False  # without `typing`: see frozen.py
+if TYPE_CHECKING:
+    from typing import Literal
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Frozen):
     """`linux.resources.memory`; -1 is "unlimited". `swap_bytes` is memory and swap together, as specified."""
 
     limit_bytes: int | None = None
@@ -25,8 +28,7 @@ class Memory:
     check_before_update: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Cpu:
+class Cpu(Frozen):
     """`linux.resources.cpu`."""
 
     shares: int | None = None
@@ -40,8 +42,7 @@ class Cpu:
     idle: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRule:
+class DeviceRule(Frozen):
     """One line of `linux.resources.devices`; None is "all"."""
 
     allow: bool
@@ -51,8 +52,7 @@ class DeviceRule:
     access: str = "rwm"
 
 
-@dataclass(frozen=True, slots=True)
-class Throttle:
+class Throttle(Frozen):
     """A limit of one block device, in bytes or operations a second."""
 
     major: int
@@ -60,8 +60,7 @@ class Throttle:
     rate_per_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class WeightDevice:
+class WeightDevice(Frozen):
     """The weight of one block device."""
 
     major: int
@@ -70,8 +69,7 @@ class WeightDevice:
     leaf_weight: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BlockIo:
+class BlockIo(Frozen):
     """`linux.resources.blockIO`."""
 
     weight: int | None = None
@@ -83,16 +81,14 @@ class BlockIo:
     write_operations: tuple[Throttle, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RdmaLimit:
+class RdmaLimit(Frozen):
     """`linux.resources.rdma` of one device."""
 
     handles: int | None = None
     objects: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Frozen):
     """All of `linux.resources`. Of `devices` the last rule that fits a device decides; without any all are allowed.
 
     `unified` are files of cgroup v2 by name, written last and as they are.
@@ -106,8 +102,8 @@ class Resources:
     hugepage_limits: tuple[tuple[str, int], ...] = ()  # page size ("2MB"), bytes
     network_class_id: int | None = None
     network_priorities: tuple[tuple[str, int], ...] = ()
-    rdma: Mapping[str, RdmaLimit] = field(default_factory=dict)
-    unified: Mapping[str, str] = field(default_factory=dict)
+    rdma: Mapping[str, RdmaLimit] = EMPTY
+    unified: Mapping[str, str] = EMPTY
 
 
 _NODES: tuple[Literal["c"], Literal["b"]] = ("c", "b")

@@ -9,17 +9,16 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from harness.container.cgroups import Group, Limits, MemoryUse
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen
 from harness.container.launcher import Launched, end_child, launch
 
 _END_NS = 5_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Frozen):
     """How it ended; `returncode` is 128 + n after signal n, times cover all processes that it waited for."""
 
     returncode: int

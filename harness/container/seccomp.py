@@ -10,11 +10,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from harness.container import libseccomp
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen, replace
 
 INSTRUCTION_BYTES = 8  # struct sock_filter
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS, include/uapi/linux/bpf_common.h
@@ -74,8 +73,7 @@ FLAGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Arg:
+class Arg(Frozen):
     """A condition on one argument (0 to 5) of a system call, compared as an unsigned 64-bit number.
 
     For SCMP_CMP_MASKED_EQ, `value` is the mask and `value_two` what the masked argument must be.
@@ -87,8 +85,7 @@ class Arg:
     op: str = "SCMP_CMP_EQ"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Frozen):
     """What happens to system calls of these names whose arguments fulfil all of `args`. `errno` None: EPERM.
 
     Where two of `args` are about the same argument, fulfilling any one of them is enough: libseccomp refuses such a
@@ -101,8 +98,7 @@ class Rule:
     args: tuple[Arg, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Frozen):
     """A profile. `architectures` beside the host's own, which is always one; `default_errno` None: EPERM."""
 
     default_action: str
@@ -114,7 +110,7 @@ class Profile:
     listener_metadata: str = ""
 
 
-class Filter(NamedTuple):
+class Filter(Frozen):
     """A compiled profile: the bytes of its `struct sock_filter`, and the names that this libseccomp does not know.
 
     A rule for an unknown name is left out, as runc and crun do: the default action is what such a call meets.
@@ -177,7 +173,7 @@ def compile_filter(profile: Profile) -> Filter:
     from harness.container.seccomp_tree import shorten
 
     made = _made_by_libseccomp(profile)
-    return made._replace(program=_newer_calls(profile) + shorten(made.program))
+    return replace(made, program=_newer_calls(profile) + shorten(made.program))
 
 
 def _newer_calls(profile: Profile) -> bytes:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from itertools import pairwise
-from typing import NamedTuple
 
 _NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data, include/uapi/linux/seccomp.h
 _FARTHEST = 255  # struct sock_filter: jt and jf are bytes
@@ -26,14 +25,8 @@ _JUMP = 0x05  # BPF_JMP | BPF_JA
 _EQUAL, _GREATER, _NOT_LESS, _BITS = 0x15, 0x25, 0x35, 0x45  # BPF_JMP | BPF_J..., BPF_K
 
 
-class _Instruction(NamedTuple):
-    """`struct sock_filter`."""
-
-    code: int
-    if_true: int
-    if_false: int
-    k: int
-
+_Instruction = tuple[int, int, int, int]
+"""`struct sock_filter`: code, jump if true, jump if false, k."""
 
 _Code = list[_Instruction]
 _Block = tuple[_Instruction, ...]
@@ -127,9 +120,9 @@ def _block(code: _Code, start: int) -> _Block:
         operation, _, _, k = code[at]
         targets = [place[target] - place[at] - 1 for target in _next(code, at)]
         if operation == _JUMP:
-            return _Instruction(operation, 0, 0, targets[0])
+            return (operation, 0, 0, targets[0])
         if len(targets) == 2:
-            return _Instruction(operation, targets[0], targets[1], k)
+            return (operation, targets[0], targets[1], k)
         return code[at]
 
     return tuple(moved(at) for at in place)
@@ -161,7 +154,7 @@ class _Writer:
         self._blocks: dict[_Block, int] = {}
 
     def add(self, code: int, k: int, if_true: int = 0, if_false: int = 0) -> int:
-        self.backwards.append(_Instruction(code, if_true, if_false, k))
+        self.backwards.append((code, if_true, if_false, k))
         return len(self.backwards) - 1
 
     def _near(self, place: int) -> int:
@@ -169,8 +162,8 @@ class _Writer:
         distance = len(self.backwards) - place
         if distance < _FARTHEST:
             return place
-        target = self.backwards[place]
-        return self.add(_RETURN, target.k) if target.code == _RETURN else self.add(_JUMP, distance - 1)
+        code, _, _, k = self.backwards[place]
+        return self.add(_RETURN, k) if code == _RETURN else self.add(_JUMP, distance - 1)
 
     def choose(self, code: int, k: int, true: int, false: int) -> int:
         """Add a comparison that goes on at one of two places."""
@@ -202,7 +195,7 @@ class _Writer:
 
 
 def _rebuild(program: bytes) -> bytes:
-    code = [_Instruction(*fields) for fields in struct.iter_unpack("=HBBI", program)]
+    code = [*struct.iter_unpack("=HBBI", program)]
     boundaries = _boundaries(code)
     blocks: dict[int, _Block] = {}
     found: list[tuple[int, _Stretches]] = []

@@ -7,12 +7,16 @@ ids are those of the host unless a mapping is given. `plan.py` turns a Container
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal
 
 from harness.container import syscalls
+from harness.container.frozen import EMPTY, Frozen
 
-NamespaceKind = Literal["mount", "pid", "network", "uts", "ipc", "user", "cgroup", "time"]
+TYPE_CHECKING = False  # without `typing`: see frozen.py
+if TYPE_CHECKING:
+    from dataclasses import KW_ONLY
+    from typing import Literal, TypeAlias
+
+NamespaceKind: TypeAlias = 'Literal["mount", "pid", "network", "uts", "ipc", "user", "cgroup", "time"]'
 
 CLONE_FLAGS: Mapping[NamespaceKind, int] = {
     "user": syscalls.CLONE_NEWUSER,
@@ -26,16 +30,14 @@ CLONE_FLAGS: Mapping[NamespaceKind, int] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Namespace:
+class Namespace(Frozen):
     """A namespace that the container does not share with the host: a new one, or the one at `path`."""
 
     kind: NamespaceKind
     path: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class IdMap:
+class IdMap(Frozen):
     """`size` ids from `inside` on are those from `outside` on (user_namespaces(7))."""
 
     inside: int
@@ -46,8 +48,7 @@ class IdMap:
 # -- the root and what is mounted in it ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Overlay:
+class Overlay(Frozen):
     """A root of layers, the topmost first, with a writable one: on the workspace's tmpfs, or in `upper` and `work`."""
 
     lowers: tuple[str, ...]
@@ -56,22 +57,19 @@ class Overlay:
     volatile: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(Frozen):
     """A root that is there already."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Detached:
+class Detached(Frozen):
     """A mount that is nowhere yet, made by the caller: the fd under which the launcher has it (`Launch.fd_mounts`)."""
 
     fd: int
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Frozen):
     """One entry of `mounts`, its options already understood (`options.py`).
 
     `attrs` are the MOUNT_ATTR_* of mount_setattr(2) to set, `clear` those to clear, `recursive_attrs` and
@@ -95,8 +93,7 @@ class Mount:
     idmap: Literal["", "idmap", "ridmap"] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Frozen):
     """A device node to make. `kind` is `c` or `b` (`u` is `c`), or `p` for a FIFO."""
 
     path: str
@@ -111,8 +108,7 @@ class Device:
 # -- the process -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(Frozen):
     """The five sets of capabilities(7), each as names without `cap_`, in lower case."""
 
     bounding: tuple[str, ...] = ()
@@ -122,8 +118,7 @@ class Capabilities:
     ambient: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Rlimit:
+class Rlimit(Frozen):
     """One limit of getrlimit(2); `resource` is its number."""
 
     resource: int
@@ -131,8 +126,7 @@ class Rlimit:
     hard: int
 
 
-@dataclass(frozen=True, slots=True)
-class Seccomp:
+class Seccomp(Frozen):
     """A compiled filter: the bytes of its `struct sock_filter`, the flags of seccomp(2), and where a listener goes."""
 
     program: bytes
@@ -141,8 +135,7 @@ class Seccomp:
     listener_metadata: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Frozen):
     """What is executed, as whom, with what. None of `capabilities`: keep what there is (root's own)."""
 
     args: tuple[str, ...]
@@ -167,11 +160,12 @@ class Process:
     cpu_affinity: tuple[int, ...] = ()
 
 
-HookPoint = Literal["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+HookPoint: TypeAlias = (
+    'Literal["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]'
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(Frozen):
     """A program of the host (or, for startContainer, of the container) that is told the state on its stdin."""
 
     path: str
@@ -180,8 +174,7 @@ class Hook:
     timeout_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerSpec:
+class ContainerSpec(Frozen):
     """A container.
 
     `workspace` is a directory of the host that a tmpfs of `workspace_bytes`, seen by the container's own mounts alone,
@@ -213,8 +206,8 @@ class ContainerSpec:
     sysctl: tuple[tuple[str, str], ...] = ()
     time_offsets: tuple[tuple[str, int, int], ...] = ()  # clock, seconds, ns
     personality: int | None = None
-    hooks: Mapping[HookPoint, tuple[Hook, ...]] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    hooks: Mapping[HookPoint, tuple[Hook, ...]] = EMPTY
+    annotations: Mapping[str, str] = EMPTY
     attested: str | Detached | None = None
 
     def has(self, kind: NamespaceKind) -> bool:

@@ -15,10 +15,13 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 from harness.container.errors import ContainerError
+from harness.container.frozen import EMPTY, Frozen, as_dict, field_names
+
+TYPE_CHECKING = False  # without `typing`: see frozen.py
+if TYPE_CHECKING:
+    from typing import Any
 
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _MAX_ID_BYTES = 255
@@ -32,8 +35,7 @@ def check_id(container_id: str) -> None:
         raise ContainerError("id", 0, f"{container_id!r}: only letters, digits and _ + - . may be in it, not '.' first")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Frozen):
     """state.json. `pid` is 0 while it is being created; `start_ticks` tells it from a later process of that number."""
 
     id: str
@@ -47,7 +49,7 @@ class Record:
     rootfs: str = ""
     group_directories: tuple[str, ...] = ()
     group_made: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = EMPTY
 
 
 def boot_id() -> str:
@@ -95,7 +97,7 @@ class Home:
         try:
             with open(self.at("state.json"), encoding="utf-8") as file:
                 document = json.load(file)
-            known = {entry.name for entry in fields(Record)}
+            known = field_names(Record)
             return Record(**{key: _frozen(value) for key, value in document.items() if key in known})
         except (OSError, ValueError, TypeError, AttributeError) as error:  # no file, no JSON, no object, fields missing
             raise ContainerError("state", 0, f"{self.path}: {error}") from error
@@ -107,7 +109,7 @@ class Home:
         partial = self.at("state.json.partial")
         try:
             with open(partial, "w", encoding="utf-8") as file:
-                json.dump(asdict(record), file)
+                json.dump(as_dict(record), file)
             os.replace(partial, self.at("state.json"))
         except OSError as error:
             raise ContainerError("state", error.errno or 0, partial) from error

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.container import attach
 from harness.container.create import CreateOptions, Streams
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.launcher import Launched
 from harness.container.spec import Process
 from harness.engine import bundle, volumes
@@ -50,7 +52,7 @@ def make(shelf: Shelf, prepared: Prepared) -> Made:
     place = prepared.place
     try:
         with shelf.changing():
-            prepared.record = replace(prepared.record, name=shelf.free_name(prepared.record.name))
+            prepared.record = dataclasses.replace(prepared.record, name=shelf.free_name(prepared.record.name))
             home = Home(shelf.path / f".{place.id}")
             home.path.mkdir(mode=0o700)
             _write(home, prepared)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.container import cgroup_mounts, cgroups, config, plan, seccomp
 from harness.container.cgroup_layout import directories_at
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.spec import Overlay, Seccomp
 from harness.engine import bundle
 from harness.engine.failure import failed

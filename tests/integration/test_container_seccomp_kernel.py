@@ -7,12 +7,12 @@ import errno
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.container import seccomp
+from harness.container.frozen import replace
 from harness.container.seccomp import Profile, Rule
 from harness.container.seccomp_default import default_profile
 

@@ -1,13 +1,12 @@
 """What is written for a container's resources, on a host of each kind; nothing here touches a cgroup."""
 
-import dataclasses
-
 import pytest
 
 from harness.container import cgroup_files, cgroup_io_files
 from harness.container.cgroup_layout import Hierarchy, Layout
 from harness.container.cgroup_write import Current, Write
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.resources import (
     DEFAULT_DEVICE_RULES,
     BlockIo,
@@ -56,7 +55,7 @@ ALL = Resources(
 
 
 def test_everything_on_v1() -> None:
-    resources = dataclasses.replace(
+    resources = replace(
         ALL, network_class_id=0x100001, network_priorities=(("eth0", 3),), devices=(DeviceRule(allow=False),)
     )
     assert written(resources, V1) == [
@@ -74,7 +73,7 @@ def test_everything_on_v1() -> None:
 
 
 def test_everything_on_v2() -> None:
-    resources = dataclasses.replace(
+    resources = replace(
         ALL, devices=DEFAULT_DEVICE_RULES, unified={"memory.high": "900", "io.max": "8:0 rbps=1\n8:16 rbps=2"}
     )
     assert written(resources, V2) == [

@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.container import _fields, config, config_example
+from harness.container.config_process import ExecAffinity
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen, values
 from harness.container.resources import DeviceRule, RdmaLimit, Resources, Throttle, WeightDevice
 from harness.container.seccomp import Arg, Profile, Rule
 from harness.container.spec import Capabilities, Device, Directory, Hook, IdMap, Mount, Namespace, Process, Rlimit
@@ -275,15 +276,15 @@ def test_type_of_a_file_is_no_part_of_its_mode() -> None:
 
 def test_affinity_is_not_for_the_first_process() -> None:
     found = read(rich())
-    assert found.exec_affinity == ((0,), (1, 2, 3, 7))
+    assert found.exec_affinity == ExecAffinity((0,), (1, 2, 3, 7))
     assert found.process is not None
     assert found.process.cpu_affinity == ()
 
 
 def test_resources() -> None:
     found = read(rich()).resources
-    assert dataclasses.astuple(found.memory) == (1 << 28, 1 << 27, -1, None, 0, False, None, True)
-    assert dataclasses.astuple(found.cpu) == (1024, 50000, 10, 100000, 950000, 1000000, "0-1", "0", 0)
+    assert values(found.memory) == (1 << 28, 1 << 27, -1, None, 0, False, None, True)
+    assert values(found.cpu) == (1024, 50000, 10, 100000, 950000, 1000000, "0-1", "0", 0)
     assert found.pids_limit == 128
     assert found.devices == (DeviceRule(allow=False), DeviceRule(allow=True, kind="c", major=10, access="rw"))
     block = found.block_io
@@ -642,8 +643,8 @@ def mutate(document: Any, place: tuple[str | int, ...], value: object) -> None:
 def nodes(value: object) -> Iterator[object]:
     """Yield all that a configuration is made of."""
     yield value
-    if dataclasses.is_dataclass(value):
-        children: list[object] = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, Frozen):
+        children: list[object] = list(values(value))
     elif isinstance(value, Mapping):
         children = [*value, *value.values()]
     else:
@@ -675,9 +676,8 @@ def test_any_change_is_read_or_refused_by_name(changes: list[tuple[tuple[str | i
         return
     assert isinstance(found.container.root, Directory)
     for node in nodes(found):
-        assert node is None or isinstance(node, str | int | tuple | Mapping) or dataclasses.is_dataclass(node)
+        assert node is None or isinstance(node, str | int | tuple | Mapping | Frozen)
         assert not isinstance(node, str) or "\0" not in node
-        assert not dataclasses.is_dataclass(node) or type(node).__dataclass_params__.frozen
 
 
 @settings(deadline=None)

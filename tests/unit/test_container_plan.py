@@ -1,11 +1,11 @@
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.container import defaults, plan, plan_control, plan_process, syscalls
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.plan import Joins, Launch, Step
 from harness.container.plan_control import ProcessSpec
 from harness.container.spec import (

@@ -10,13 +10,13 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.container import libseccomp, seccomp
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.seccomp import Arg, Profile, Rule
 from harness.container.seccomp_default import _BY_CAPABILITY, _traceable, default_profile
 

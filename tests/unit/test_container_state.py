@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from harness.container import oci
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.state import Homes, Record, boot_id, check_id, is_alive, process_status
 
 RECORD = Record(
