@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from harness.container.errors import ContainerError
+from harness.container.frozen import Frozen
 
 TYPE_CHECKING = False  # without `typing`: see frozen.py
 if TYPE_CHECKING:
@@ -54,18 +55,12 @@ def _text_fault(value: str) -> str:
     return ""
 
 
-class Fields:
-    """An object of the document at `path`; `source` is the document's name.
+class Fields(Frozen):
+    """An object of the document at `path`; `source` is the document's name."""
 
-    No dataclass: to make one takes a millisecond, which every start of the command line would pay.
-    """
-
-    __slots__ = ("path", "source", "values")
-
-    def __init__(self, source: str, path: str, values: Mapping[str, object]) -> None:
-        self.source = source
-        self.path = path
-        self.values = values
+    source: str
+    path: str
+    values: Mapping[str, object]
 
     @classmethod
     def of(cls, source: str, path: str, value: object) -> Fields:

@@ -3,9 +3,9 @@
     container_tests.py v2|v1 CHOICE FILE...
 
 CHOICE is JSON: `left_out` has reasons by the beginnings of tests' names; of each file but those in `whole` run at most
-`most` test functions, evenly spaced and with their first parameters (null: all of all files). stdout is one JSON object
-a line: what this host is, what was chosen, then each phase of each test. stderr is what pytest says to people; the exit
-code is pytest's.
+`most` test functions, evenly spaced and with their first parameters (null: all of all files), none longer than `limit_s`.
+stdout is one JSON object a line: what this host is, what was chosen, then each phase of each test. stderr is what pytest
+says to people; the exit code is pytest's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MODULES = Path("/opt/modules")
 HOME = Path("/tmp/home")
 QUIET = ("-q", "--tb=short", "--no-header", "--no-summary")
 OWN = (
-    "-p", "no:cacheprovider", "--basetemp=/tmp/pytest", "--continue-on-collection-errors", "--timeout=90",
+    "-p", "no:cacheprovider", "--basetemp=/tmp/pytest", "--continue-on-collection-errors",
     "-o", "addopts=", "-o", "tmp_path_retention_policy=none",
 )  # fmt: skip
 SYS_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
@@ -119,12 +119,14 @@ def main(mode: str, choice: str, *files: str) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     prepare(mode)
-    report = Report(out, **json.loads(choice))
+    chosen = json.loads(choice)
+    limit_s = chosen.pop("limit_s")
+    report = Report(out, **chosen)
     controllers = (ROOT / "cgroup.controllers").read_text().split() if mode == "v2" else list(V1_TREES)
     report.say(about={"kernel": os.uname().release, "controllers": controllers})
     os.chdir("/opt")
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    raise SystemExit(pytest.main([*QUIET, *OWN, *files], [report]))
+    raise SystemExit(pytest.main([*QUIET, *OWN, f"--timeout={limit_s}", *files], [report]))
 
 
 if __name__ == "__main__":
