@@ -3,9 +3,9 @@
     container_tests.py v2|v1 CHOICE FILE...
 
 CHOICE is JSON: `left_out` has reasons by the beginnings of tests' names; of each file but those in `whole` run at most
-`most` test functions, evenly spaced and with their first parameters (null: all of all files), none longer than `limit_s`.
-stdout is one JSON object a line: what this host is, what was chosen, then each phase of each test. stderr is what pytest
-says to people; the exit code is pytest's.
+`most` test functions, evenly spaced and with their first parameters (null: all of all files); none may take longer than
+`limit_s`. stdout is one JSON object a line: what this host is, what was chosen, then each phase of each test. stderr is
+what pytest says to people; the exit code is pytest's.
 """
 
 from __future__ import annotations
