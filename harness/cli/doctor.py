@@ -16,7 +16,6 @@ from harness.cli._output import print_json, print_need
 from harness.cli._plan import capability_json
 from harness.cli._subject import backend_needs
 from harness.container import kernel_features
-from harness.container.frozen import as_dict
 from harness.errors import CapabilityError
 from harness.host import facts as host
 from harness.host import noise
@@ -250,7 +249,7 @@ def _document(
         },
         "image_tools": [capability_json(tool) for tool in image_tools()],
         "storage_drivers": [capability_json(driver) for driver in storage_drivers()],
-        "kernel_features": [as_dict(feature) for feature in kernel_features.probe()],
+        "kernel_features": [feature._asdict() for feature in kernel_features.probe()],
         "noise": [
             {"name": item.name, "disturbs": item.disturbs, "found": item.found,
              "remedy": item.remedy if item.disturbs else None}

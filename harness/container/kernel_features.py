@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 from harness.container import cgroupfs, syscalls
 from harness.container.cgroup_layout import detect
-from harness.container.frozen import Frozen
 
 
-class Feature(Frozen):
+class Feature(NamedTuple):
     """One feature: whether it is here (None: cannot be told), what it is for, and what happens without it."""
 
     name: str
