@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from harness.model.records import Attestation, MetricValue, Noise, RunRecord, Status, TrialRecord, TrialSpec
+from harness.model.records import Attestation, Level, MetricValue, Noise, RunRecord, Status, TrialRecord, TrialSpec
 
 RUNTIMES = {"process": "process", "container": "builtin", "vm": "libvirt"}
 BOUNDARIES = {"process": "process", "container": "container", "vm": "vm"}
@@ -204,3 +204,22 @@ def example_trials(blocks: int = 10, seed: int = 7) -> list[TrialRecord]:
             slow = {name: replace(v, value=v.value * 2) if v.unit == "ns" else v for name, v in record.metrics.items()}
             records[place] = replace(record, metrics=slow)
     return records
+
+
+def dense_trials() -> list[TrialRecord]:
+    """The trials that succeeded, as a scenario with `density:` writes them: what 1, 2 and 4 instances took together."""
+    each_mib = {"process": 2, "container": 3, "vm": 96}
+    return [
+        replace(
+            record,
+            levels=tuple(
+                Level(
+                    n,
+                    {"density.pss": MetricValue(each_mib[record.spec.runtime] * n * _MIB + record.spec.block, "bytes")},
+                )
+                for n in (1, 2, 4)
+            ),
+        )
+        for record in example_trials()
+        if record.status == "ok"
+    ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from harness.analysis.statistics import median, median_estimate, paired_ratio
 from harness.charts import style
@@ -185,6 +185,7 @@ def order(run: RunRecord, records: Records, metric: str = "startup.ready", ax: A
             axes.plot(failed, [0.02] * len(failed), "x", color=style.ALARM, transform=axes.get_xaxis_transform())
             axes.plot([], [], shapes[runtime], color=colours[runtime], label=label(records, runtime))
         set_scale(axes, [float(r.metrics[metric].value) for r in ran if metric in r.metrics], unit_of(run, metric), "y")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_xlabel("trial, in order (hollow: warm-up, red edge: disturbed, x: failed)")
         axes.set_ylabel(metric)
         style.title(axes, f"{metric} over the run")

@@ -13,8 +13,10 @@ import click
 from harness import plugins
 from harness.cli.report import load_report
 from harness.errors import StoreError
+from harness.report.html import HtmlRenderer
 from harness.results.store import RunDirectory, find_run
 
+_LINKED = ("run.json", "scenario.yaml", "scenario.resolved.json", "trials.jsonl")
 _FORMATS = ("html", "markdown", "csv", "json")
 _README = """{run_id}
 
@@ -67,8 +69,9 @@ def _files(directory: RunDirectory, name: str) -> Iterator[tuple[str, bytes]]:
         digest=record.image.get("root_digest", "(a study has none)"),
     )  # fmt: skip
     yield "README", text.encode()
+    beside = [inside for inside in ("README", *_LINKED) if inside == "README" or (directory.path / inside).is_file()]
     for format_name in _FORMATS:
-        renderer = plugins.load("report", format_name)
+        renderer = HtmlRenderer(beside) if format_name == HtmlRenderer.name else plugins.load("report", format_name)
         yield f"report{renderer.suffix}", renderer.render(report).encode()
     made = {"README", *(f"report{plugins.load('report', one).suffix}" for one in _FORMATS)}
     for path in sorted(directory.path.rglob("*")):

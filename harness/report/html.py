@@ -6,7 +6,7 @@ it shows. The page is the same for the same run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,9 +33,14 @@ class Picture:
 
 
 class HtmlRenderer:
+    """`files` lie beside the page, and are linked: those of a bundle. Without them it stands alone."""
+
     name = "html"
     suffix = ".html"
     doc = "one self-contained page: charts, sortable tables, light and dark"
+
+    def __init__(self, files: Sequence[str] = ()) -> None:
+        self._files = tuple(files)
 
     def render(self, report: Report) -> str:
         return (
@@ -48,11 +53,25 @@ class HtmlRenderer:
                 rows=tables.rows(report, without=(tables.MARKER,)),
                 matrix=tables.exact_matrix(report),
                 reach=isolation.report_lines(report),
+                files=self._files,
+                notebooks=[name for name, fits in _NOTEBOOKS.items() if fits(report)],
             )
         )
 
 
 PLUGIN: Renderer = HtmlRenderer()
+
+_NOTEBOOKS: Mapping[str, Callable[[Report], bool]] = {
+    "compare": lambda _: True,
+    "startup": lambda report: "startup.ready" in report.run.metrics,
+    "memory-density": lambda report: any(name.startswith(("memory.", "density.")) for name in report.run.metrics),
+    "isolation": lambda report: any(name.startswith("isolation.") for name in report.run.metrics),
+    "layers-and-storage": lambda report: (
+        bool(report.run.study) or any(name.startswith("storage.") for name in report.run.metrics)
+    ),
+    "vergleich": lambda report: bool(report.claims),
+}
+"""Which notebooks have something to say on a run."""
 
 
 def _pictures(report: Report) -> Iterator[Picture]:
@@ -67,6 +86,7 @@ def _pictures(report: Report) -> Iterator[Picture]:
         if any(charts.by_block(records, runtime, metric) for runtime in run.runtimes):
             words = charts.describe(run, records, metric)
             yield _picture(f"{metric}: every trial", words, partial(charts.values, run, records, metric))
+    yield from _memory(report)
     if _has_pairs(report, headline):
         cells = [report.cell(headline, runtime) for runtime in run.runtimes]
         effects = [
@@ -93,6 +113,19 @@ def _exposure(report: Report) -> Iterator[Picture]:
     if len(found) > 1:
         names = {name: tables.runtime_label(report, name) for name in report.run.runtimes}
         yield _picture("How exposed the host is", charts.in_words(found), partial(charts.exposure, found, names))
+
+
+def _memory(report: Report) -> Iterator[Picture]:
+    from harness.charts import memory  # noqa: PLC0415
+
+    run, records = report.run, report.records
+    if any(len(memory.accounts(records, runtime)) > 1 for runtime in run.runtimes):
+        words = memory.describe_ledger(run, records)
+        yield _picture("Who holds the memory of one instance", words, partial(memory.ledger, run, records))
+    for metric in ("density.host", "density.pss", "density.cpu"):
+        if memory.slopes(records, metric):
+            words = memory.describe_density(records, metric)
+            yield _picture(f"{metric} by number of instances", words, partial(memory.density, run, records, metric))
 
 
 def _has_pairs(report: Report, metric: str) -> bool:

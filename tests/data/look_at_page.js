@@ -17,8 +17,10 @@ found.overlaps = [...document.querySelectorAll("svg")].flatMap(svg => {
     && x.top < y.bottom - 1 && y.top < x.bottom - 1).map(([b]) => a + " | " + b)); });
 const button = [...document.querySelectorAll("th button")].find(b => b.textContent === "median");
 const column = () => [...document.querySelectorAll("table[data-sortable] tbody tr")].map(r => Number(r.cells[3].dataset.value));
-button.click(); found.up = column(); button.click(); found.down = column();
-found.sorted = button.parentElement.getAttribute("aria-sort");
+if (button) {
+  button.click(); found.up = column(); button.click(); found.down = column();
+  found.sorted = button.parentElement.getAttribute("aria-sort");
+}
 found.requests = performance.getEntriesByType("resource").length;
 const out = document.createElement("script"); out.type = "application/json"; out.id = "found";
 out.textContent = JSON.stringify(found); document.body.append(out);

@@ -1,4 +1,5 @@
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -18,7 +19,11 @@ def test_a_bundle_can_be_read_again(tmp_path, monkeypatch, capsys):
         tar.extractall(tmp_path / "out", filter="data")
     made = tmp_path / "out" / REFERENCE.name
     assert (made / "trials.jsonl").read_bytes() == (REFERENCE / "trials.jsonl").read_bytes()
-    assert "<svg" in (made / "report.html").read_text()
+    page = (made / "report.html").read_text()
+    assert "<svg" in page
+    linked = re.findall(r'<a href="([^#"]*)"', page)
+    assert linked
+    assert all((made / name).is_file() for name in linked)
     assert f"trials.seed={json.loads((made / 'run.json').read_text())['seed']}" in (made / "README").read_text()
     capsys.readouterr()
     assert run(["report", str(made)]) == 0

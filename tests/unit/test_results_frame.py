@@ -10,10 +10,10 @@ from harness.analysis.history import entry_of
 from harness.analysis.summary import analyse
 from harness.charts import style
 from harness.errors import StoreError, UsageError
-from harness.results.frame import COLUMNS
+from harness.results.frame import COLUMNS, Run
 from harness.results.history import append, history_path
 from harness.results.store import RunDirectory
-from tests.example_run import example_run, example_trials
+from tests.example_run import dense_trials, example_run, example_trials
 
 TRIALS = example_trials()
 (REFERENCE,) = (Path(__file__).parents[2] / "results" / "reference").glob("*-quickstart-*")
@@ -134,12 +134,59 @@ def test_noise_has_one_row_a_trial(reference):
         reference.samples("b01-vm")
 
 
-@pytest.mark.parametrize("name", ["values", "paired", "ecdf", "order", "phases", "isolation"])
+@pytest.mark.parametrize("name", ["values", "paired", "ecdf", "order", "phases", "isolation", "memory"])
 def test_every_chart_draws_on_given_axes(reference, name):
     axes = style.new_figure(5, 3).add_subplot()
     assert getattr(reference.plot, name)(ax=axes) is axes
     assert axes.get_title() or axes.get_xlabel()
     assert len(axes.get_figure().axes) == 1
+
+
+def test_density_is_tidy_and_its_chart_names_what_each_further_instance_takes():
+    run = Run(example_run(), tuple(dense_trials()), Path())
+    frame = run.density
+    assert set(frame["n"]) == {1, 2, 4}
+    assert len(frame) == 3 * len(dense_trials())
+    axes = run.plot.density("density.pss")
+    (legend,) = axes.figure.legends
+    assert "vm (tcg): +96.0 MiB [96.0 MiB - 96.0 MiB] for each" in [text.get_text() for text in legend.get_texts()]
+    given = style.new_figure(5, 3).add_subplot()
+    assert run.plot.density("density.pss", ax=given) is given
+    with pytest.raises(UsageError, match="no readings by number of instances"):
+        run.plot.density("density.cpu")
+
+
+def test_accounts_of_memory_add_up_and_count_no_page_twice(run):
+    from harness.charts.memory import accounts
+
+    own = accounts(run.records, "vm")
+    found = run.counted().query("runtime == 'vm'").groupby("metric", observed=True)["value"].median()
+    assert sum(own.values()) == pytest.approx(found["memory.pss"])
+    assert own["memory.guest_ram"] == found["memory.guest_ram"]
+    assert list(accounts(run.records, "container")) == ["memory.pss"]
+
+
+def test_a_family_of_metrics_is_one_chart(reference):
+    axes = style.new_figure(5, 3).add_subplot()
+    members = {"startup.init": "init", "startup.ready": "ready", "no.such": "nothing"}
+    assert reference.plot.family(members, "Starts", ax=axes) is axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["init", "ready"]
+    with pytest.raises(UsageError, match="no runtime of this run has any"):
+        reference.plot.family({"no.such": "nothing"}, "Nothing")
+
+
+def test_history_of_a_run_s_own_scenario(run, tmp_path):
+    entry = entry_of(analyse(run.meta, run.records))
+    path = history_path(tmp_path, run.meta.scenario, run.meta.host["class"])
+    for place in range(3):
+        append(path, replace(entry, run_id=f"r{place}", started=f"2026-01-0{3 - place}T00:00:00+00:00"))
+    axes = style.new_figure(5, 3).add_subplot()
+    assert run.plot.history(root=tmp_path, ax=axes) is axes
+    assert axes.get_title(loc="left") == "startup.ready: container / process"
+    with pytest.raises(StoreError, match="history: http-start: none"):
+        run.plot.history(root=tmp_path / "nothing")
+    with pytest.raises(UsageError, match="its newest run has no"):
+        run.plot.history("no.such", root=tmp_path)
 
 
 def test_charts_of_what_is_not_there_say_so(reference):
