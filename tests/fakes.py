@@ -41,6 +41,7 @@ class FakeInstance:
     log: list[str] = field(default_factory=list)
     stop_error: TrialError | None = None
     own_pids: tuple[int, ...] = ()
+    charged: CgroupMemory | None = None
 
     def __post_init__(self) -> None:
         self.marks.append(Mark("requested", 1000))
@@ -49,7 +50,7 @@ class FakeInstance:
         return self.own_pids
 
     def cgroup_memory(self) -> CgroupMemory | None:
-        return None
+        return self.charged
 
     def wait(self, milestone: str, deadline_ns: int) -> Mark:
         self.log.append(f"wait {milestone}")
@@ -65,7 +66,7 @@ class FakeInstance:
         self.log.append("attest")
         return self.attestation
 
-    def calibrate(self, count: int) -> Sequence[Mark]:
+    def calibrate(self, count: int, gap_ns: int = 0) -> Sequence[Mark]:
         return [Mark(name, 5000 + i, "40", 4900) for i in range(count) for name in ("cal", "took")]
 
     def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:

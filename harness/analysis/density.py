@@ -28,6 +28,7 @@ def _level(name: str, unit: Unit, doc: str) -> Metric:
     return Metric(f"density.{name}", unit, Better.LOWER, doc)
 
 
+OWN = _level("own", Unit.BYTES, "anonymous, tmpfs and kernel memory of their cgroups: what goes when they go")
 HOST = _level("host", Unit.BYTES, "memory that the host has less than before the first one, page cache not counted")
 CACHE = _level("cache", Unit.BYTES, "page cache that the host has more than before the first one (it can be reclaimed)")
 PSS = _level("pss", Unit.BYTES, "proportional set size of all their host processes together")
@@ -37,20 +38,19 @@ MERGED = _level("merged", Unit.BYTES, "memory that KSM saves on the whole host, 
 CPU = _level("cpu", Unit.RATIO, "CPU time of all their host processes in a second of waiting: 1 is one core")
 HOST_CPU = _level("cpu.host", Unit.RATIO, "CPU time of the whole host in the same second, whoever took it")
 READY = _level("ready", Unit.NS, "from `requested` to `ready` of the last one, the others being idle")
-LEVEL_METRICS = (HOST, CACHE, PSS, USS, CGROUP, MERGED, CPU, HOST_CPU, READY)
+LEVEL_METRICS = (OWN, HOST, CACHE, PSS, USS, CGROUP, MERGED, CPU, HOST_CPU, READY)
 
 
 def _slope(name: str, unit: Unit, of: Metric, doc: str) -> Metric:
     return Metric(name, unit, Better.LOWER, f"{doc}: slope of {of.name} over the numbers of instances in one trial")
 
 
-MARGINAL = _slope("memory.marginal", Unit.BYTES, HOST, "memory that the host gives for one more instance")
+MARGINAL = _slope("memory.marginal", Unit.BYTES, OWN, "memory of the host that goes to one more instance")
 CPU_MARGINAL = _slope("cpu.marginal", Unit.RATIO, CPU, "CPU time of one more idle instance, 1 is one core")
-STEADIEST = _slope("memory.marginal.pss", Unit.BYTES, PSS, "the same by its processes")
-"""What other processes of the host do does not move it: it decides when a run knows enough."""
 SLOPES: Mapping[Metric, Metric] = {
-    MARGINAL: HOST,
-    STEADIEST: PSS,
+    MARGINAL: OWN,
+    _slope("memory.marginal.host", Unit.BYTES, HOST, "memory that the whole host has less, others' changes too"): HOST,
+    _slope("memory.marginal.pss", Unit.BYTES, PSS, "the same by its processes"): PSS,
     _slope("memory.marginal.uss", Unit.BYTES, USS, "the same, what no other process maps"): USS,
     _slope("memory.marginal.cgroup", Unit.BYTES, CGROUP, "the same by its cgroup"): CGROUP,
     _slope("memory.marginal.cache", Unit.BYTES, CACHE, "page cache for one more instance"): CACHE,

@@ -132,7 +132,7 @@ class _RuntimesSubject:
     @property
     def stop_metrics(self) -> tuple[str, ...]:
         if self.scenario.density is not None:
-            return (density.STEADIEST.name,)
+            return (density.MARGINAL.name,)
         return (self.reported or READY_METRIC,)
 
     @property

@@ -158,11 +158,21 @@ def _emit_inside(instance: Instance, seen: Mapping[str, Json], emit: Emit) -> No
         emit(Absent(metric, f"no {' or '.join(keys)} inside") if missing else Measurement(metric, sum(values)))
 
 
+def own_bytes(memory: CgroupMemory | None) -> int | None:
+    """Return what goes with the instance, by its cgroup: anonymous, tmpfs and kernel memory, each once.
+
+    None where there is no cgroup, or one that does not tell; kernel memory alone counts as 0 where it does not.
+    """
+    if memory is None or memory.anon_bytes is None or memory.shmem_bytes is None:
+        return None
+    return memory.anon_bytes + memory.shmem_bytes + (memory.kernel_bytes or 0)
+
+
 def _explained(memory: CgroupMemory | None, sizes: host.Sizes | None) -> tuple[int | None, str]:
-    """Return what is known to be the instance's own, and by whom: anonymous, tmpfs and kernel memory, each once."""
-    if memory is not None and memory.anon_bytes is not None and memory.shmem_bytes is not None:
-        parts = [memory.anon_bytes, memory.shmem_bytes, memory.kernel_bytes or 0]
-        return sum(parts), "its cgroup" if memory.kernel_bytes is not None else "its cgroup, without kernel memory"
+    """Return what is known to be the instance's own, and by whom."""
+    own = own_bytes(memory)
+    if own is not None and memory is not None:
+        return own, "its cgroup" if memory.kernel_bytes is not None else "its cgroup, without kernel memory"
     return (sizes.uss, "its processes") if sizes is not None else (None, "")
 
 

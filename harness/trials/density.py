@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +19,11 @@ from harness.analysis import density as metrics
 from harness.errors import TrialError
 from harness.host import memory as host
 from harness.host.noise import Sampler
-from harness.interfaces import Arm, Instance
+from harness.interfaces import Arm, CgroupMemory, Instance
 from harness.model.metrics import Absent, Measurement, Metric, Unit
 from harness.model.records import Level, MetricValue, TrialRecord, TrialSpec
 from harness.model.units import format_bytes
+from harness.probes.memory import own_bytes
 from harness.trials.ledger import Ledger, Outcome, Progress, now
 from harness.trials.trial import ATTEST_NS, STOP_NS, NotReady, abandon, keep_logs, launch
 
@@ -123,11 +125,12 @@ class _Ramp:
             return f"instance {gone[0]} of {len(self.instances)} has ended by itself"
         memory, sizes = host.read_host(), host.read_sizes(self._pids())
         values: dict[Metric, float | None] = {
+            metrics.OWN: self._sum(own_bytes),
             metrics.HOST: memory.used_bytes - self.before.used_bytes,
             metrics.CACHE: memory.cache_bytes - self.before.cache_bytes,
             metrics.PSS: sizes.pss,
             metrics.USS: sizes.uss,
-            metrics.CGROUP: self._charged(),
+            metrics.CGROUP: self._sum(lambda use: use.current_bytes if use else None),
             metrics.MERGED: None if (saved := host.ksm_saved_bytes()) is None else saved - self.merged_bytes,
             metrics.CPU: round(own_ratio, 6),
             metrics.HOST_CPU: round(all_ratio, 6),
@@ -137,11 +140,11 @@ class _Ramp:
         self.levels.append(Level(len(self.instances), told))
         return ""
 
-    def _charged(self) -> int | None:
-        """Return what their cgroups are charged together, None where one of them does not tell."""
-        uses = [instance.cgroup_memory() for instance in self.instances]
-        charges = [use.current_bytes for use in uses if use is not None and use.current_bytes is not None]
-        return sum(charges) if len(charges) == len(self.instances) else None
+    def _sum(self, of: Callable[[CgroupMemory | None], int | None]) -> int | None:
+        """Return something of all their cgroups together, None where one of them does not tell."""
+        values = [of(instance.cgroup_memory()) for instance in self.instances]
+        told = [value for value in values if value is not None]
+        return sum(told) if len(told) == len(values) else None
 
     def end(self, outcome: Outcome) -> None:
         """Stop all of them, the last one first; one that cannot be stopped fails the trial."""

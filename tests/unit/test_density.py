@@ -8,6 +8,7 @@ import pytest
 from harness.analysis import density as metrics
 from harness.errors import TrialError
 from harness.host import memory as host
+from harness.interfaces import CgroupMemory
 from harness.model.records import Level, MetricValue, TrialRecord, TrialSpec
 from harness.model.scenario import Density
 from harness.results.codec import parse_trial, trial_line
@@ -16,6 +17,7 @@ from harness.trials.density import RampContender
 from tests.fakes import FakeArm, FakeInstance
 
 MIB = 1 << 20
+CHARGED = CgroupMemory(8 * MIB, 7 * MIB, 2 * MIB, None, None, shmem_bytes=MIB)
 SPEC = TrialSpec("b00-vm", 0, 0, "vm", "libvirt")
 
 
@@ -47,7 +49,11 @@ def arm(seen, fails_at=None):
     made = []
 
     def make(trial_id):
-        made.append(FakeInstance(ready_ns=None if len(made) == fails_at else 5_000_000, own_pids=(len(made) + 1,)))
+        made.append(
+            FakeInstance(
+                ready_ns=None if len(made) == fails_at else 5_000_000, own_pids=(len(made) + 1,), charged=CHARGED
+            )
+        )
         seen.running.append(trial_id)
         return made[-1]
 
@@ -67,7 +73,8 @@ def test_each_number_is_read_and_the_slopes_are_those_of_one_more(fake_host, tmp
     assert record.levels[2].metrics["density.ready"].value == 5_000_000
     assert "density.cgroup" not in record.levels[0].metrics
     values = {name: value.value for name, value in record.metrics.items()}
-    assert (values["memory.marginal"], values["memory.marginal.pss"]) == (12 * MIB, 10 * MIB)
+    assert values["memory.marginal"] == 11 * MIB  # anonymous, tmpfs and kernel memory, not the page cache
+    assert (values["memory.marginal.host"], values["memory.marginal.pss"]) == (12 * MIB, 10 * MIB)
     assert values["cpu.marginal"] == pytest.approx(0.01)
     assert values["density.instances"] == 4
     assert record.metrics["density.instances"].labels == {"stopped by": "all that were planned"}
