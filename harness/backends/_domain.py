@@ -220,9 +220,7 @@ def _add_devices(domain: ET.Element, guest: GuestSpec) -> None:
         port = _add(devices, "channel", type="unix")
         _add(port, "source", mode="connect", path=str(guest.sockets / channel))
         _add(port, "target", type="virtio", name=channel)
-    balloon = add_balloon(devices, guest.hardware)
-    if guest.hardware.has_balloon:
-        _mmio(balloon, guest)
+    add_balloon(devices, guest.hardware, lambda balloon: _mmio(balloon, guest))
 
 
 def _add_qemu_extras(domain: ET.Element, guest: GuestSpec) -> None:

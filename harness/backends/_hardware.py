@@ -6,6 +6,7 @@ Everything here has the default that the harness had before there was a choice: 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,8 +34,8 @@ class Hardware:
 
     `cpu`: a CPU model of libvirt's, `host`, `max`, or None: the host's under KVM, QEMU's plainest under emulation.
     `legacy_timers` False takes PIT and PIC from a microvm. `tcg_cache_bytes`: room for translated code, None leaves it
-    to QEMU. `mergeable`: the host may merge its pages with equal ones of others. `balloon_bytes`: to what size the guest
-    shall shrink when it is ready; `free_page_reporting`: it tells the host which pages it does not use.
+    to QEMU. `mergeable`: the host may merge its pages with equal ones of others. `balloon_bytes`: to what size the
+    guest shall shrink when it is ready; `free_page_reporting`: it tells the host which pages it does not use.
     """
 
     firmware: str | None = None
@@ -87,12 +88,13 @@ def add_memory(domain: ET.Element, hardware: Hardware, memory_bytes: int) -> Non
         add(domain, "currentMemory", str(min(hardware.balloon_bytes, memory_bytes) // 1024), unit="KiB")
 
 
-def add_balloon(devices: ET.Element, hardware: Hardware) -> ET.Element:
-    """Return the balloon, or that there is none: without this element libvirt adds one."""
+def add_balloon(devices: ET.Element, hardware: Hardware, place: Callable[[ET.Element], None]) -> None:
+    """Add the balloon, on the bus that `place` gives it, or say that there is none: else libvirt adds one."""
     if not hardware.has_balloon:
-        return add(devices, "memballoon", model="none")
+        add(devices, "memballoon", model="none")
+        return
     reports = {"freePageReporting": "on"} if hardware.free_page_reporting else {}
-    return add(devices, "memballoon", model="virtio", **reports)
+    place(add(devices, "memballoon", model="virtio", **reports))
 
 
 def add_cpu(domain: ET.Element, hardware: Hardware, *, kvm: bool) -> None:
