@@ -88,7 +88,7 @@ def slopes(records: Records, metric: str) -> dict[str, Estimate]:
     return {runtime: median_estimate(values) for runtime, values in found.items()}
 
 
-def density(run: RunRecord, records: Records, metric: str = readings.HOST.name, ax: Axes | None = None) -> Axes:
+def density(run: RunRecord, records: Records, metric: str = readings.OWN.name, ax: Axes | None = None) -> Axes:
     """Draw one reading by the number of instances: a dot a trial, median and interval at each number, its slope.
 
     Raises: UsageError where this run did not start more and more instances, or did not read this.

@@ -122,7 +122,7 @@ def _memory(report: Report) -> Iterator[Picture]:
     if any(len(memory.accounts(records, runtime)) > 1 for runtime in run.runtimes):
         words = memory.describe_ledger(run, records)
         yield _picture("Who holds the memory of one instance", words, partial(memory.ledger, run, records))
-    for metric in ("density.host", "density.pss", "density.cpu"):
+    for metric in ("density.own", "density.pss", "density.cpu"):
         if memory.slopes(records, metric):
             words = memory.describe_density(records, metric)
             yield _picture(f"{metric} by number of instances", words, partial(memory.density, run, records, metric))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from harness.interfaces import Renderer
 from harness.model.report import Report
 from harness.report import _claims as claims
+from harness.report import _density as density
 from harness.report import _tables as tables
 from harness.report._isolation import report_lines
 from harness.report._markdown_table import plain, table
@@ -37,6 +38,16 @@ def _measurements(report: Report) -> Iterator[str]:
     ]
     yield from table(head, lines, frozenset({2, 3}))
     yield "\n↓ lower is better, ↑ higher is better; [ ] 95 % interval of the paired effect"
+
+
+def _density(report: Report) -> Iterator[str]:
+    matrix = density.matrix(report)
+    if matrix:
+        yield "\n## By number of instances\n"
+        yield from table(matrix[0], matrix[1:], frozenset(range(1, len(matrix[0]))))
+        yield f"\n{plain(density.NOTE)}"
+    for line in density.endings(report):
+        yield f"- {plain(line)}"
 
 
 def _properties(report: Report) -> Iterator[str]:
@@ -77,7 +88,7 @@ class MarkdownRenderer:
 
     def render(self, report: Report) -> str:
         lines = [f"# {plain(report.run.scenario)}\n", f"**{plain(tables.headline(report))}**\n"]
-        for part in (_facts, _findings_first, _isolation, _measurements, _properties, _claims, _findings):
+        for part in (_facts, _findings_first, _isolation, _measurements, _density, _properties, _claims, _findings):
             lines.extend(part(report))
         return "\n".join(lines) + "\n"
 

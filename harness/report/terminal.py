@@ -21,6 +21,7 @@ from harness.interfaces import Renderer
 from harness.model.report import Claim, Report
 from harness.report import _claims as claim_words
 from harness.report import _compact as compact
+from harness.report import _density as density
 from harness.report import _tables as tables
 from harness.report._isolation import report_lines
 from harness.report._tables import Row
@@ -69,6 +70,9 @@ class TerminalRenderer:
             _table(console, report, [row for row in tables.rows(report) if row.metric in shown])
             _medians(console, report, shown)
             _matrix(console, compact.fitting(compact.property_matrix(report, console.width), console.width))
+        _matrix(console, density.matrix(report))
+        for line in density.endings(report):
+            _prose(console, line)
         _findings(console, report)
         if self._everything:
             _missing(console, [tables.missing_text(missing) for missing in report.missing])

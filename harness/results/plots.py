@@ -62,7 +62,7 @@ class Plots:
 
         return charts.ledger(self.run, self.records, ax)
 
-    def density(self, metric: str = "density.host", *, ax: Axes | None = None) -> Axes:
+    def density(self, metric: str = "density.own", *, ax: Axes | None = None) -> Axes:
         """One reading by the number of instances that ran at once, with what each further one adds."""
         from harness.charts import memory as charts  # noqa: PLC0415
 
