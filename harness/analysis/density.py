@@ -59,6 +59,8 @@ SLOPES: Mapping[Metric, Metric] = {
 }
 """What one trial says, by the reading that it is the slope of; the headline first."""
 INSTANCES = Metric("density.instances", Unit.COUNT, Better.HIGHER, "how many ran at once when the trial ended")
+PLANNED = "all that were planned"
+"""What a trial was `stopped by` (a label of `density.instances`) that got to its last number."""
 TRIAL_METRICS = (*SLOPES, INSTANCES)
 
 

@@ -30,7 +30,6 @@ from harness.trials.trial import ATTEST_NS, STOP_NS, NotReady, abandon, keep_log
 if TYPE_CHECKING:
     from harness.model.scenario import Density
 
-PLANNED = "all that were planned"
 
 
 @dataclass(slots=True)
@@ -58,7 +57,7 @@ class _Ramp:
             why = why or self._pressure(waited_us, since_ns)
             if why:
                 return why
-        return PLANNED
+        return metrics.PLANNED
 
     def _fill(self, count: int) -> str:
         """Start instances until there are `count`; return why not, empty when there are."""
