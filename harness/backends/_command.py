@@ -6,7 +6,6 @@ import os
 import select
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -34,22 +33,29 @@ class Command:
     def __init__(self, argv: Sequence[str], log: Path) -> None:
         self._argv = argv
         self._log = log
-        with log.open("wb") as stderr:
-            self._child = process.start(argv, stderr=stderr)
-        self._pidfd = os.pidfd_open(self._child.pid)
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            self._pid = process.spawn(argv, fd)
+        finally:
+            os.close(fd)
+        self._pidfd = os.pidfd_open(self._pid)
+        self._code: int | None = None
 
     def fileno(self) -> int:
         return self._pidfd
 
     @property
     def pid(self) -> int | None:
-        return self._child.pid
+        return self._pid
 
     def wait(self, timeout_ns: int) -> int | None:
-        if self._child.returncode is None and is_readable(self._pidfd, timeout_ns):
-            self._child.wait()
-        code = self._child.returncode
-        return code if code is None or code >= 0 else 128 - code
+        if self._code is None and is_readable(self._pidfd, timeout_ns):
+            self._reap()
+        return self._code
+
+    def _reap(self) -> None:
+        code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        self._code = code if code >= 0 else 128 - code
 
     def complaint(self) -> str:
         lines = self._log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
@@ -57,9 +63,9 @@ class Command:
         return f"{Path(self._argv[0]).name}: {said.strip() or 'ended without a word'}"
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
+        if self._code is None:
+            os.killpg(self._pid, signal.SIGKILL)
+            self._reap()
 
     def close(self) -> None:
         os.close(self._pidfd)

@@ -123,6 +123,20 @@ def start(argv: Sequence[str], *, keep_fds: Sequence[int] = (), stderr: IO[bytes
     )  # fmt: skip
 
 
+def spawn(argv: Sequence[str], log: int) -> int:
+    """Return the pid of a program that was started on a timed path: `argv[0]` is its path, `log` gets what it says.
+
+    It has a process group of its own, and our environment. By vfork(2), so that it is executed when this returns, and
+    the size of this process does not matter. Raises: OSError.
+    """
+    null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
+    actions = (null, (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2))
+    default = (signal.SIGPIPE, signal.SIGXFSZ)  # which Python ignores
+    return os.posix_spawn(
+        argv[0], list(argv), os.environ, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=default
+    )
+
+
 def await_end(child: Running, timeout_ns: int) -> int:
     """Return the code of a program that ends by itself; one that still runs at `timeout_ns` is killed."""
     try:
