@@ -33,7 +33,7 @@ def matrix(report: Report) -> list[list[str]]:
         [
             f"{n} x {tables.runtime_label(report, runtime)}",
             *(_cell(found.get((runtime, n, metric.name)), metric) for metric, _ in columns),
-        ]  # fmt: skip
+        ]
         for runtime in report.run.runtimes
         for n in sorted({n for name, n, _ in found if name == runtime})
     ]
