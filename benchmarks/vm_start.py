@@ -63,6 +63,9 @@ class DirectGuest(Guest):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 poll.poll(10_000)
 
+    def paused(self) -> None:
+        return None
+
     def forgotten(self) -> bool:
         return True
 

@@ -55,6 +55,8 @@ void vm_boot(struct spec *spec);
 void vm_open_console(const struct spec *spec); /* fds 1, 2 and 5 become virtio-serial ports */
 void vm_power_off(void) __attribute__((noreturn));
 
+int kvm_probe(void); /* kvm.c */
+
 /* system.c: where pid 1 is another one */
 void system_leave(void);
 void system_power_off(void) __attribute__((noreturn));
@@ -84,6 +86,7 @@ void run_command(const struct spec *spec, char **argv, uint64_t timeout_ns, stru
 /* The workloads that the agent brings along, started as argv[0] `harness:NAME`; argv ends with NULL. */
 #define BUILT_IN "harness:"
 int iobench(int argc, char **argv);
+
 int workbench(char **argv); /* workbench.c */
 int echo(char **argv);	    /* serve.c */
 int pause_for_ever(void);

@@ -34,6 +34,19 @@ static void set_ready(struct agent *agent)
 		mark("answer", "%s", "");
 }
 
+/* A guest's kernel says on its console whom it has killed for want of memory, but we have silenced it: it counts them too. */
+static void tell_of_memory(void)
+{
+	struct buf text = {0};
+	if (buf_file(&text, AT_FDCWD, "/proc/vmstat")) {
+		buf_add(&text, "", 1);
+		const char *count = strstr(text.data, "oom_kill ");
+		if (count && atoi(count + strlen("oom_kill ")) > 0)
+			mark("oom", "%d", atoi(count + strlen("oom_kill ")));
+	}
+	free(text.data);
+}
+
 /* Reap everything, as pid 1 must; note when the workload ends. */
 static void reap(struct agent *agent)
 {
@@ -46,6 +59,8 @@ static void reap(struct agent *agent)
 			continue;
 		agent->workload.exited = true;
 		agent->workload.returncode = exit_code(status);
+		if (agent->workload.returncode == 137 && agent->spec.vm)
+			tell_of_memory();
 		if (agent->spec.ready == READY_EXIT && agent->workload.returncode == 0)
 			set_ready(agent);
 		mark("exited", "%d", agent->workload.returncode);
@@ -196,6 +211,8 @@ int main(int argc, char **argv)
 		return built_in(argc, argv);
 	if (argc == 2 && strcmp(argv[1], "--tsc-khz") == 0)
 		return print_tsc_khz();
+	if (argc == 2 && strcmp(argv[1], "--kvm-probe") == 0)
+		return kvm_probe();
 	if (argc == 3 && strcmp(argv[1], "--connect") == 0)
 		connect_host(argv[2]);
 	static struct agent agent = {.check.socket = -1};

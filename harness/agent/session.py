@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from harness.agent import answers
 from harness.agent.marks import MarkParser, printable
 from harness.errors import AgentError, TrialError, TrialTimeout
-from harness.model.milestones import ANSWER, DRIVERS, EXEC, EXITED, INIT, READY, ROOT, RUNTIME_EXEC, Mark
+from harness.model.milestones import ANSWER, DRIVERS, EXEC, EXITED, INIT, OOM, READY, ROOT, RUNTIME_EXEC, Mark
 from harness.model.records import Attestation
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _CHUNK_BYTES = 1 << 16
 _LAST_WORDS_S = 0.5
 _BYE_NS = 100_000_000
 # Only these may come from inside: an image or a guest's root that writes `requested` or `deleted` changes nothing.
-_FROM_INSIDE = frozenset({RUNTIME_EXEC, INIT, DRIVERS, ROOT, EXEC, READY, ANSWER, EXITED, "error"})
+_FROM_INSIDE = frozenset({RUNTIME_EXEC, INIT, DRIVERS, ROOT, EXEC, READY, ANSWER, OOM, EXITED, "error"})
 _SAMPLES = frozenset({"cal", "took"})
 # How long an answer may be: twice what `csrc/agent/workload.c` keeps of a command's output; the longest argv and env.
 _EXEC_MAX_BYTES, _ATTEST_MAX_BYTES, _INSIDE_MAX_BYTES, _SHORT_MAX_BYTES = 3 << 20, 8 << 20, 1 << 20, 4096

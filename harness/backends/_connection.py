@@ -5,6 +5,7 @@ libvirt-python is imported here alone, and only when a VM is wanted.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import importlib
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from harness.backends import _endings as endings
 from harness.backends import _passwd
 from harness.errors import BackendError, CapabilityError
 from harness.host.paths import cache_dir, runtime_dir
@@ -222,7 +224,8 @@ def create(connection: Any, xml: str, *, by_daemon: bool) -> Any:
         flags = libvirt.VIR_DOMAIN_START_AUTODESTROY
         return _answered(lambda: connection.createXML(xml, flags), "libvirt: the daemon")
     except libvirt.libvirtError as error:
-        raise BackendError(f"libvirt: the domain did not start: {error}") from error
+        message, hint = endings.refused(str(error))
+        raise BackendError(message, hint=hint) from error
 
 
 def _answered(call: Callable[[], T], whom: str) -> T:
@@ -260,6 +263,39 @@ def monitor(connection: Any, name: str, command: str) -> str:
         return str(libvirt_qemu.qemuMonitorCommand(connection.lookupByName(name), command, _FOR_PEOPLE))
     except (ImportError, libvirt.libvirtError) as error:
         raise BackendError(f"libvirt: {name}: {command}: {error}") from error
+
+
+def paused(connection: Any, name: str) -> str | None:
+    """Return why a domain is stopped that exists, None while it runs or where there is none.
+
+    QEMU stops a guest by itself where KVM reports an internal error, and the log has its words.
+    """
+    libvirt = import_libvirt()
+    try:
+        state, _reason = connection.lookupByName(name).state()
+    except libvirt.libvirtError:
+        return None
+    if state not in {libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_CRASHED}:
+        return None
+    return last_words(name) or "it did not say why"
+
+
+def reap(name: str) -> None:
+    """Collect the QEMU of the embedded driver if it has ended; it is our child while we are a sub-reaper."""
+    for root in _embedded:
+        with contextlib.suppress(OSError, ValueError):  # no such file yet, not a child of ours
+            os.waitpid(int((root / "run" / "qemu" / f"{name}.pid").read_text()), os.WNOHANG)
+
+
+def last_words(name: str) -> str | None:
+    """Return the last line that QEMU itself wrote about a guest of the embedded driver, None without one."""
+    for root in _embedded:
+        try:
+            lines = (root / "log" / "qemu" / f"{name}.log").read_text("utf-8", "replace").splitlines()
+        except OSError:
+            continue
+        return endings.last_line(lines)
+    return None
 
 
 def domains(connection: Any, prefix: str) -> list[str]:

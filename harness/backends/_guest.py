@@ -9,24 +9,27 @@ import shutil
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.backends import _connection, _helpers, _metering, _saved
+from harness.backends import _connection, _endings, _helpers, _metering, _saved
 from harness.backends._boot_marks import BootSession
 from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
 from harness.container import syscalls
-from harness.errors import TrialError
+from harness.errors import TrialError, TrialTimeout
 from harness.host.netns import Attachment
 from harness.interfaces import Boundary, CgroupMemory, ExecResult, Json
-from harness.model.milestones import DELETED, EXITED, READY, REQUESTED, RETURNED, STOPPING, VMM_EXEC, Mark
+from harness.model.milestones import DELETED, EXITED, KERNEL, OOM, READY, REQUESTED, RETURNED, STOPPING, VMM_EXEC, Mark
 from harness.model.records import Attestation
 
 _ANSWER_NS = 30_000_000_000
 _POWER_OFF_NS = 10_000_000_000
 _SYSTEM_OFF_NS = 60_000_000_000  # systemd stops its services first
+_LOOK_S = 0.25
+_LAST_NS = 500_000_000
 _HELPER_NS = 2_000_000_000
 _PEERCRED = struct.Struct("3i")
 
@@ -71,6 +74,8 @@ class Guest:
         self._pidfd: int | None = None
         self._helpers: set[int] = set()
         self._stopped = False
+        self._status: int | None = None
+        self._reaped = threading.Event()
         self._is_saved = False
         self._saved_in: Path | None = None
         self.rusage: Mapping[str, float] = {}
@@ -80,7 +85,7 @@ class Guest:
     def start(self) -> None:
         """The timed path: listen, ask libvirt, read marks. The cgroup that only meters is made before it."""
         self.session.start()
-        with self._as_parent():
+        with self._as_parent(), self._reaped_if_it_fails():
             self.session.mark(REQUESTED)
             self.spec.sockets.mkdir(parents=True, exist_ok=True)
             self._listen_for("marks", self._on_marks_connected)
@@ -106,6 +111,26 @@ class Guest:
                 stack.enter_context(syscalls.child_subreaper())
             yield
 
+    @contextlib.contextmanager
+    def _reaped_if_it_fails(self) -> Iterator[None]:
+        """Collect a QEMU that ends before it has opened its channels, as our child and unknown to us.
+
+        libvirt would wait for the zombie's end for half a minute and more before it tells what QEMU has said.
+        """
+        started = threading.Event()
+
+        def look() -> None:
+            while not started.wait(_LOOK_S):
+                if self._pid is None:
+                    _connection.reap(self.spec.name)
+
+        if not self.spec.by_daemon:
+            threading.Thread(target=look, name="qemu-reaper", daemon=True).start()
+        try:
+            yield
+        finally:
+            started.set()
+
     def create(self) -> None:
         """Have QEMU started; returns before the guest's first instruction."""
         before = _helpers.running() if self.spec.shares else set()
@@ -120,6 +145,10 @@ class Guest:
     def end(self) -> None:
         """End the guest at once."""
         _connection.destroy(self._connection, self.spec.name)
+
+    def paused(self) -> str | None:
+        """Return why QEMU does not run the guest any more though it is there; None while it runs."""
+        return _connection.paused(self._connection, self.spec.name)
 
     def monitor(self, command: str) -> str:
         """Return what QEMU's own monitor says. Raises: BackendError."""
@@ -167,16 +196,50 @@ class Guest:
         return self._meter.memory() if self._meter is not None else None
 
     def wait(self, milestone: str, deadline_ns: int) -> Mark:
-        return self.session.wait(milestone, deadline_ns)
+        with self._explained():
+            return self.session.wait(milestone, deadline_ns)
 
     def inside(self) -> Mapping[str, Json]:
-        return self.session.inside(time.monotonic_ns() + _ANSWER_NS)
+        with self._explained():
+            return self.session.inside(time.monotonic_ns() + _ANSWER_NS)
 
     def attest(self, deadline_ns: int) -> Attestation:
-        return self.session.attest(deadline_ns)
+        with self._explained():
+            return self.session.attest(deadline_ns)
 
     def calibrate(self, count: int) -> Sequence[Mark]:
-        return self.session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
+        with self._explained():
+            return self.session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Tell an error by what has become of the guest, where its kernel, QEMU or libvirt know more than the agent."""
+        try:
+            yield
+        except TrialError as error:
+            own = self.session.find("error") or (self.session.find(EXITED) and not self.session.find(OOM))
+            ending = None if own else self._ending(gone=not isinstance(error, TrialTimeout))
+            if ending is not None:
+                raise type(error)(ending.message, hint=ending.hint or error.hint) from error
+            raise type(error)(error.message, hint=_endings.agent_hint(error.message) or error.hint) from error
+
+    def _ending(self, *, gone: bool) -> _endings.Ending | None:
+        oom = self.session.find(OOM)
+        ended = self._pidfd is not None and self._wait_for_exit(_LAST_NS if gone else 0)
+        if ended and not self.spec.by_daemon:
+            self._reaped.wait(_LAST_NS / 1e9)
+        evidence = _endings.Evidence(
+            console=self.console(),
+            last=self.session.marks[-1].milestone,
+            memory_bytes=self.memory_bytes,
+            status=self._status,
+            log=_connection.last_words(self.spec.name),
+            paused=None if ended else self.paused(),
+            ended=ended,
+            kernel_spoke=self.session.find(KERNEL) is not None,
+            killed=int(oom.detail or 1) if oom else 0,
+        )
+        return _endings.explain(evidence)
 
     def go(self, deadline_ns: int) -> None:
         self.session.go(deadline_ns)
@@ -277,9 +340,11 @@ class Guest:
         assert self._pidfd is not None
         self.session.unwatch(self._pidfd)
         try:
-            _, _, usage = os.wait4(self._pid, 0)
+            _, self._status, usage = os.wait4(self._pid, 0)
         except ChildProcessError:  # a daemon's child, not ours
             return
+        finally:
+            self._reaped.set()
         self.rusage = {"user_s": usage.ru_utime, "system_s": usage.ru_stime, "max_rss_bytes": usage.ru_maxrss * 1024}
 
     def _wait_until_forgotten(self) -> None:

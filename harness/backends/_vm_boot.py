@@ -16,13 +16,15 @@ from harness.backends._vm_mounts import VmMounts
 from harness.backends._vm_options import Options, guest_kernel
 from harness.errors import CapabilityError
 from harness.host.process import run
-from harness.images import disk_chain, initramfs, kernel, stock, trial_volumes
+from harness.images import disk_chain, elf, initramfs, kernel, stock, trial_volumes
 from harness.interfaces import ArmSpec, Json
 from harness.model.spec import NetworkKind
+from harness.model.units import format_bytes
 
 _BUS = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
 _LATE_MODULES = ("virtio_console",)
 _SECTOR_BYTES = 512
+_HEADERS_BYTES = 4096  # of an ELF file, its program headers among them
 
 
 @functools.cache
@@ -113,6 +115,19 @@ def kernel_file(options: Options, boot: Boot) -> Path | None:
             f"boot: bzimage: {boot.kernel.source}: is an uncompressed kernel already", hint="name a bzImage: kernel:"
         )
     return boot.kernel.bzimage
+
+
+def refuse_too_little_memory(boot: Boot, initrd: Path, memory_bytes: int) -> None:
+    """Raise CapabilityError where kernel and initramfs alone do not fit: such a guest ends or hangs without a word."""
+    with boot.kernel.vmlinux.open("rb") as file:
+        kernel_bytes = elf.loaded_bytes(file.read(_HEADERS_BYTES))
+    needed_bytes = kernel_bytes + initrd.stat().st_size
+    if memory_bytes < needed_bytes:
+        what = f"kernel {boot.kernel.release} and its initramfs alone take {format_bytes(needed_bytes)}"
+        raise CapabilityError(
+            f"limits.memory: {format_bytes(memory_bytes)}: too little to boot: {what}",
+            hint="96MiB is the least that boots Debian's cloud kernel; memory: raises that of one runtime",
+        )
 
 
 def cmdline(options: Options, accelerator: Accelerator) -> str:

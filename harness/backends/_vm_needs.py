@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.backends import _accelerator, _connection, _ksm, _vm_storage
+from harness.backends import _accelerator, _connection, _ksm, _kvm_help, _vm_storage
 from harness.backends._vm_options import Options, guest_kernel
 from harness.errors import CapabilityError
 from harness.host.paths import cache_dir
@@ -83,11 +83,15 @@ def _need_accel(options: Options) -> Capability:
         return Capability("accel", available=True, reason="kvm, if a guest boots with it (tried at a run)")
     if verdict.usable:
         return Capability("accel", available=True, reason=f"kvm: {verdict.reason}")
+    remedy = _kvm_help.remedy()
     if options.accel == "kvm":
         return Capability(
-            "accel", available=False, reason=f"kvm is not usable: {verdict.reason}", hint="accel: auto takes TCG then"
+            "accel",
+            available=False,
+            reason=f"kvm is not usable: {verdict.reason}",
+            hint=f"{remedy}; accel: auto takes TCG then",
         )
-    return Capability("accel", available=True, reason=f"tcg: kvm is not usable: {verdict.reason}")
+    return Capability("accel", available=True, reason=f"tcg: kvm is not usable: {verdict.reason}", hint=remedy)
 
 
 def _known_verdict(options: Options) -> _accelerator.Verdict | None:

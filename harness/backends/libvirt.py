@@ -187,6 +187,7 @@ class LibvirtBackend:
         initrd = context.scratch / f"{spec.runtime}.initrd"
         agent_spec = _vm_boot.agent_spec(spec, boot, root, mounts)
         initrd.write_bytes(boot.pack(agent_spec))
+        _vm_boot.refuse_too_little_memory(boot, initrd, template.memory_bytes)
         template = mounts.prepare(replace(template, initrd=initrd, disks=root.disks), spec.runtime, context)
         plug, network_facts = None, _network.facts(kind)
         if kind == "bridge":

@@ -112,7 +112,9 @@ def default_needs(name: str) -> tuple[Capability, ...]:
 
 
 def _with_remedy(need: Capability) -> Capability:
-    return replace(need, hint=EMULATION_REMEDY) if _is_emulation(need) else need
+    if not _is_emulation(need):
+        return need
+    return replace(need, hint=f"{need.hint}; {EMULATION_REMEDY}" if need.hint else EMULATION_REMEDY)
 
 
 def _is_emulation(need: Capability) -> bool:

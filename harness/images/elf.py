@@ -14,6 +14,7 @@ _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _PROGRAM = struct.Struct("<IIQQQQQQ")
 _NOTE = struct.Struct("<III")
+_PT_LOAD = 1
 _PT_NOTE = 4
 _SHT_NOBITS = 8
 _XEN_ELFNOTE_PHYS32_ENTRY = 18
@@ -53,6 +54,20 @@ def pvh_entry(data: bytes) -> int | None:
         if kind == _XEN_ELFNOTE_PHYS32_ENTRY and name == b"Xen":
             return int.from_bytes(content, "little")
     return None
+
+
+def loaded_bytes(data: bytes) -> int:
+    """Return the physical address behind the last byte that a kernel occupies once it is loaded.
+
+    Raises: ValueError when `data` is no ELF file or is cut off.
+    """
+    header = _header(data)
+    offset, size, count = header[5], header[9], header[10]
+    try:
+        segments = [_PROGRAM.unpack_from(data, offset + index * size) for index in range(count)]
+    except struct.error:
+        raise ValueError("ELF file is cut off") from None
+    return max((physical + memory for kind, _, _, _, physical, _, memory, _ in segments if kind == _PT_LOAD), default=0)
 
 
 def _header(data: bytes) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ EXEC = "exec"
 READY = "ready"
 ANSWER = "answer"
 EXITED = "exited"
+OOM = "oom"
 STOPPING = "stopping"
 DELETED = "deleted"
 
@@ -47,6 +48,7 @@ DOCS = {
     READY: "the workload's readiness condition holds",
     ANSWER: "the workload gave its first useful response",
     EXITED: "the workload has ended by itself",
+    OOM: "the guest's kernel has killed the workload, or what belongs to it, for want of memory",
     STOPPING: "the harness asks the instance to end",
     DELETED: "every process, mount, cgroup and file of the instance is gone",
 }
