@@ -140,8 +140,11 @@ class Instance(Protocol):
         ...
 
     def attest(self, deadline_ns: int) -> Attestation: ...
-    def calibrate(self, count: int) -> Sequence[Mark]:
-        """Return `count` marks sent only to measure the marker channel; they are not part of `marks`."""
+    def calibrate(self, count: int, gap_ns: int = 0) -> Sequence[Mark]:
+        """Return `count` marks sent only to measure the marker channel; they are not part of `marks`.
+
+        With `gap_ns` each is sent so long after the one before, by the sender's clock.
+        """
         ...
 
     def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult: ...

@@ -87,6 +87,8 @@ void run_command(const struct spec *spec, char **argv, uint64_t timeout_ns, stru
 #define BUILT_IN "harness:"
 int iobench(int argc, char **argv);
 
+/* touch.c: a child that holds so many bytes. */
+int touch(char **argv);
 int workbench(char **argv); /* workbench.c */
 int echo(char **argv);	    /* serve.c */
 int pause_for_ever(void);

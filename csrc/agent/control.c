@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { REQUEST_MAX = 8 << 20, CALIBRATE_MAX = 10000, DRAIN_NS = 2000000000 };
+enum { REQUEST_MAX = 8 << 20, CALIBRATE_MAX = 10000, DRAIN_NS = 2000000000, SPIN_NS = 5000000 };
 
 static bool read_exactly(void *data, size_t len)
 {
@@ -112,13 +112,25 @@ static void serve_exec(const struct spec *spec, const char *arguments)
 	free(words), free(argv), free(body.data);
 }
 
-/* `calibrate N [control]`: marks through the marks channel or, to compare it, through the control channel. */
+/* Sleep for most of it, and watch the clock for the rest: a timer alone is late by up to a tick. */
+static void wait_exactly(uint64_t until_ns)
+{
+	for (uint64_t now; (now = now_ns()) < until_ns;)
+		if (until_ns - now > 2 * SPIN_NS)
+			poll(NULL, 0, (int)((until_ns - now - SPIN_NS) / 1000000));
+}
+
+/*
+ * `calibrate N [CHANNEL [GAP_NS]]`: marks through the channel `marks` or, to compare it, `control`; each GAP_NS after the
+ * one before, to see whether the host finds that time again.
+ */
 static void serve_calibrate(const char *arguments)
 {
 	int count = 0;
+	unsigned long long gap_ns = 0;
 	char channel[16] = "marks", number[16];
 	struct buf empty = {0};
-	sscanf(arguments, "%d %15s", &count, channel);
+	sscanf(arguments, "%d %15s %llu", &count, channel, &gap_ns);
 	for (int i = 0; i < count && i < CALIBRATE_MAX; i++) {
 		uint64_t start = now_ns();
 		snprintf(number, sizeof number, "%d", i);
@@ -128,7 +140,10 @@ static void serve_calibrate(const char *arguments)
 			mark("cal", "%d", i);
 		uint64_t took = now_ns() - start;
 		mark("took", "%llu", (unsigned long long)took);
-		poll(NULL, 0, 2); /* let the reader sleep again, as it does before a real mark */
+		if (gap_ns)
+			wait_exactly(start + gap_ns);
+		else
+			poll(NULL, 0, 2); /* let the reader sleep again, as it does before a real mark */
 	}
 	reply("OK", &empty);
 }

@@ -184,6 +184,8 @@ static int built_in(int argc, char **argv)
 		return workbench(argv);
 	if (strcmp(name, "echo") == 0)
 		return echo(argv);
+	if (strcmp(name, "touch") == 0)
+		return touch(argv);
 	if (strcmp(name, "pause") == 0)
 		return pause_for_ever();
 	if (strcmp(name, "true") == 0)

@@ -328,10 +328,10 @@ class AgentSession:
         except ValueError as error:
             raise AgentError(f"agent: {line.partition(' ')[0]}: malformed answer: {error}") from error
 
-    def calibrate(self, count: int, deadline_ns: int) -> Sequence[Mark]:
+    def calibrate(self, count: int, deadline_ns: int, gap_ns: int = 0) -> Sequence[Mark]:
         """Return pairs of marks: `cal` (one sample) and `took` (detail: ns that sending it took inside)."""
         first = len(self.calibration)
-        self.request(f"calibrate {count}", deadline_ns)
+        self.request(f"calibrate {count} marks {gap_ns}", deadline_ns)
         with self._changed:  # the answer comes by another channel and may overtake the last marks
             self._changed.wait_for(lambda: len(self.calibration) >= first + 2 * count, _LAST_WORDS_S)
         return self.calibration[first:]

@@ -11,8 +11,8 @@ from harness.agent.session import AgentSession
 from harness.model.milestones import DECOMPRESS, EXEC, FIRMWARE, HANDOVER, INITRAMFS, KERNEL, VCPU, Mark
 
 _PREAMBLE_MAX_BYTES = 2048
-# Each part of a kernel that opens the early console sets its speed, whose low byte is 1 at 115200 baud: a bzImage's setup
-# code, its decompressor, the kernel proper. arch/x86/boot/early_serial_console.c, arch/x86/kernel/early_printk.c
+# Each part of a kernel that opens the early console sets its speed, whose low byte is 1 at 115200 baud: a bzImage's
+# setup code, its decompressor, the kernel proper. arch/x86/boot/early_serial_console.c, arch/x86/kernel/early_printk.c
 _OPENED = 1
 _BANNER = b"Linux version"  # init/version.c: linux_banner
 _UNPACKS = b"unpack rootfs image as initramfs"  # init/initramfs.c: do_populate_rootfs(), at KERN_INFO

@@ -207,9 +207,9 @@ class Guest:
         with self._explained():
             return self.session.attest(deadline_ns)
 
-    def calibrate(self, count: int) -> Sequence[Mark]:
+    def calibrate(self, count: int, gap_ns: int = 0) -> Sequence[Mark]:
         with self._explained():
-            return self.session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
+            return self.session.calibrate(count, time.monotonic_ns() + _ANSWER_NS, gap_ns)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -198,7 +198,9 @@ class LocalInstance:
         self._container = container
         self._on_deleted = on_deleted
         self._stopped = False
-        self.address: str | None = None
+        self.locate: Callable[[], str | None] = lambda: None
+        """Finds its address, where the runtime gives it one when it starts."""
+        self._address: str | None = None
         self.helpers: tuple[int, ...] = ()
         """Processes of the host that serve it alone."""
         self.complaint: Callable[[], str | None] = lambda: None
@@ -209,6 +211,16 @@ class LocalInstance:
     @property
     def marks(self) -> Sequence[Mark]:
         return self._session.marks
+
+    @property
+    def address(self) -> str | None:
+        if self._address is None:
+            self._address = self.locate()
+        return self._address
+
+    @address.setter
+    def address(self, address: str | None) -> None:
+        self._address = address
 
     @property
     def pid(self) -> int:
@@ -242,8 +254,8 @@ class LocalInstance:
         attested = self._session.attest(deadline_ns)
         return replace(attested, boot_id=self.boot_id) if self.boot_id else attested
 
-    def calibrate(self, count: int) -> Sequence[Mark]:
-        return self._session.calibrate(count, time.monotonic_ns() + _ANSWER_NS)
+    def calibrate(self, count: int, gap_ns: int = 0) -> Sequence[Mark]:
+        return self._session.calibrate(count, time.monotonic_ns() + _ANSWER_NS, gap_ns)
 
     def go(self, deadline_ns: int) -> None:
         self._session.go(deadline_ns)

@@ -122,8 +122,8 @@ class Woken:
     def attest(self, deadline_ns: int) -> Attestation:
         return self._inner.attest(deadline_ns)
 
-    def calibrate(self, count: int) -> Sequence[Mark]:
-        return self._inner.calibrate(count)
+    def calibrate(self, count: int, gap_ns: int = 0) -> Sequence[Mark]:
+        return self._inner.calibrate(count, gap_ns)
 
     def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:
         return self._inner.exec(argv, timeout_ns)

@@ -54,9 +54,12 @@ class Diagnosis:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="With --aa: change a value.")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
               help="With --aa: where the run goes.")  # fmt: skip
+@click.option("--self-test", "self_tests", is_flag=True, help="Find known times and a known amount of memory again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
-def doctor(ctx: click.Context, *, aa: Path | None, overrides: tuple[str, ...], results: Path, as_json: bool) -> None:
+def doctor(
+    ctx: click.Context, *, aa: Path | None, overrides: tuple[str, ...], results: Path, self_tests: bool, as_json: bool
+) -> None:
     """Say what this host is, which backends work here and why the others do not, and how noisy it is now.
 
     Takes a second to watch the CPUs, and another to try storage drivers; starts nothing. Ends with 3 when no backend at
@@ -64,7 +67,13 @@ def doctor(ctx: click.Context, *, aa: Path | None, overrides: tuple[str, ...], r
 
     \b
     harness doctor --aa scenarios/boot.yaml --set trials.blocks.min=20    how much noise, and what it hides
+    harness doctor --self-test      are 10 ms, 100 ms, 1 s and 64 MiB found again in process, container and VM?
     """
+    if self_tests:
+        from harness.cli._selftest import self_test  # noqa: PLC0415  (starts instances)
+
+        self_test(as_json=as_json)
+        return
     if aa is not None:
         from harness.cli._aa import show_aa  # noqa: PLC0415  (the whole of a run)
 
