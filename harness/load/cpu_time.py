@@ -32,8 +32,8 @@ class Meter:
     @property
     def counted(self) -> str:
         """Say what is counted, for people."""
-        words = [f"{len(self._files)} cgroup" + "s" * (len(self._files) != 1)] if self._files else []
-        return " and ".join([*words, *([f"{len(self._others)} processes"] if self._others else [])])
+        counts = ((len(self._files), "cgroup", "cgroups"), (len(self._others), "process", "processes"))
+        return " and ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts if count)
 
     def read_ns(self) -> int | None:
         """Return the CPU time up to now; None where there is nothing to read it from."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, Field
 
 from harness.interfaces import Driven, Site
-from harness.model.fields import Strings
+from harness.model.fields import DurationNs, Strings
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
 from harness.model.spec import ImageConfig, NetworkKind, WorkloadSpec
 from harness.workloads import _driven
@@ -23,6 +23,9 @@ _RESULT = re.compile(rb"^result (\d+)\s*$", re.MULTILINE)
 class Options(_driven.InsideOptions):
     """`workload: {kind: compile}`"""
 
+    timeout_ns: DurationNs = Field(
+        default=600_000_000_000, gt=0, alias="timeout", description="how long building, and running, may take"
+    )
     build: Strings = Field(
         default=("make", "-s", "-B", "-C", "/src", "lua", "CFLAGS=-O0 -DLUA_USE_POSIX"), min_length=1,
         description="what builds all of it; default: Lua, as images/packages/compile.Containerfile has it",

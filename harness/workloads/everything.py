@@ -35,20 +35,34 @@ PARTS: dict[str, Driven] = {
 }
 
 
+# Under names of their own: a field hides the module that it is called after.
+_Cpu = cpu.Options
+_Memory = memory.Options
+_Syscalls = syscalls.Options
+_Python = python.Options
+_Compile = compile.Options
+_Sqlite = sqlite.Options
+_Stress = stress.Options
+_Web = web.Options
+_Redis = redis.Options
+_Postgres = postgres.Options
+_Network = network.Options
+
+
 class Parts(Strict):
     """What is measured, and its options: `cpu: {}` takes the defaults. What is not named is left out."""
 
-    cpu: cpu.Options | None = None
-    memory: memory.Options | None = None
-    syscalls: syscalls.Options | None = None
-    python: python.Options | None = None
-    compile: compile.Options | None = None
-    sqlite: sqlite.Options | None = None
-    stress: stress.Options | None = None
-    web: web.Options | None = None
-    redis: redis.Options | None = None
-    postgres: postgres.Options | None = None
-    network: network.Options | None = None
+    cpu: _Cpu | None = Field(default=None, description=PARTS["cpu"].doc)
+    memory: _Memory | None = Field(default=None, description=PARTS["memory"].doc)
+    syscalls: _Syscalls | None = Field(default=None, description=PARTS["syscalls"].doc)
+    python: _Python | None = Field(default=None, description=PARTS["python"].doc)
+    compile: _Compile | None = Field(default=None, description=PARTS["compile"].doc)
+    sqlite: _Sqlite | None = Field(default=None, description=PARTS["sqlite"].doc)
+    stress: _Stress | None = Field(default=None, description=PARTS["stress"].doc)
+    web: _Web | None = Field(default=None, description=PARTS["web"].doc)
+    redis: _Redis | None = Field(default=None, description=PARTS["redis"].doc)
+    postgres: _Postgres | None = Field(default=None, description=PARTS["postgres"].doc)
+    network: _Network | None = Field(default=None, description=PARTS["network"].doc)
 
 
 class Options(CommonOptions):

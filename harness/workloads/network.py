@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
 from harness.interfaces import Driven, Site
-from harness.model.fields import Port, SizeBytes
+from harness.model.fields import Port
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
 from harness.model.spec import ImageConfig, NetworkKind, Ready, WorkloadSpec
 from harness.model.work import Load
@@ -32,7 +33,7 @@ class Options(_driven.InsideOptions):
 
     port: Port = Field(default=7, description="the port of the echo, inside")
     iperf: Port = Field(default=5201, description="the port of iperf3, inside")
-    size_bytes: SizeBytes = Field(default=64 << 20, ge=1 << 20, alias="size", description="what goes each way")
+    window: int = Field(default=1, ge=1, le=3600, description="seconds that each stream lasts, whole ones")
     rounds: int = Field(default=2000, ge=100, le=1_000_000, description="messages there and back")
 
 
@@ -66,28 +67,36 @@ class _Network:
         rate = _driven.all_answered(site.serve(many)).rate_per_s
         into, spent = _driven.spending(site, lambda: _stream(options, site))
         return (
-            Measurement(IN, into),
-            Measurement(OUT, _stream(options, site, "--reverse")),
+            Measurement(IN, into.rate),
+            Measurement(OUT, _stream(options, site, "--reverse").rate),
             *(Measurement(metric, trips[name.removeprefix("p")]) for name, metric in ROUND.items()),
             Measurement(RATE, rate),
-            spent.per(CPU, options.size_bytes / (1 << 20)),
+            spent.per(CPU, into.received_bytes / (1 << 20)),
         )
 
 
-def _stream(options: Options, site: Site, *words: str) -> int:
-    argv = ("iperf3", "--client", str(site.address), "--port", str(options.iperf), "--bytes", str(options.size_bytes),
-            "--json", *words)  # fmt: skip
-    return parse_iperf(site.client(argv, options.timeout_ns).stdout, options.size_bytes)
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What arrived, by the receiver's own count, and how much of it a second in bytes."""
+
+    received_bytes: int
+    rate: int
 
 
-def parse_iperf(output: bytes, size_bytes: int) -> int:
-    """Return the bytes a second that arrived, by the receiver's count. Raises: ValueError unless all were sent."""
+def _stream(options: Options, site: Site, *words: str) -> Stream:
+    server = ("--client", str(site.address), "--port", str(options.iperf))
+    argv = ("iperf3", *server, "--time", str(options.window), "--json", *words)
+    return parse_iperf(site.client(argv, options.timeout_ns).stdout)
+
+
+def parse_iperf(output: bytes) -> Stream:
+    """Return what `iperf3 --json` says. Raises: ValueError unless most of what was sent has arrived."""
     answer = json.loads(output)
     end = answer.get("end") or {}
     sent, received = end.get("sum_sent") or {}, end.get("sum_received") or {}
-    if answer.get("error") or sent.get("bytes", 0) < size_bytes or not received.get("bits_per_second"):
-        raise ValueError(f"iperf3: {answer.get('error') or sent} after {size_bytes} bytes were to be sent")
-    return round(float(received["bits_per_second"]) / 8)
+    if answer.get("error") or not sent.get("bytes") or 2 * received.get("bytes", 0) < sent["bytes"]:
+        raise ValueError(f"iperf3: {answer.get('error') or 'less than half arrived'}: sent {sent}, received {received}")
+    return Stream(int(received["bytes"]), round(float(received["bits_per_second"]) / 8))
 
 
 PLUGIN: Driven = _Network()

@@ -37,7 +37,7 @@ class Options(CommonOptions):
         default="tpcb-like", description="which of pgbench's transactions: tpcb-like, simple-update or select-only"
     )
     clients: int = Field(default=2, ge=1, le=50, description="connections")
-    transactions: int = Field(default=400, ge=10, le=1_000_000, description="transactions of each, at full speed")
+    transactions: int = Field(default=200, ge=10, le=1_000_000, description="transactions of each, at full speed")
     rate: float = Field(default=50, gt=0, le=100_000, description="transactions a second of which latency is measured")
     timed: int = Field(default=100, ge=20, le=1_000_000, description="how many of those")
 

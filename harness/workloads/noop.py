@@ -15,9 +15,9 @@ from harness.workloads._options import DEFAULT_PATH
 PROGRAM = "harness:true"
 
 
-class _True:
-    name = "true"
-    doc = "a program that ends at once, the agent's own: ready when it has ended"
+class _Noop:
+    name = "noop"
+    doc = "a program that ends at once, as /bin/true: the agent's own, ready when it has ended"
     options: type[BaseModel] = InsideOptions
     metrics: tuple[Metric, ...] = ()
 
@@ -31,4 +31,4 @@ class _True:
         return ()
 
 
-PLUGIN: Workload = _True()
+PLUGIN: Workload = _Noop()
