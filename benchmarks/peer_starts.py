@@ -7,7 +7,7 @@ Both sides start a static program over the same tree, with the same limits, and 
 container's first process runs. The plain side is `crun run`, `runc run`, `bwrap`, `docker run --rm`, `podman run --rm`
 as a shell would call them, where that process reads the clock itself; on the harness's side it is the agent, and its
 mark `init`. Agreement means a ratio within 10 % of 1. `program` is the same program started by the agent: what that
-costs the harness's figures show as the way from `init` to `exec`. bwrap, which is named only on request, cannot agree: in
+costs the harness's figures show as the way from `init` to `exec`. bwrap, named only on request, cannot agree: in
 the harness it has a cgroup and a root that is mounted for it, without it has neither.
 """
 

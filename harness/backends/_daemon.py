@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from harness.container.errors import ContainerError
 from harness.container.runtime import end_group
 from harness.errors import CapabilityError
 from harness.host import process
+from harness.host.netns import RunNetwork
 from harness.interfaces import RunContext
 
 _READY_S = 60.0
@@ -41,15 +42,16 @@ class Kind:
 
 
 class Daemon:
-    """The daemon, answering; the run's own group stays when it has ended.
+    """The daemon, answering, in the run's network where that is given; the run's own group stays when it has ended.
 
     Raises: CapabilityError with the end of its log where it does not.
     """
 
-    def __init__(self, context: RunContext, kind: Kind) -> None:
+    def __init__(self, context: RunContext, kind: Kind, network: RunNetwork | None = None) -> None:
         self.data = context.work / kind.name
         self.socket = Path(os.path.realpath(context.scratch)) / f"{kind.name}.sock"
         self._kind = kind
+        self._network = network
         self._log = self.data / "log"
         layout = cgroups.detect()
         with ExitStack() as undo:
@@ -71,7 +73,8 @@ class Daemon:
 
     def _start(self, group: Group) -> process.Running:
         argv = self._kind.argv(self.data, self.socket)
-        with self._log.open("wb") as stderr, group.caller_inside():
+        inside = self._network.namespace.entered() if self._network else nullcontext()
+        with self._log.open("wb") as stderr, group.caller_inside(), inside:
             return process.start(argv, stderr=stderr)
 
     def _await_answer(self) -> None:
@@ -95,10 +98,10 @@ class Daemon:
 _daemons: dict[tuple[str, str], tuple[Daemon, int]] = {}
 
 
-def acquire(context: RunContext, kind: Kind) -> Daemon:
+def acquire(context: RunContext, kind: Kind, network: RunNetwork | None = None) -> Daemon:
     """Return the daemon of a run, started for the first arm that asks. Raises: CapabilityError."""
     key = (context.token, kind.name)
-    daemon, users = _daemons.get(key) or (Daemon(context, kind), 0)
+    daemon, users = _daemons.get(key) or (Daemon(context, kind, network), 0)
     _daemons[key] = (daemon, users + 1)
     return daemon
 

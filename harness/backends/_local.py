@@ -198,15 +198,13 @@ class LocalInstance:
         self._container = container
         self._on_deleted = on_deleted
         self._stopped = False
-        self.locate: Callable[[], str | None] = lambda: None
-        """Finds its address, where the runtime gives it one when it starts."""
+        self.locate: Callable[[], str | None] = lambda: None  # for an address that the runtime gives it when it starts
         self._address: str | None = None
         self.helpers: tuple[int, ...] = ()
         """Processes of the host that serve it alone."""
         self.complaint: Callable[[], str | None] = lambda: None
         """What a runtime said that failed instead of starting it."""
-        self.boot_id: str | None = None
-        """Said instead of what the agent read, where a runtime covers the kernel's."""
+        self.boot_id: str | None = None  # said instead of what the agent read, where a runtime covers the kernel's
 
     @property
     def marks(self) -> Sequence[Mark]:

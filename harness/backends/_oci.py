@@ -185,6 +185,9 @@ class _Recipe:
         except CommandError:  # it has removed it itself
             return
 
+    def address(self, start: _peer.Start) -> str | None:
+        return None
+
     def close(self) -> None:
         return
 

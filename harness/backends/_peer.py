@@ -73,6 +73,10 @@ class Recipe(Protocol):
         """Remove a container by force: after a failure. Must not fail for one that is not there."""
         ...
 
+    def address(self, start: Start) -> str | None:
+        """Return the address that the runtime gave a container; None where it joined a network by path, or has none."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -81,14 +85,16 @@ class Wants:
     """What the harness does for a runtime that does not itself.
 
     `root`: mount the root. `group`: start it `inside` a cgroup with the limits, or make one `above` the container's.
-    `owner` is the user who starts it. `boot_id`: the runtime covers the kernel's with one of the container's own, so
-    say the host's: the agent's pid here proves that the kernel is the same.
+    `owner` is the user who starts it. `joins`: it can join a network by its namespace's path. `boot_id`: the runtime
+    covers the kernel's with one of the container's own, so say the host's: the agent's pid here proves that the kernel
+    is the same.
     """
 
     root: bool = False
     group: Literal["", "inside", "above"] = ""
     owner: int = 0
     boot_id: bool = False
+    joins: bool = True
 
 
 # -- one arm ---------------------------------------------------------------------------------------------------------
@@ -173,6 +179,7 @@ class PeerArm:
 
         instance = _local.LocalInstance(self._ground.kit, session, started, remove)
         instance.address = place.address
+        instance.locate = lambda: self._recipe.address(start)
         instance.boot_id = _boot_id() if self._wants.boot_id else None
         instance.complaint = lambda: started.running.complaint() if door.pid is None else None
         return instance
@@ -305,7 +312,7 @@ def prepare(
         except CapabilityError as error:
             return RefusedArm(error, undo.pop_all())  # other arms may stand in the run's group
         undo.callback(aside.run, recipe.close)
-        places = _network.Places(kind, context.token, ("bridge",))
+        places = _network.Places(kind, context.token, ("bridge",) if wants.joins else ())
         undo.callback(places.close)
         arm = PeerArm(ground, recipe, places, wants)
         undo.pop_all()

@@ -169,6 +169,9 @@ class _Recipe:
             with suppress(CommandError):  # it is not there any more
                 run([*self._command, *words, start.name], timeout_ns=_FORCE_NS)
 
+    def address(self, start: _peer.Start) -> str | None:
+        return None
+
     def close(self) -> None:
         self._undo.close()
 

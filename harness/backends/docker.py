@@ -6,6 +6,7 @@ capabilities, seccomp profile and masks.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +17,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _daemon, _peer
+from harness.backends import _daemon, _network, _peer
 from harness.backends._command import Command, Running
 from harness.backends._docker_api import Api
 from harness.backends._door import ARGV, INSIDE
 from harness.errors import BackendError, CapabilityError
+from harness.host.netns import RunNetwork
 from harness.host.process import find_program, run
 from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
 from harness.model.spec import MountSpec
@@ -28,7 +30,9 @@ from harness.model.spec import MountSpec
 HOST_SOCKET = Path("/var/run/docker.sock")
 _LABEL = "harness.token"
 _TAR_NS = 600_000_000_000
-_NO_BRIDGE = "Docker makes its own networks and joins none that is there already"
+_NOT_OURS = "a daemon that is there already is not in the run's network"
+_ADDRESSES = ipaddress.IPv4Network("10.213.0.128/25")
+"""The part of the run's subnet that Docker gives to its containers."""
 
 
 class Options(BaseModel):
@@ -54,12 +58,13 @@ class Options(BaseModel):
 # -- a daemon of the run's own ---------------------------------------------------------------------------------------
 
 
-def _daemon_argv(data: Path, socket: Path) -> list[str]:
+def _daemon_argv(data: Path, socket: Path, network: Sequence[str] = ("--bridge=none",)) -> list[str]:
     (data / "daemon.json").write_text("{}")
     return [
         str(find_program("dockerd")), "--config-file", f"{data}/daemon.json", "--data-root", f"{data}/root",
         "--exec-root", "/run/engine", "--pidfile", "/run/engine.pid", "--host", f"unix://{socket}",
-        "--iptables=false", "--ip6tables=false", "--bridge=none", "--exec-opt", "native.cgroupdriver=cgroupfs",
+        "--iptables=false", "--ip6tables=false", "--ip-forward=false", *network,
+        "--exec-opt", "native.cgroupdriver=cgroupfs",
     ]  # fmt: skip
 
 
@@ -73,6 +78,12 @@ def _answers(socket: Path) -> bool:
 
 
 DAEMON = _daemon.Kind("dockerd", _daemon_argv, _answers)
+
+
+def _bridged(network: RunNetwork) -> _daemon.Kind:
+    """Return a daemon that connects its containers to the run's bridge, in whose namespace it is started."""
+    words = (f"--bridge={network.bridge}", f"--fixed-cidr={_ADDRESSES}", "--ip-masq=false")
+    return _daemon.Kind("dockerd-net", lambda data, socket: _daemon_argv(data, socket, words), _answers)
 
 
 # -- what is asked for, in two languages -----------------------------------------------------------------------------
@@ -165,8 +176,7 @@ class _Recipe:
         with ExitStack() as undo:
             socket = options.socket
             if socket is None:
-                socket = _daemon.acquire(ground.context, DAEMON).socket
-                undo.callback(_daemon.release, ground.context, DAEMON)
+                socket = self._daemon(undo).socket
             self._socket = socket
             self._api = Api(socket)
             undo.callback(self._api.close)
@@ -180,6 +190,18 @@ class _Recipe:
             # A daemon that leaves cgroups to systemd takes slices alone.
             self._wanted = Wanted(self._image, self.facts["cgroup_driver"] == "cgroupfs", options.runtime)
             self._undo = undo.pop_all()
+
+    def _daemon(self, undo: ExitStack) -> _daemon.Daemon:
+        context = self._ground.context
+        network, kind = None, DAEMON
+        if self._ground.network == "bridge":
+            network = _network.acquire(context.token)
+            undo.callback(_network.release, context.token)
+            network.withhold(_ADDRESSES)
+            kind = _bridged(network)
+        daemon = _daemon.acquire(context, kind, network)
+        undo.callback(_daemon.release, context, kind)
+        return daemon
 
     def _import(self) -> None:
         """Give the engine the image's tree as one layer, unless another arm has done so."""
@@ -250,6 +272,12 @@ class _Recipe:
         with suppress(BackendError):  # it is not there, or the daemon is gone
             self._api.call("DELETE", f"/containers/{start.name}", {"force": "1", "v": "1"})
 
+    def address(self, start: _peer.Start) -> str | None:
+        if self._ground.network != "bridge":
+            return None
+        networks = self._api.call("GET", f"/containers/{start.name}/json")["NetworkSettings"]["Networks"]
+        return networks["bridge"]["IPAddress"] or None
+
     def _drop_image(self) -> None:
         if self._options.engine != "private":  # a private daemon's data go with it
             with suppress(BackendError):
@@ -299,8 +327,8 @@ class DockerBackend:
             spec,
             context,
             lambda ground: _Recipe(ground, options),
-            wants=_peer.Wants(),
-            refused={"bridge": _NO_BRIDGE},
+            wants=_peer.Wants(joins=False),
+            refused={"bridge": _NOT_OURS} if options.socket else {},
         )
 
     def tokens(self) -> set[str]:

@@ -82,6 +82,9 @@ class _Recipe:
     def remove(self, start: _peer.Start) -> None:
         """Its group is killed; nothing else is left of it."""
 
+    def address(self, start: _peer.Start) -> str | None:
+        return None
+
     def close(self) -> None:
         return
 

@@ -201,6 +201,9 @@ class _Recipe:
         with suppress(CommandError):  # it has removed it itself
             run([*self._podman, "rm", "--force", "--time", "0", start.name], timeout_ns=_FORCE_NS)
 
+    def address(self, start: _peer.Start) -> str | None:
+        return None
+
     def close(self) -> None:
         self._undo.close()
 

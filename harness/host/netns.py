@@ -261,6 +261,10 @@ class RunNetwork:
             raise
         return Attachment(address, port, self.namespace, self._retired.append)
 
+    def withhold(self, part: ipaddress.IPv4Network) -> None:
+        """Give no instance an address of this part from now on: an engine gives them to its own."""
+        self._addresses = [address for address in self._addresses if address not in part]
+
     def _take_address(self) -> ipaddress.IPv4Address:
         """The one that was free for the longest time."""
         if not self._addresses:
