@@ -12,6 +12,8 @@ from harness.analysis.gate import Change, Policy
 from harness.model.history import Entry, Judged
 from harness.model.records import RunRecord, TrialRecord, is_base
 
+RECENT_RUNS = 200
+"""What came before cannot change a verdict: a step is looked for among the newest 30 runs that mean the same."""
 Outcome = Literal["passed", "regressed", "inconclusive", "not-comparable"]
 Trials = Sequence[TrialRecord]
 
@@ -149,12 +151,13 @@ def _told(fresh: Change) -> str:
     return f"{fresh.n} fresh blocks: {fresh.value:.3g}{mark}{interval}"
 
 
-def check_history(entries: Sequence[Entry], policy: Policy, *, judged: Sequence[Judged]) -> Decision:
-    """Return whether the newest run ends a history in a step for the worse."""
+def check_history(entries: Sequence[Entry], policy: Policy) -> Decision:
+    """Return whether the newest run ends a history in a step for the worse: of its newest RECENT_RUNS, see `judge`."""
     newest = entries[-1].run_id if entries else ""
+    judged = judge_all(entries[-RECENT_RUNS:], policy)
     return Decision(
         "history", f"{max(0, len(entries) - 1)} runs before", newest, policy, tuple(map(_of_series, judged)),
-        series=tuple(judged),
+        series=judged,
     )  # fmt: skip
 
 

@@ -214,7 +214,7 @@ def _compare_runs(base: RunDirectory, candidate: RunDirectory, policy: Policy, *
 
 
 def _check_history(directory: RunDirectory, policy: Policy, root: Path) -> Decision:
-    from harness.analysis.decision import Decision, check_history, judge_all  # noqa: PLC0415
+    from harness.analysis.decision import Decision, check_history  # noqa: PLC0415
 
     name = directory.path.name
     entries = entries_of(directory, root)
@@ -222,8 +222,7 @@ def _check_history(directory: RunDirectory, policy: Policy, root: Path) -> Decis
     if place is None:
         reason = f"{name} is not in the history {root}: harness history add {name}"
         return Decision("history", "history", name, policy, (), (reason,))
-    until = entries[: place + 1]
-    return check_history(until, policy, judged=judge_all(until, policy))
+    return check_history(entries[: place + 1], policy)
 
 
 def _accept(found: Decision, path: Path, directory: RunDirectory) -> Decision:

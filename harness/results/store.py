@@ -139,7 +139,15 @@ class RunDirectory:
     @property
     def torn(self) -> bool:
         """Whether the journal ends with half a line: the last trial was cut off while it was written."""
-        return self._journal().torn
+        path = self.path / _TRIALS
+        try:
+            with path.open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                size_bytes = file.tell()
+                file.seek(max(0, size_bytes - 1))
+                return size_bytes > 0 and file.read(1) != b"\n"
+        except FileNotFoundError:
+            return False
 
     def log_dir(self, trial_id: str) -> Path:
         """Return where a trial's logs go; it need not exist yet."""
