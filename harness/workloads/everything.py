@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from pydantic import BaseModel, Field
 
@@ -80,8 +81,11 @@ class _Everything:
     metrics: tuple[Metric, ...] = tuple(metric for part in PARTS.values() for metric in part.metrics)
 
     def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
+        """The echo that `network` wants is the agent's own: it starts what the image starts."""
         assert isinstance(options, Options)
-        return compile_common(options, image, options.ready.ready())
+        spec = compile_common(options, image, options.ready.ready())
+        asked = options.parts.network
+        return spec if asked is None else replace(spec, argv=(network.ECHO, str(asked.port), *spec.argv))
 
     def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
         """Everything is measured while it is ready."""
