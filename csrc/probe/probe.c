@@ -29,6 +29,12 @@ static int surface(bool symbols)
 	return 0;
 }
 
+static int finish(int code)
+{
+	fflush(stdout);
+	return code;
+}
+
 int probe(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "surface";
@@ -36,6 +42,12 @@ int probe(int argc, char **argv)
 		return surface(argc > 2 && strcmp(argv[2], "symbols") == 0);
 	if (strcmp(what, "work") == 0)
 		return fixed_work();
+	if (argc == 4 && strcmp(what, "victim") == 0)
+		return finish(victim(argv[2], argv[3]));
+	if (argc == 5 && strcmp(what, "press") == 0)
+		return finish(press(argv[2], argv[3], argv[4]));
+	if (argc == 4 && strcmp(what, "fault") == 0)
+		return finish(fault(argv[2], argv[3]));
 	if (strcmp(what, "nothing") == 0)
 		return 0;
 	if (strcmp(what, "wait") == 0) { /* a workload that is ready at once and does nothing */
@@ -43,6 +55,6 @@ int probe(int argc, char **argv)
 		for (;;)
 			pause();
 	}
-	fprintf(stderr, "harness-probe [surface [symbols] | work | wait]\n");
+	fprintf(stderr, "harness-probe [surface [symbols] | work | wait | victim KIND MS | press KIND MS COUNT | fault KIND WHAT]\n");
 	return 2;
 }

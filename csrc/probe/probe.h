@@ -31,6 +31,9 @@ void add_leaks(struct buf *json);
 void add_sockets(struct buf *json);
 
 int dump_filters(int argc, char **tids); /* filters.c: on the host, as root */
+int victim(const char *kind, const char *milliseconds); /* press.c: prints what it got done */
+int press(const char *kind, const char *milliseconds, const char *count);
+int fault(const char *kind, const char *argument); /* faults.c */
 int fixed_work(void);			 /* work.c */
 
 /* names.c: a counted list of names, of which the first few are kept. */

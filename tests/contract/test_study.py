@@ -37,6 +37,8 @@ SMALL = [
         "storage", {"depth": 2}, [{"driver": "overlay"}, {"driver": "btrfs"}, {"driver": "aufs"}], id="storage"
     ),
     pytest.param("portability", {}, [{"form": "oci-zstd"}], id="portability"),
+    pytest.param("interference", {"window_ms": 100}, [{"backend": "builtin"}], id="interference"),
+    pytest.param("containment", {"beat_ms": 400}, [{"backend": "builtin"}], id="containment"),
     pytest.param(
         "portability",
         {},
