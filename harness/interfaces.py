@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Emit = Callable[[Measurement | Absent], None]
 Boundary = Literal["process", "container", "vm"]
+SavedForm = Literal["file", "internal", "external"]
+"""A guest's state: a file for which it ends, a snapshot inside its disk, or one beside it that it goes on after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +214,11 @@ class Arm(Protocol):
 class Saving(Arm, Protocol):
     """An arm whose instances can be saved to a file, and started from it."""
 
-    def save(self, instance: Instance, file: Path) -> None:
+    def save(self, instance: Instance, file: Path, form: SavedForm) -> None:
         """Write a ready instance to a file. It has ended then, but what it was made of stays until it is stopped."""
         ...
 
-    def restore(self, saved: Instance, file: Path, trial_id: str) -> Instance: ...
+    def restore(self, saved: Instance, file: Path, form: SavedForm, trial_id: str) -> Instance: ...
 
 
 class Backend(Protocol):

@@ -96,6 +96,8 @@ class GuestSpec:
     tsc_khz: int | None = None
     by_daemon: bool = False
     owner: str | None = None
+    snapshot: str | None = None
+    """It begins from this snapshot, which is inside its first disk."""
     hardware: Hardware = field(default_factory=Hardware)
 
 
@@ -233,6 +235,10 @@ def _add_qemu_extras(domain: ET.Element, guest: GuestSpec) -> None:
     if guest.fast_start:
         capabilities = _add(domain, f"{{{QEMU_NAMESPACE}}}capabilities")
         _add(capabilities, f"{{{QEMU_NAMESPACE}}}del", capability="cpu-unavailable-features")
+    if guest.snapshot is not None:  # libvirt 9 reverts only domains that it keeps
+        commandline = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
+        for value in ("-loadvm", guest.snapshot):
+            _add(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=value)
     if guest.icount:
         command = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
         for word in ICOUNT_ARGV:

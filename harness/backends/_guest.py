@@ -21,7 +21,7 @@ from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
 from harness.container import syscalls
 from harness.errors import TrialError, TrialTimeout
 from harness.host.netns import Attachment
-from harness.interfaces import Boundary, CgroupMemory, ExecResult, Json
+from harness.interfaces import Boundary, CgroupMemory, ExecResult, Json, SavedForm
 from harness.model.milestones import DELETED, EXITED, KERNEL, OOM, READY, REQUESTED, RETURNED, STOPPING, VMM_EXEC, Mark
 from harness.model.records import Attestation
 
@@ -259,14 +259,16 @@ class Guest:
     def resume(self) -> None:
         _saved.resume(self._connection, self.spec.name)
 
-    def save(self, file: Path) -> None:
+    def save(self, file: Path, form: SavedForm) -> None:
         """Write it to a file; QEMU has ended then, while everything else of the guest stays until `stop`."""
-        _saved.save(self._connection, self.spec.name, file)
-        self._wait_for_exit(_POWER_OFF_NS)
         self._is_saved = True
+        _saved.SAVE[form](self._connection, self.spec, file)
+        if not self._wait_for_exit(0):
+            self.end()
+        self._wait_for_exit(_POWER_OFF_NS)
 
-    def begin_from(self, file: Path, saved: Guest) -> None:
-        """Start as the guest that was saved, which has written what it has written."""
+    def begin_from(self, file: Path | None, saved: Guest) -> None:
+        """Start as the guest that was saved, which has written what it has written. `file` None: it is in a disk."""
         self.session.stdout += saved.session.stdout
         self.session.stderr += saved.session.stderr
         self.session.stdout_bytes, self.session.stderr_bytes = saved.session.stdout_bytes, saved.session.stderr_bytes

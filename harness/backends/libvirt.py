@@ -21,6 +21,7 @@ from harness.backends import (
     _metering,
     _network,
     _nic,
+    _saved,
     _vm_boot,
     _vm_mounts,
     _vm_needs,
@@ -37,7 +38,7 @@ from harness.errors import CapabilityError
 from harness.host.paths import cache_dir, data_dir, runtime_dir
 from harness.host.process import find_program
 from harness.images import initramfs, trial_volumes
-from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
+from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext, SavedForm
 from harness.model.spec import Limits, MountSpec, WorkloadSpec
 
 _SOCKET_PATH_MAX_BYTES = 107  # unix(7): sun_path without its NUL
@@ -129,21 +130,22 @@ class LibvirtArm:
             raise
         return guest
 
-    def save(self, instance: Instance, file: Path) -> None:
+    def save(self, instance: Instance, file: Path, form: SavedForm) -> None:
         """Raises: BackendError where libvirt cannot, CapabilityError where a part of it cannot be in a file."""
         assert isinstance(instance, Guest)
         if self._template.by_daemon or self._parts.plug is not None:
             what = "a libvirt daemon's" if self._template.by_daemon else "one with a network of the run"
             raise CapabilityError(f"start: restored: {what} guest is not saved", hint="leave out uri and network")
-        instance.save(file)
+        instance.save(file, form)
 
-    def restore(self, saved: Instance, file: Path, trial_id: str) -> Guest:
+    def restore(self, saved: Instance, file: Path, form: SavedForm, trial_id: str) -> Guest:
         assert isinstance(saved, Guest)
-        sockets = self._context.scratch / trial_id
-        spec = replace(saved.spec, sockets=sockets)  # libvirt wants the name that it was saved with
-        guest = Guest(self._connection, spec, _meter(spec, trial_id))
+        spec, undo = replace(saved.spec, sockets=self._context.scratch / trial_id), ExitStack()
+        if form == "internal":
+            spec = _saved.with_own_disk(spec, file, undo)
+        guest = Guest(self._connection, spec, _meter(spec, trial_id), release=undo.close)
         try:
-            guest.begin_from(file, saved)
+            guest.begin_from(None if form == "internal" else file, saved)
         except BaseException:
             guest.stop(0)
             raise

@@ -66,7 +66,7 @@ class Runtime(Strict):
 
     backend: Text
     network: NetworkKind | None = Field(default=None, description=_NETWORK)
-    start: Literal["cold", "warm", "resumed", "restored"] | None = Field(
+    start: Literal["cold", "warm", "resumed", "restored", "restored-internal", "restored-external"] | None = Field(
         default=None, description="what was done before an instance is asked for; default: cold, nothing"
     )
     mounts: Annotated[tuple[MountSection, ...] | None, BeforeValidator(to_tuple)] = Field(
