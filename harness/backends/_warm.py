@@ -3,7 +3,8 @@
     cold      everything from nothing: the backend's arm as it is
     warm      all is made but the workload, which the agent runs when it is told to (a pre-forked instance)
     resumed   it was ready, and then stopped: by the cgroup's freezer, or the guest's CPUs by libvirt
-    restored  it was ready once, and saved to a file; every trial begins from that file
+    restored  it was ready once, and saved to a file; every trial begins from that file. -internal: the file is a
+              snapshot inside the guest's disk; -external: it was taken beside it, while the guest ran on
 
 Only what comes after the request is timed. What came before it, and what it keeps meanwhile, is told in `Before`.
 """
@@ -30,13 +31,17 @@ from harness.interfaces import (
     Json,
     Preparable,
     RunContext,
+    SavedForm,
     Saving,
 )
 from harness.model.milestones import INIT, READY, REQUESTED, Mark
 from harness.model.records import Attestation
 from harness.model.spec import WorkloadSpec
 
-Start = Literal["cold", "warm", "resumed", "restored"]
+Start = Literal["cold", "warm", "resumed", "restored", "restored-internal", "restored-external"]
+_FORMS: Mapping[Start, SavedForm] = {
+    "restored": "file", "restored-internal": "internal", "restored-external": "external",
+}  # fmt: skip
 _ANSWER_NS = 30_000_000_000
 
 
@@ -53,10 +58,10 @@ def prepared(arm: Arm, start: Start, runtime: str, timeout_ns: int, context: Run
     """
     if start == "cold":
         yield arm
-    elif start != "restored":
+    elif start not in _FORMS:
         yield _WaitingArm(arm, start, runtime, timeout_ns)
     elif isinstance(arm, Saving):
-        restoring = _RestoringArm(arm, runtime, timeout_ns, context.work / f"{runtime}.saved")
+        restoring = _RestoringArm(arm, start, runtime, timeout_ns, context.work / f"{runtime}.saved")
         try:
             yield restoring
         finally:
@@ -64,7 +69,7 @@ def prepared(arm: Arm, start: Start, runtime: str, timeout_ns: int, context: Run
     else:
         why = "only VMs of the embedded libvirt are saved to a file"
         hint = "start: resumed or start: warm is what it has instead"
-        raise CapabilityError(f"{runtime}: start: restored: {why}", hint=hint)
+        raise CapabilityError(f"{runtime}: start: {start}: {why}", hint=hint)
 
 
 class Woken:
@@ -200,8 +205,9 @@ class _WaitingArm:
 class _RestoringArm:
     """One instance is made ready and saved to a file, when the arm is prepared; every launch begins from that file."""
 
-    def __init__(self, arm: Saving, runtime: str, timeout_ns: int, place: Path) -> None:
+    def __init__(self, arm: Saving, start: Start, runtime: str, timeout_ns: int, place: Path) -> None:
         self._arm = arm
+        self._form = _FORMS[start]
         self._place = place
         begun_ns = time.monotonic_ns()
         self._template = arm.launch(f"saved-{runtime}")
@@ -210,22 +216,22 @@ class _RestoringArm:
             self._template.calibrate(1)
             place.mkdir(parents=True)
             made_ns = time.monotonic_ns()
-            arm.save(self._template, place / "state")
+            arm.save(self._template, place / "state", self._form)
         saved_ns = time.monotonic_ns() - made_ns
         self._before = Before(
-            "restored", made_ns - begun_ns + saved_ns, saved_bytes=allocated_bytes(place), saving_ns=saved_ns
+            start, made_ns - begun_ns + saved_ns, saved_bytes=allocated_bytes(place), saving_ns=saved_ns
         )
 
     @property
     def facts(self) -> Mapping[str, Json]:
-        return {**self._arm.facts, "start": "restored", "saved_bytes": self._before.saved_bytes}
+        return {**self._arm.facts, "start": self._before.start, "saved_bytes": self._before.saved_bytes}
 
     @property
     def accelerator(self) -> str | None:
         return self._arm.accelerator
 
     def launch(self, trial_id: str) -> Instance:
-        instance = self._arm.restore(self._template, self._place / "state", trial_id)
+        instance = self._arm.restore(self._template, self._place / "state", self._form, trial_id)
         requested = next(mark for mark in instance.marks if mark.milestone == REQUESTED)
         return Woken(instance, requested.at_ns, self._before, again=True)
 
