@@ -167,7 +167,8 @@ class Page:
         whole = f'<table class="{kind}"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
         markup = f'<div class="scroll">{whole}</div>'
         if len(rows) > FOLDED_FROM:
-            summary = self.say(f"{len(rows)} Zeilen: {name}", f"{len(rows)} lines: {name}")
+            what = name or ", ".join(head)
+            summary = self.say(f"{len(rows)} Zeilen: {what}", f"{len(rows)} lines: {what}")
             markup = f"<details><summary>{html.escape(summary)}</summary>{markup}</details>"
         plain = "\n".join("  ".join(row) for row in [list(head), *rows])
         self._display("table", name or " ".join(head), {"text/html": markup, "text/plain": plain})
@@ -198,12 +199,12 @@ class Page:
         """Return words in the page's languages, once where both say the same."""
         return " / ".join(dict.fromkeys({"de": de, "en": en}[language] for language in self.languages))
 
-    def missing(self, what: str, scenario: str = "") -> None:
-        """Say that something was not measured, and which scenario would."""
+    def missing(self, what: str, scenario: str = "", *, de: str = "") -> None:
+        """Say that something was not measured, and which scenario would; `de`: the same in German, where it differs."""
         command = f"harness run scenarios/{scenario}.yaml" if scenario else ""
-        de = f"Nicht gemessen: {what}." + (f" Das misst: {command}" if command else "")
-        en = f"Not measured: {what}." + (f" This measures it: {command}" if command else "")
-        words = [{"de": de, "en": en}[language] for language in self.languages]
+        german = f"Nicht gemessen: {de or what}." + (f" Das misst: {command}" if command else "")
+        english = f"Not measured: {what}." + (f" This measures it: {command}" if command else "")
+        words = [{"de": german, "en": english}[language] for language in self.languages]
         markup = "".join(f'<p class="missing">{html.escape(text)}</p>' for text in words)
         self._display("missing", what, {"text/html": markup, "text/plain": "\n".join(words)})
 
@@ -218,7 +219,7 @@ class Page:
         there = [claim for claim in chosen if claim.measured_vm or claim.measured_container]
         for claim in chosen:
             if claim not in there:
-                self.missing(self.say(GERMAN[claim.feature], claim.feature), claim.scenario)
+                self.missing(claim.feature, claim.scenario, de=GERMAN[claim.feature])
         if there:
             heads = [" / ".join(words) for words in zip(*(_CLAIM_HEADS[one] for one in self.languages), strict=True)]
             lines = [[self.say(GERMAN[claim.feature], claim.feature), *self._cells(claim)] for claim in there]

@@ -37,4 +37,7 @@ counted = sorted(
     for metric, value in record.metrics.items()
     if metric.startswith("isolation.")
 )
-page.table(("property", "runtime", "value", "what"), counted) if counted else page.missing("isolation", "quickstart")
+if counted:
+    page.table(("property", "runtime", "value", "what"), counted, "properties with what they count")
+else:
+    page.missing("isolation", "quickstart")

@@ -25,8 +25,9 @@ page.try_show(lambda: run.plot.values("startup.ready"), "one dot a start, median
 
 # %% [markdown]
 # ## Phases
-# Each bar reaches from one milestone to the next (medians). `init` is the agent as pid 1, `exec` the workload's execve,
-# `ready` the moment at which its readiness condition holds. A VM has a firmware and a kernel to start before that.
+# Each bar reaches from one milestone to the next (medians). `init` is what the agent does as pid 1 before it executes the
+# workload, `exec to ready` the workload itself until its readiness condition holds. Before that a container has a launcher
+# that makes its isolation, and a VM has a VMM, a firmware and a kernel.
 
 # %%
 for name in run.meta.runtimes:

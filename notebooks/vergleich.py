@@ -153,7 +153,7 @@ many = next((one for one in page.runs if not one.density.empty), None)
 if many:
     page.try_show(lambda: many.plot.density("density.pss"), page.say("je Anzahl Instanzen", "by number of instances"), run=many)
 else:
-    page.missing(page.say("was jede weitere Instanz kostet", "what each further instance costs"), "three-by-three")
+    page.missing("what each further instance costs", "three-by-three", de="was jede weitere Instanz kostet")
 
 # %% [markdown] tags=["de"]
 # ### Startzeit

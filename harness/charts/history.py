@@ -16,6 +16,7 @@ from harness.model.history import Judged, Series
 
 RUNS_SHOWN = 100
 _PANEL_INCHES = (9.0, 2.3)
+_ALONE_INCHES = (5.4, 2.7)  # so that letters stay readable where a phone shrinks it
 
 
 def history_chart(
@@ -43,7 +44,7 @@ def new_panel(ax: Axes | None) -> Axes:
     if ax is not None:
         return ax
     with style.look():
-        axes: Axes = style.new_figure(*_PANEL_INCHES).add_subplot()
+        axes: Axes = style.new_figure(*_ALONE_INCHES).add_subplot()
     return axes
 
 
@@ -138,8 +139,10 @@ def describe(judged: Judged) -> str:
     """Return the chart of one series in words, for those who cannot see it."""
     series = judged.series
     values = _values(series, range(len(series.points)))
-    unit = "times the control" if series.relative else series.unit
+    form = style.ratio_formatter() if series.relative else style.unit_formatter(series.unit)
+    newest, middle = form(values[-1], None), form(median(values), None)
+    beside = " the control's" if series.relative else ""
     return (
-        f"{series.metric} of {series.runtime} over {len(values)} runs: newest {values[-1]:.3g} {unit}, "
-        f"median {median(values):.3g}; {judged.reason}"
+        f"{series.metric} of {series.runtime} over {len(values)} runs: newest {newest}{beside}, "
+        f"median {middle}{beside}; {judged.reason}"
     )

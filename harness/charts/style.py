@@ -92,7 +92,8 @@ def ratio_formatter() -> FuncFormatter:
     return FuncFormatter(lambda value, _place: f"{value:.3g}x")
 
 
-_ON_PAGE = {INK: "currentColor", FAINT: "var(--faint, #bbbbbb)", GRID: "var(--grid, #e6e6e6)"}
+_ON_PAGE = {INK: "currentColor", FAINT: "var(--faint, #bbbbbb)", GRID: "var(--grid, #e6e6e6)",
+            "#ffffff": "var(--paper, #ffffff)"}  # fmt: skip
 
 
 def to_svg(figure: Figure, *, title: str, description: str, on_page: bool = False) -> str:
