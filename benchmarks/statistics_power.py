@@ -80,10 +80,10 @@ def gate_alarms(n: int, repeats: int, ratio: float) -> dict[str, Any]:
 
 
 def confirmed_gate(n: int, repeats: int, ratio: float) -> dict[str, Any]:
-    """Return how often one guarded comparison is red: in a first batch, and after a confirmation of 10 fresh blocks."""
+    """Return how often one guarded comparison is red: in a first batch, and after a second of as many blocks."""
     source, first, both = random.Random(f"confirm {n} {ratio}"), 0, 0
     for _ in range(repeats):
-        decision, fresh = (_decision(source, size, ratio) for size in (n, 10))
+        decision, fresh = (_decision(source, n, ratio) for _ in range(2))
         first += decision.outcome == "regressed"
         both += confirmed(decision, fresh).outcome == "regressed"
     return {"blocks": n, "true_ratio": ratio, "red_ratio": first / repeats, "confirmed_ratio": both / repeats}
@@ -175,7 +175,7 @@ def main() -> None:
         "gate on 4 comparisons, margin 5 %": lambda: [
             gate_alarms(n, given.repeats, ratio) for ratio in (1.0, 1.15, 1.25) for n in (10, 20, 30)
         ],
-        "gate with a confirmation of 10 fresh blocks, margin 5 %": lambda: [
+        "gate on one comparison, before and after confirmation, margin 5 %": lambda: [
             confirmed_gate(n, given.repeats, ratio) for ratio in (1.0, 1.05, 1.15, 1.25) for n in (20, 30)
         ],
         "doctor --aa: the change that it names, margin 5 %": lambda: [detectable(n, given.repeats) for n in BLOCKS],

@@ -15,7 +15,7 @@ from tests.example_run import example_run, example_trials
 def test_by_hand():
     found = Estimate(1.0, 1 / 1.0980, 1.0980, 20)  # half-width 0.0935 on the log scale: 1.96 standard errors of 0.0477
     change = smallest_change(found, 20, 0.05)
-    assert math.log1p(change) == pytest.approx(math.log(1.05) + 0.0935 + 0.8416 * 0.0477, abs=1e-4)
+    assert math.log1p(change) == pytest.approx(math.log(1.05) + 0.0935 + 1.0364 * 0.0477, abs=1e-4)
     assert smallest_change(found, 80, 0.05) < change < smallest_change(found, 5, 0.05)
     assert math.log1p(smallest_change(found, 80, 0.0)) == pytest.approx(math.log1p(smallest_change(found, 20, 0.0)) / 2)
 
