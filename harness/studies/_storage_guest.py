@@ -10,11 +10,11 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from harness.backends import libvirt
-from harness.errors import CapabilityError, TrialError
+from harness.errors import AgentError, CapabilityError, TrialError
 from harness.images import debs, initramfs, kernel, kmodules
 from harness.images.tree import root_digest, tree_size_bytes
 from harness.interfaces import ArmSpec, Capability, ExecResult, Json, RunContext
@@ -74,7 +74,8 @@ class Guest:
         return answer
 
     def _stop(self) -> None:
-        self._instance.stop(time.monotonic_ns() + _STOP_NS)
+        with suppress(AgentError):  # after an interrupted request it cannot be asked, and is destroyed
+            self._instance.stop(time.monotonic_ns() + _STOP_NS)
 
     def close(self) -> None:
         self._undo.close()
