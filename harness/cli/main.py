@@ -46,6 +46,7 @@ VERBS = {
     "probe": Verb("harness.cli.probe", "probe", "Ask once what each runtime lets its workload reach."),
     "list": Verb("harness.cli.listing", "listing", "List backends, workloads, probes, metrics or runs."),
     "report": Verb("harness.cli.report", "report", "Show a finished run again, in any format."),
+    "explain": Verb("harness.cli.explain", "explain", "Toggle one lever of a runtime at a time: what is each worth?"),
     "bundle": Verb("harness.cli.bundle", "bundle", "Put a finished run into one archive, with its reports."),
     "compare": Verb("harness.cli.gate", "compare", "Compare two runs of one scenario, metric by metric."),
     "gate": Verb("harness.cli.gate", "gate", "Fail where a run got worse than a base run or its history."),

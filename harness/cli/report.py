@@ -71,11 +71,13 @@ def gated_metrics(directory: RunDirectory) -> tuple[str, ...]:
 @click.option("--also", multiple=True, metavar="RUN", help="A further run for a notebook. Repeat it.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="A setting of a notebook: language=de, history=DIR. Repeat it.")  # fmt: skip
+@click.option("--definition", "definitions", multiple=True, metavar="NAME",
+              help="Figures as firecracker, kata, cloud-hypervisor, docker-cli, bucketbench define them; or all.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead of stdout.")
 @_RESULTS
 def report(  # noqa: PLR0913  (click passes every option)
     *, run: str, format_name: str, everything: bool, notebook: str, also: tuple[str, ...], settings: tuple[str, ...],
-    output: Path | None, results: Path,
+    definitions: tuple[str, ...], output: Path | None, results: Path,
 ) -> None:  # fmt: skip
     """Show a run again: RUN is its directory, its id, the beginning or end of its id, or 'latest'.
 
@@ -90,6 +92,7 @@ def report(  # noqa: PLR0913  (click passes every option)
     harness report latest --format md --output summary.md
     harness report latest --format html --output report.html
     harness report latest --format notebook --notebook startup --output startup.ipynb     or .html
+    harness report latest --definition kata     or all: to reconcile published figures with these
     harness report QUICKSTART_RUN --also LAYERS_RUN --format notebook --notebook vergleich --set language=de
     """
     directory = RunDirectory.open(find_run(results, run))
@@ -99,6 +102,13 @@ def report(  # noqa: PLR0913  (click passes every option)
         return
     if also or settings:
         raise UsageError("--also, --set: these are for --format notebook")
+    if definitions:
+        from harness.report import _definitions as others  # noqa: PLC0415
+
+        chosen = others.names_of(definitions)
+        text = others.render(load_report(directory), chosen, _ALIASES.get(format_name, format_name))
+        write_report(text, output)
+        return
     renderer: Renderer
     if format_name == TerminalRenderer.name:
         renderer = TerminalRenderer(everything=everything, gated=gated_metrics(directory))
