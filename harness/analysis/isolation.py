@@ -254,3 +254,47 @@ def parts_text(one: Exposure) -> str:
     """Return the parts of a composite, and how much of it was measured."""
     parts = ", ".join(f"{name} {share:.0%}" for name, share in one.parts.items() if round(share, 2))
     return f"{parts or 'nothing'}; the rest 0; {one.coverage:.0%} of the weight measured"
+
+
+# -- disturbed and broken ------------------------------------------------------------------------------------------
+
+_KEPT = (("cpu", "CPU"), ("memory", "memory"), ("fork", "fork"))
+
+
+def interference_line(report: Report, runtime: str) -> str:
+    """Return what a runtime keeps of its work beside a noisy one; a loss within that of its A/A control is none."""
+    parts = []
+    for kind, word in _KEPT:
+        kept = report.cell(f"interference.{kind}.kept", runtime)
+        same = report.cell(f"interference.{kind}.aa", runtime)
+        if kept is None or kept.median is None:
+            parts.append(f"{word} not measured")
+            continue
+        low = same.minimum if same and same.minimum is not None else 1.0
+        high = same.maximum if same and same.maximum is not None else 1.0
+        floor = max(1 - low, high - 1, 0.0)
+        within = abs(1 - kept.median) <= floor
+        told = "no difference shown" if within else f"keeps {kept.median:.0%}"
+        parts.append(f"{word} {told} (A/A within {floor:.0%})")
+    return f"{runtime} beside a noisy one: {', '.join(parts)}"
+
+
+def containment_line(report: Report, runtime: str) -> str:
+    """Return how many faults stayed where they were made, and which did not."""
+    held = report.cell("containment.held", runtime)
+    if held is None or held.minimum is None:
+        return f"{runtime}: containment not measured"
+    faults = [cell for cell in report.cells if cell.runtime == runtime and cell.metric.count(".") == 1]
+    names = [cell for cell in faults if cell.exact and cell.metric.startswith("containment.") and cell is not held]
+    broke = [cell.metric.partition(".")[2] for cell in names if cell.minimum == 0]
+    untried = [cell.metric.partition(".")[2] for cell in names if not cell.n]
+    text = f"{runtime}: {held.minimum:g} of {held.labels.get('of', '?')} faults contained"
+    text += f", not: {', '.join(broke)}" if broke else ""
+    return f"{text}; never tried: {', '.join(untried)} (shared kernel)" if untried else text
+
+
+def study_lines(report: Report) -> tuple[str, ...]:
+    """Return the headlines of a run of one of the two studies; empty for any other."""
+    lines = {"interference": interference_line, "containment": containment_line}
+    line = lines.get(str(report.run.study.get("kind"))) if report.run.study else None
+    return tuple(line(report, runtime) for runtime in report.run.runtimes) if line else ()

@@ -14,6 +14,7 @@ from harness.analysis.isolation import (
     exposure,
     headlines,
     sides,
+    study_lines,
 )
 from harness.model.report import Report
 
@@ -91,5 +92,5 @@ def report_lines(report: Report) -> tuple[str, ...]:
     """Return the headlines on isolation of a run; empty where its surface was not measured."""
     found = sides(report)
     if not any("isolation.syscalls.reachable" in side.values for side in found):
-        return ()
+        return study_lines(report)
     return headlines(found, _boundaries(report))
