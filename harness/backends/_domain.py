@@ -116,11 +116,14 @@ def kernel_cmdline(
     `loglevel=6` has it write its banner there, and the agent silences it later. `cryptomgr.notests` skips self-tests
     and `noreplace-smp` a rewriting of kernel code that say nothing about starting a workload (Kata Containers sets
     both); with `self_tests` neither is given. Nothing here changes mitigations or hardening. A microvm under TCG has no
-    other clock to calibrate the TSC against and may hang without the two tsc options. `serial` has all messages of the
+    other clock to calibrate the TSC against and may hang without the two tsc options. Where many guests are emulated at
+    once, timer interrupts come too late for the kernel's check of its timer, and it panics: without the check it is as
+    in a KVM guest (arch/x86/kernel/kvm.c, kvm_guest_init). `serial` has all messages of the
     kernel on the first serial port besides, as a distribution's default has them on a screen.
     """
     early = f"earlyprintk=serial,{MARKS_PORT:#x},115200,keep"
     words = [early, "loglevel=6", "panic=-1", *(() if self_tests else ("cryptomgr.notests", "noreplace-smp"))]
+    words += ["no_timer_check"] if accelerator == "tcg" else []
     words += ["console=ttyS0"] if serial else []
     if machine == "microvm" and accelerator == "tcg" and tsc_khz:
         words += [f"tsc_early_khz={tsc_khz}", "tsc=reliable"]

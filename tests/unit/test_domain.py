@@ -104,6 +104,11 @@ def test_only_a_microvm_under_tcg_is_told_the_tsc() -> None:
     assert "tsc" not in kernel_cmdline("microvm", "kvm", tsc_khz=2_600_000)
 
 
+def test_an_emulated_guest_does_not_panic_because_its_timer_came_late() -> None:
+    assert "no_timer_check" in kernel_cmdline("q35", "tcg", tsc_khz=None, self_tests=True).split()
+    assert "no_timer_check" not in kernel_cmdline("q35", "kvm", tsc_khz=None).split()
+
+
 def test_nothing_weakens_the_guest_and_extra_words_come_last() -> None:
     cmdline = kernel_cmdline("q35", "kvm", tsc_khz=None, extra="  a=b  c ")
     assert cmdline.endswith("noreplace-smp a=b c")
