@@ -22,6 +22,8 @@
 
 enum { DEVICE_WAIT_NS = 1000000000 };
 
+#define CONSOLE_WAIT_NS 10000000000u /* its devices are there, and announced one by one */
+
 static int initramfs = -1; /* its root, to find late modules after the root has changed */
 static int devices = -1;   /* its /dev */
 
@@ -189,7 +191,7 @@ void vm_open_console(const struct spec *spec)
 		int fd;
 	} ports[] = {{"stdout", FD_OUT}, {"stderr", FD_ERR}, {"control", FD_CONTROL}};
 	load(spec->late_modules);
-	uint64_t deadline_ns = now_ns() + DEVICE_WAIT_NS;
+	uint64_t deadline_ns = now_ns() + CONSOLE_WAIT_NS;
 	for (size_t i = 0; i < sizeof ports / sizeof *ports;) {
 		if (open_port(ports[i].name, ports[i].fd))
 			i++;
