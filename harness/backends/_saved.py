@@ -31,7 +31,7 @@ def _save(connection: Any, guest: GuestSpec, file: Path) -> None:
 
 
 def _snapshot_beside(connection: Any, guest: GuestSpec, file: Path) -> None:
-    """Write a guest's memory to a file, of the same form, and let it run on. Its disks must not change: none is written.
+    """Write a guest's memory to a file of the same form, and let it run on.
 
     Raises: CapabilityError for a guest that writes to a disk, BackendError.
     """
@@ -76,7 +76,8 @@ def with_own_disk(guest: GuestSpec, file: Path, undo: ExitStack) -> GuestSpec:
     own = file.with_name(f"{guest.sockets.name}.qcow2")
     undo.callback(own.unlink, missing_ok=True)
     _copy(file, own)
-    return replace(guest, disks=(replace(guest.disks[0], path=own), *guest.disks[1:]), snapshot=SNAPSHOT)
+    disks = (replace(guest.disks[0], path=own), *guest.disks[1:])
+    return replace(guest, name=f"harness-{guest.token}-{guest.sockets.name}", disks=disks, snapshot=SNAPSHOT)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -42,7 +42,8 @@ def arm(tree: RootTree, request: pytest.FixtureRequest) -> Iterator[Arm]:
     token = secrets.token_hex(4)
     context = RunContext("warm", token, ownership.claim(token, "warm"), cache_dir())
     spec = ArmSpec("vm", tree, _warm.workload_for(request.param, SERVER), Limits(memory_bytes=128 << 20))
-    made = libvirt.PLUGIN.prepare(spec, libvirt.Options(accel="tcg", machine="microvm"), context)
+    storage = "qcow2" if request.param == "restored-internal" else "raw"
+    made = libvirt.PLUGIN.prepare(spec, libvirt.Options(accel="tcg", machine="microvm", storage=storage), context)
     try:
         with _warm.prepared(made, request.param, "vm", 120 * SECOND_NS, context) as prepared:
             yield prepared
@@ -63,7 +64,7 @@ def trial(arm: Arm, tmp_path: Path, number: int = 0) -> TrialRecord:
     return record
 
 
-@pytest.mark.parametrize("arm", ["restored"], indirect=True)
+@pytest.mark.parametrize("arm", ["restored", "restored-internal"], indirect=True)
 def test_a_guest_begins_from_a_file_as_often_as_wanted(arm: Arm, tmp_path: Path) -> None:
     for number in range(2):
         record = trial(arm, tmp_path, number)
