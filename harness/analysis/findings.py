@@ -45,6 +45,7 @@ def findings(
         *_state(run, trials, killed=killed),
         *_acceleration(accelerators),
         *_networks(run),
+        *_levers(run),
         *_few_blocks(run, kept),
         *_failures(run, trials),
         *_varying(kept, cells),
@@ -95,6 +96,15 @@ def _networks(run: RunRecord) -> Iterator[Finding]:
             "setting one up is part of a start: their starts, memory and requests do not compare like with like",
             "network: bridge at the top of the scenario gives all of them the same",
         )
+
+
+def _levers(run: RunRecord) -> Iterator[Finding]:
+    """Say of each VM what else its levers change: not all of them only cost time."""
+    told = {name: arm.get("changes") for name, arm in run.arms.items()}
+    changed = {name: known for name, known in told.items() if isinstance(known, dict) and known}
+    for name, changes in changed.items():
+        words = "; ".join(f"{key}: {text}" for key, text in sorted(changes.items()))
+        yield Finding("levers", f"{name}: its levers change more than the time of a start: {words}")
 
 
 def _few_blocks(run: RunRecord, kept: Sequence[TrialRecord]) -> Iterator[Finding]:

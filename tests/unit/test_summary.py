@@ -204,6 +204,15 @@ def test_unlike_networks_are_told_where_one_is_a_bridge():
     assert "process: host, container: bridge, vm: bridge: the runtimes" in finding(report, "networks-differ").message
 
 
+def test_what_a_lever_of_a_vm_changes_besides_time_is_told_and_nothing_else_is():
+    run = example_run()
+    changes = {"legacy_timers": "a machine without PIT and PIC", "boot": "a whole distribution"}
+    report = analyse(replace(run, arms={**run.arms, "vm": {**run.arms["vm"], "changes": changes}}), TRIALS)
+    told = finding(report, "levers").message
+    assert told.startswith("vm: its levers change more than the time of a start: boot: a whole distribution; legacy_")
+    assert "levers" not in codes(analyse(run, TRIALS))
+
+
 @pytest.mark.parametrize("kinds", [("bridge", "bridge", "bridge"), ("host", "none", "none")])
 def test_like_networks_and_those_that_each_backend_has_by_itself_are_not(kinds):
     run = with_networks(**dict(zip(("process", "container", "vm"), kinds, strict=True)))

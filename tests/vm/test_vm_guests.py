@@ -87,8 +87,8 @@ def test_a_machine_of_other_parts_runs_the_same_tree(tree: RootTree, context: Ru
     assert not any(mark.milestone == FIRMWARE for mark in guest.marks), "qboot says nothing"
     assert arm.facts["levers"] == {
         "boot": "bzimage", "console": "serial", "cpu": "max", "disk_bus": "scsi",
-        "disk_cache": "none", "disk_io": "native", "extra_modules": ["squashfs"], "firmware": "qboot", "initramfs": "zstd",
-        "machine": "pc", "memory": 256 << 20, "tcg_cache": 64 << 20, "vcpus": 2,
+        "disk_cache": "none", "disk_io": "native", "extra_modules": ["squashfs"], "firmware": "qboot",
+        "initramfs": "zstd", "machine": "pc", "memory": 256 << 20, "tcg_cache": 64 << 20, "vcpus": 2,
     }  # fmt: skip
     assert set(arm.facts["changes"]) == {"machine", "cpu", "vcpus", "memory", "disk_cache"}  # type: ignore[arg-type]
 
