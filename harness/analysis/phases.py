@@ -16,10 +16,13 @@ from harness.model.milestones import (
     INITRAMFS,
     KERNEL,
     LADDER,
+    OCI_EXEC,
+    OCI_START,
     READY,
     REQUESTED,
     ROOT,
     RUNTIME_EXEC,
+    SHIM_EXEC,
     VCPU,
     VMM_EXEC,
 )
@@ -29,6 +32,9 @@ from harness.model.records import TrialRecord
 _STEPS = tuple(name for name in LADDER[: LADDER.index(ANSWER)] if name != "firmware")
 _NAMES = {
     RUNTIME_EXEC: "launcher",
+    SHIM_EXEC: "client, engine",
+    OCI_EXEC: "shim",
+    OCI_START: "create",
     VMM_EXEC: "VMM",
     VCPU: "machine",
     HANDOVER: "firmware",
@@ -47,10 +53,19 @@ _NAMES_AFTER = {
     (INITRAMFS, INIT): "initramfs",
     (RUNTIME_EXEC, INIT): "isolation, root mount",
     (REQUESTED, INIT): "process",
+    (REQUESTED, SHIM_EXEC): "engine",
+    (OCI_EXEC, INIT): "create, start",
+    (OCI_START, INIT): "start",
 }
 DOCS = {
     "launcher": "the launcher is started",
     "isolation, root mount": "the launcher makes namespaces, cgroup, mounts and filters, and becomes the agent",
+    "client, engine": "the command line asks the engine, which makes the container's root and has its helper started",
+    "engine": "the engine makes the container's root and has its helper started",
+    "shim": "the helper makes itself ready and has the OCI runtime started",
+    "create": "the OCI runtime makes namespaces, cgroup, mounts and filters, and the engine connects it",
+    "start": "the OCI runtime has the container's first process executed, which is the agent",
+    "create, start": "the OCI runtime makes the container and becomes the agent",
     "process": "the agent is started",
     "VMM": "libvirt starts QEMU, which opens its channels",
     "machine": "QEMU builds the machine, libvirt lets it run",

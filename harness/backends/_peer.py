@@ -19,10 +19,11 @@ from typing import Literal, Protocol
 
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.session import AgentSession
-from harness.backends import _local, _mounts, _network
+from harness.backends import _exec_trace, _local, _mounts, _network
 from harness.backends._aside import Aside
 from harness.backends._command import Running
 from harness.backends._door import Door
+from harness.backends._exec_trace import ExecTrace
 from harness.backends._peer_container import PeerContainer
 from harness.container import cgroups, hostroot, syscalls
 from harness.container.cgroups import Group
@@ -31,7 +32,7 @@ from harness.errors import BackendError, CapabilityError, HarnessError
 from harness.host import process
 from harness.host.process import find_program
 from harness.interfaces import Arm, ArmSpec, Capability, Instance, Json, RunContext
-from harness.model.milestones import REQUESTED, RETURNED, RUNTIME_EXEC, Mark
+from harness.model.milestones import INIT, REQUESTED, RETURNED, RUNTIME_EXEC, Mark
 from harness.model.spec import Limits, MountSpec, NetworkKind
 
 DEFAULT_NETWORK: NetworkKind = "none"
@@ -87,7 +88,7 @@ class Wants:
     `root`: mount the root. `group`: start it `inside` a cgroup with the limits, or make one `above` the container's.
     `owner` is the user who starts it. `joins`: it can join a network by its namespace's path. `boot_id`: the runtime
     covers the kernel's with one of the container's own, so say the host's: the agent's pid here proves that the kernel
-    is the same.
+    is the same. `trace`: have the kernel note which programs an engine executes.
     """
 
     root: bool = False
@@ -95,6 +96,7 @@ class Wants:
     owner: int = 0
     boot_id: bool = False
     joins: bool = True
+    trace: bool = False
 
 
 # -- one arm ---------------------------------------------------------------------------------------------------------
@@ -142,6 +144,7 @@ class PeerArm:
         self._agent.write_bytes(AGENT_PATH.read_bytes())
         self._agent.chmod(0o755)
         self._tree = ground.aside.run(syscalls.clone_mount, str(recipe.tree))
+        self._trace = ground.aside.run(ExecTrace, kit.context.token, kit.runtime) if wants.trace else None
         self.facts: Mapping[str, Json] = {
             "boundary": kit.boundary,
             "cgroup_mode": kit.layout.mode,
@@ -172,6 +175,7 @@ class PeerArm:
             undo.pop_all()
 
         def remove() -> None:
+            self._add_trace(session)
             self._ground.aside.run(self._take_down, start)
             place.close()
             self._volumes.drop(trial_id)
@@ -188,6 +192,8 @@ class PeerArm:
         """The timed path, in the thread that has the mounts. Raises: BackendError; nothing is left then."""
         ground, wants = self._ground, self._wants
         self._recipe.ready(start)
+        if self._trace:
+            self._trace.clear()
         with ExitStack() as undo, _local.translated(ground.kit.runtime):
             session.marks.append(Mark(REQUESTED, time.monotonic_ns()))
             undo.callback(self._take_down, start)
@@ -216,6 +222,13 @@ class PeerArm:
         _watch(session, running, door)
         return container
 
+    def _add_trace(self, session: AgentSession) -> None:
+        requested, init = session.find(REQUESTED), session.find(INIT)
+        if self._trace and requested and init:
+            found = self._ground.aside.run(self._trace.marks, requested.at_ns, init.at_ns)
+            session.marks[1:1] = found
+            session.marks.sort(key=lambda mark: mark.at_ns)
+
     def _take_down(self, start: Start) -> None:
         if self._wants.root and start.root.parent.is_dir():
             with _local.translated(self._ground.kit.runtime):
@@ -227,6 +240,8 @@ class PeerArm:
             undo.callback(sweep_groups, self._ground.kit)
             undo.callback(self._ground.aside.close)
             undo.callback(self._ground.aside.run, self._recipe.close)
+            if self._trace:
+                undo.callback(self._ground.aside.run, self._trace.close)
             undo.callback(_remove_directory, self._home)
             undo.callback(self._places.close)
             undo.callback(os.close, self._tree)
@@ -319,9 +334,10 @@ def prepare(
     return arm
 
 
-def needs(*programs: str) -> tuple[Capability, ...]:
-    """Return what every peer needs, and its programs."""
-    return (*_local.needs(), *(_need_program(name) for name in programs))
+def needs(*programs: str, trace: bool = False) -> tuple[Capability, ...]:
+    """Return what every peer needs, its programs, and what a trace needs."""
+    traced = (_exec_trace.need(),) if trace else ()
+    return (*_local.needs(), *(_need_program(name) for name in programs), *traced)
 
 
 def _need_program(name: str) -> Capability:
@@ -336,11 +352,11 @@ def mount_needs(mounts: Sequence[MountSpec]) -> tuple[Capability, ...]:
 
 
 def tokens() -> set[str]:
-    return _local.tokens()
+    return _local.tokens() | _exec_trace.tokens()
 
 
 def reap(token: str, *, dry_run: bool) -> Sequence[str]:
-    return _local.reap(token, dry_run=dry_run)
+    return [*_local.reap(token, dry_run=dry_run), *_exec_trace.reap(token, dry_run=dry_run)]
 
 
 def program_facts(program: str, *version: str) -> dict[str, Json]:

@@ -37,11 +37,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 
 
 class Options(BaseModel):
-    """`args` are further options of `ctr run`."""
+    """`args` are further options of `ctr run`; `trace`: see `_exec_trace`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     args: tuple[str, ...] = ()
+    trace: bool = False
 
 
 def _daemon_argv(data: Path, socket: Path) -> list[str]:
@@ -182,14 +183,15 @@ class ContainerdBackend:
     options: type[BaseModel] = Options
 
     def needs(self, options: BaseModel) -> Sequence[Capability]:
-        return _peer.needs("containerd", "ctr", "runc")
+        assert isinstance(options, Options)
+        return _peer.needs("containerd", "ctr", "runc", trace=options.trace)
 
     def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
         return _peer.mount_needs(mounts)
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)
-        wants = _peer.Wants(group="above")
+        wants = _peer.Wants(group="above", trace=options.trace)
         return _peer.prepare(spec, context, lambda ground: _Recipe(ground, options), wants=wants)
 
     def tokens(self) -> set[str]:

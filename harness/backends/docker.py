@@ -38,7 +38,7 @@ _ADDRESSES = ipaddress.IPv4Network("10.213.0.128/25")
 class Options(BaseModel):
     """`via`: through the API, or `docker run`; `engine`: a daemon of the run's own, the host's, or one by its socket.
 
-    `runtime` is the OCI runtime, by a name that the daemon knows; None: its default, runc.
+    `runtime` is the OCI runtime, by a name that the daemon knows; None: its default, runc. `trace`: see `_exec_trace`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +46,7 @@ class Options(BaseModel):
     via: Literal["api", "cli"] = "api"
     engine: str = "private"
     runtime: str | None = None
+    trace: bool = False
 
     @property
     def socket(self) -> Path | None:
@@ -315,8 +316,8 @@ class DockerBackend:
         assert isinstance(options, Options)
         cli = ["docker"] if options.via == "cli" else []
         if options.socket is None:
-            return _peer.needs("dockerd", "runc", "containerd", *cli)
-        return (*_peer.needs(*cli), _need_socket(options.socket))
+            return _peer.needs("dockerd", "runc", "containerd", *cli, trace=options.trace)
+        return (*_peer.needs(*cli, trace=options.trace), _need_socket(options.socket))
 
     def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
         return _peer.mount_needs(mounts)
@@ -327,7 +328,7 @@ class DockerBackend:
             spec,
             context,
             lambda ground: _Recipe(ground, options),
-            wants=_peer.Wants(joins=False),
+            wants=_peer.Wants(joins=False, trace=options.trace),
             refused={"bridge": _NOT_OURS} if options.socket else {},
         )
 

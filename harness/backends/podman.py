@@ -36,7 +36,7 @@ _FORCE_NS = 30_000_000_000
 class Options(BaseModel):
     """`runtime`: the OCI runtime, by name or path; None: podman's default. `user`: who starts it, rootless.
 
-    `args` are further options of `podman run`.
+    `args` are further options of `podman run`; `trace`: see `_exec_trace`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +44,7 @@ class Options(BaseModel):
     runtime: str | None = None
     user: str | None = None
     args: tuple[str, ...] = ()
+    trace: bool = False
 
 
 def run_words(ground: _peer.Ground, start: _peer.Start, image: str, options: Options) -> list[str]:
@@ -232,17 +233,18 @@ class PodmanBackend:
     def needs(self, options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)
         if options.user is None:
-            return _peer.needs("podman", "conmon")
-        return (*_peer.needs("podman", "conmon", "newuidmap", "setpriv"), _need_user(options.user))
+            return _peer.needs("podman", "conmon", trace=options.trace)
+        needed = _peer.needs("podman", "conmon", "newuidmap", "setpriv", trace=options.trace)
+        return (*needed, _need_user(options.user))
 
     def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
         return _peer.mount_needs(mounts)
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)
-        wants = _peer.Wants()
+        wants = _peer.Wants(trace=options.trace)
         if options.user:
-            wants = _peer.Wants(group="inside", owner=pwd.getpwnam(options.user).pw_uid)
+            wants = _peer.Wants(group="inside", owner=pwd.getpwnam(options.user).pw_uid, trace=options.trace)
         refused: dict[NetworkKind, str] = {"bridge": "a user may join no network of root's"} if options.user else {}
         return _peer.prepare(
             spec,

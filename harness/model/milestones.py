@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 REQUESTED = "requested"
 RUNTIME_EXEC = "runtime.exec"
+SHIM_EXEC = "shim.exec"
+OCI_EXEC = "oci.exec"
+OCI_START = "oci.start"
 VMM_EXEC = "vmm.exec"
 VCPU = "vcpu"
 FIRMWARE = "firmware"
@@ -26,13 +29,16 @@ STOPPING = "stopping"
 DELETED = "deleted"
 
 LADDER = (
-    REQUESTED, RUNTIME_EXEC, VMM_EXEC, VCPU, FIRMWARE, HANDOVER, DECOMPRESS, KERNEL, INITRAMFS, INIT, DRIVERS, ROOT,
-    EXEC, READY, ANSWER, EXITED, STOPPING, DELETED,
+    REQUESTED, RUNTIME_EXEC, SHIM_EXEC, OCI_EXEC, OCI_START, VMM_EXEC, VCPU, FIRMWARE, HANDOVER, DECOMPRESS, KERNEL,
+    INITRAMFS, INIT, DRIVERS, ROOT, EXEC, READY, ANSWER, EXITED, STOPPING, DELETED,
 )  # fmt: skip
 
 DOCS = {
     REQUESTED: "the harness asks for the instance; every other milestone counts from here",
     RUNTIME_EXEC: "the runtime's launcher runs its first instruction",
+    SHIM_EXEC: "the engine's helper that watches the container (containerd's shim, conmon) is executed",
+    OCI_EXEC: "the OCI runtime (runc, crun) is executed, to create the container",
+    OCI_START: "the OCI runtime is executed again, to start what it created",
     VMM_EXEC: "the VMM's main() has opened its marker channel",
     VCPU: "the guest's first instruction, from its time stamp counter as read with the mark of least delay",
     FIRMWARE: "the firmware writes its first byte",

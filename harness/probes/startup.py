@@ -21,10 +21,13 @@ from harness.model.milestones import (
     INITRAMFS,
     KERNEL,
     LADDER,
+    OCI_EXEC,
+    OCI_START,
     REQUESTED,
     RETURNED,
     ROOT,
     RUNTIME_EXEC,
+    SHIM_EXEC,
     STOPPING,
     VCPU,
     VMM_EXEC,
@@ -51,7 +54,13 @@ DELIVERY = Metric(
 _NO_VMM = "no VMM: it runs on the host's kernel"
 _NO_LOG = "the firmware of this machine type writes no log"
 _NOT_OURS = "its own system loads drivers and mounts the root, before the agent runs"
+_NO_ENGINE = "seen only of engines that are traced: `trace: true` of docker, podman, containerd"
 _ABSENT: dict[tuple[str, Boundary], str] = {
+    **{
+        (name, boundary): _NO_ENGINE
+        for name in (SHIM_EXEC, OCI_EXEC, OCI_START)
+        for boundary in ("process", "container", "vm")
+    },
     **{
         (name, boundary): _NO_VMM
         for name in (VMM_EXEC, VCPU, FIRMWARE, HANDOVER, DECOMPRESS, KERNEL, INITRAMFS, DRIVERS)
