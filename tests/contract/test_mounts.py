@@ -37,7 +37,6 @@ CASES = [
             ("bwrap", {}, "", "bwrap"),
             ("nspawn", {}, "", "nspawn"),
             ("containerd", {}, "", "ctr"),
-            ("docker", {}, "", "dockerd"),
             ("docker", {"via": "cli"}, "-cli", "dockerd"),
             ("podman", {}, "", "podman"),
         )
