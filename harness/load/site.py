@@ -72,7 +72,7 @@ class InstanceSite:
 
     def cpu_ns(self) -> int | None:
         if self._meter is None:
-            self._meter = cpu_time.Meter(self._instance.pids())
+            self._meter = cpu_time.Meter(self._instance.pids)
         return self._meter.read_ns()
 
     @contextlib.contextmanager

@@ -23,7 +23,7 @@ class CpuProbe:
 
     @contextmanager
     def watch(self, instance: Instance, emit: Emit) -> Iterator[None]:
-        meter = Meter(instance.pids())
+        meter = Meter(instance.pids, from_start=True)
         used_ns = meter.read_ns()
         if used_ns is None:
             emit(Absent(START, "no cgroup and no process of this instance is known to count CPU time"))

@@ -197,11 +197,11 @@ def test_a_cgroup_counts_what_has_ended(tmp_path):
     child = subprocess.Popen(
         ["sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; cat"], stdin=subprocess.PIPE
     )
-    meter = cpu_time.Meter([child.pid])
+    meter = cpu_time.Meter(lambda: [child.pid])
     assert meter.counted == "1 process"
     deadline = time.monotonic() + 20
     while (meter.read_ns() or 0) < 10_000_000 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert (meter.read_ns() or 0) >= 10_000_000
     child.communicate(b"", timeout=30)
-    assert cpu_time.Meter([]).read_ns() is None
+    assert cpu_time.Meter(lambda: []).read_ns() is None
