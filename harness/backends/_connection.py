@@ -265,6 +265,15 @@ def monitor(connection: Any, name: str, command: str) -> str:
         raise BackendError(f"libvirt: {name}: {command}: {error}") from error
 
 
+def reset(connection: Any, name: str) -> None:
+    """Reset a domain's machine. Raises: BackendError."""
+    libvirt = import_libvirt()
+    try:
+        connection.lookupByName(name).reset()
+    except libvirt.libvirtError as error:
+        raise BackendError(f"libvirt: {name}: cannot be reset: {error}") from error
+
+
 def paused(connection: Any, name: str) -> str | None:
     """Return why a domain is stopped that exists, None while it runs or where there is none.
 

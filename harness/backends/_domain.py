@@ -74,7 +74,8 @@ class GuestSpec:
     `icount`: QEMU counts the guest's instructions and shows their number as its clocks; only emulation can. `tsc_khz`:
     how fast the guest's time stamp counter runs, where it starts with the vCPU.
     `by_daemon`: another process starts QEMU, which is no child of ours then. `owner`: whom that daemon shall run QEMU
-    as ("+UID:+GID"); None leaves it to libvirt's configuration.
+    as ("+UID:+GID"); None leaves it to libvirt's configuration. `restarts`: a reset starts the guest
+    again; otherwise it ends it.
     """
 
     name: str
@@ -96,6 +97,7 @@ class GuestSpec:
     tsc_khz: int | None = None
     by_daemon: bool = False
     owner: str | None = None
+    restarts: bool = False
     snapshot: str | None = None
     """It begins from this snapshot, which is inside its first disk."""
     hardware: Hardware = field(default_factory=Hardware)
@@ -284,7 +286,7 @@ def domain_xml(guest: GuestSpec) -> str:
     add_features(domain, guest.hardware)
     add_cpu(domain, guest.hardware, kvm=guest.accelerator == "kvm")
     for event in ("on_poweroff", "on_reboot", "on_crash"):
-        _add(domain, event, "destroy")
+        _add(domain, event, "restart" if event == "on_reboot" and guest.restarts else "destroy")
     _add_devices(domain, guest)
     if guest.owner is not None:
         _add_owner(domain, guest.owner)

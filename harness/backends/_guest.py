@@ -76,6 +76,7 @@ class Guest:
         self._stopped = False
         self._status: int | None = None
         self._reaped = threading.Event()
+        self.gone_ns: int | None = None
         self._is_saved = False
         self._saved_in: Path | None = None
         self.rusage: Mapping[str, float] = {}
@@ -145,6 +146,14 @@ class Guest:
     def end(self) -> None:
         """End the guest at once."""
         _connection.destroy(self._connection, self.spec.name)
+
+    def reset(self) -> None:
+        """Press the machine's reset button; it only starts again with `restarts` in its specification."""
+        _connection.reset(self._connection, self.spec.name)
+
+    def has_ended(self) -> bool:
+        """Return whether QEMU has."""
+        return self._wait_for_exit(0)
 
     def paused(self) -> str | None:
         """Return why QEMU does not run the guest any more though it is there; None while it runs."""
@@ -338,6 +347,7 @@ class Guest:
         QEMU is our child because this process is a sub-reaper while libvirt starts it. libvirt polls kill(pid, 0) until
         it is gone, which a zombie never is: without this, `destroy` would wait for its own time-out.
         """
+        self.gone_ns = time.monotonic_ns()
         assert self._pid is not None
         assert self._pidfd is not None
         self.session.unwatch(self._pidfd)
