@@ -183,16 +183,19 @@ def _make_root(place: Path) -> None:
 def _foreign(text: bytes) -> Look:
     """Judge what the static probe saw inside a sandbox that somebody else started on this host."""
     try:
-        answer = read_answer(text)
-    except ValueError as error:
+        return _judge_foreign(read_answer(text))
+    except surface.MALFORMED as error:
         raise UsageError(f"--from: {error}", hint="inside: ./harness-probe > seen.json") from error
+
+
+def _judge_foreign(answer: Mapping[str, Any]) -> Look:
     identity = section(answer, "identity")
     boot_id = "" if isinstance(identity, Missing) else str(identity.get("boot_id", "")).strip()
     shared = boot_id == surface.host_boot_id()
     now = _bracketing.host_files()
     acts_on = surface.HOST_KERNEL if shared else surface.OWN_KERNEL
     found: dict[str, Measurement | Absent] = {}
-    for metric, outcome in surface.judge(surface.Observed(answer, shared, now, now)).items():
+    for metric, outcome in surface.judged(surface.Observed(answer, shared, now, now)).items():
         found[metric.name] = (
             Absent(metric, outcome.text())
             if isinstance(outcome, Missing)

@@ -48,7 +48,11 @@ Outcome = Finding | Missing
 
 def read_answer(text: bytes) -> dict[str, Any]:
     """Return the probe's answer. Raises: ValueError where it is none."""
-    answer = json.loads(text)
+    try:
+        answer = json.loads(text)
+        json.dumps(answer, ensure_ascii=False).encode()  # half a surrogate pair could never be written to a file
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(answer, dict) or answer.get("schema") != _SHARED_SCHEMA:
         raise ValueError("no answer of harness-probe")
     return answer

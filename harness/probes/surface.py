@@ -66,6 +66,17 @@ METRICS = (
 )  # fmt: skip
 
 
+_OUTSIDE = (FILTERS, BY_FILTERS, DISAGREE)
+MALFORMED = (  # what an answer of another shape leads to
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """Everything that one look at an instance gave, before it is judged."""
@@ -121,6 +132,14 @@ def judge(seen: Observed) -> Mapping[Metric, Outcome]:
         LABEL: _surface.label_of(identity),
         VIEWS: _surface.resource_views(views, seen.after, cpus),
     }
+
+
+def judged(seen: Observed) -> Mapping[Metric, Outcome]:
+    """Return what `judge` does. Raises: ValueError for an answer of another shape, which a guest's root can forge."""
+    try:
+        return judge(seen)
+    except MALFORMED as error:
+        raise ValueError(f"a malformed answer: {error}") from error
 
 
 def _uid(identity: Mapping[str, Any]) -> int:
@@ -228,16 +247,19 @@ class SurfaceProbe:
         answer: Mapping[str, Any] = {}
         try:
             seen = look(instance, shared=shared)
-            answer, found = seen.answer, dict(judge(seen))
+            answer, found = seen.answer, dict(judged(seen))
         except (TrialError, ValueError) as error:
             found = dict.fromkeys(METRICS, Missing("error", str(error)))
-        found |= self._outside(instance, answer, shared=shared)
+        try:
+            found |= self._outside(instance, answer, shared=shared)
+        except MALFORMED as error:
+            found |= dict.fromkeys(_OUTSIDE, Missing("error", f"a malformed answer: {error}"))
         for metric in METRICS:
             _tell(metric, found[metric], acts_on, emit)
         yield
 
     def _outside(self, instance: Instance, answer: Mapping[str, Any], *, shared: bool) -> Mapping[Metric, Outcome]:
-        metrics = (FILTERS, BY_FILTERS, DISAGREE)
+        metrics = _OUTSIDE
         if not shared:
             return dict.fromkeys(metrics, Missing("absent", "own kernel: the host holds no filters of the workload"))
         namespaces = (answer.get("identity") or {}).get("namespaces") or instance.inside().get("namespaces") or {}

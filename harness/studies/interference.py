@@ -182,7 +182,7 @@ class _Spent:
 
     def __init__(self, instance: Instance, cpus: float) -> None:
         self._cpus = math.ceil(cpus) if instance.boundary == "vm" else cpus
-        self._meter = Meter(instance.pids())
+        self._meter = Meter(instance.pids)
         self._at_ns, self._cpu_ns = time.monotonic_ns(), self._meter.read_ns()
 
     def measured(self) -> Measurement | Absent:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from harness.analysis import isolation
 from harness.analysis.isolation import Side
-from harness.probes import _bracketing, _surface, _syscalls, _traced, boundary
+from harness.interfaces import ExecResult
+from harness.model.metrics import Absent, Measurement
+from harness.probes import _bracketing, _surface, _syscalls, _traced, boundary, surface
 from harness.probes._bpf import KILLED, Call, Program, call_of, codes, parse, verdict
 from harness.probes._surface import Finding, Missing
+from tests.fakes import FakeInstance
 
 X86_64 = 0xC000003E
 ALLOW, ERRNO_EPERM, KILL, TRACE, NOTIFY, LOG = 0x7FFF0000, 0x00050001, 0x80000000, 0x7FF00000, 0x7FC00000, 0x7FFC0000
@@ -206,3 +212,58 @@ def test_headlines_tell_a_container_from_a_guest_and_name_the_hole() -> None:
     assert "an engine's socket within reach: /run/docker.sock" in isolation.exposure_line(container)
     assert isolation.exposure_line(guest).startswith("vm: own kernel, none of the host's within direct reach")
     assert "not known" in isolation.exposure_line(Side("dark", {}))
+
+
+# -- answers that nobody should believe ----------------------------------------------------------------------------
+
+CODES = [[0, 512]]
+ANSWER: dict[str, Any] = {
+    "identity": {"boot_id": "x", "status": "Uid:\t0\t0\t0\t0\n", "uid_map": "0 0 4294967295", "label": ""},
+    "syscalls": {
+        "method": "m", "errno": 0, "vectors": [["clone", 0, [56, 0, 0, 0, 0, 0, 0]]],
+        **{abi: {"exists": 0, "codes": CODES} for abi in ("x86_64", "i386", "x32")},
+    },
+    "operations": {"mount": 1},
+    "writable": {"sysctls": {"count": 1, "names": ["/proc/sys/a"]}, "pseudo_files": {"count": 0, "names": []}},
+    "masked": {"/proc/kcore": "masked"},
+    "devices": {"place": "/tmp", "opened": {"null": 0}},
+    "leaks": {"syslog": 1},
+    "sees": {"sockets": {"count": 0, "names": []}, "processes": 1},
+    "files": {"/proc/stat": "cpu0 1\nctxt 5000\n", "/proc/self/mountinfo": "1 0 0:1 / / rw - overlay o rw\n"},
+}  # fmt: skip
+WEIRD: list[Any] = [None, True, -1, 10**30, 1.5, "x", "\ud800", [], [[]], {}, {"killed": 9}, [None, None]]
+
+
+def _paths(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, below in entries:
+        yield (*at, key)
+        yield from _paths(below, (*at, key))
+
+
+def test_a_forged_answer_is_judged_or_refused_and_never_a_crash() -> None:
+    for path in _paths(ANSWER):
+        for value in WEIRD:
+            forged = copy.deepcopy(ANSWER)
+            place: Any = forged
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = value
+            with contextlib.suppress(ValueError):
+                surface.judged(surface.Observed(forged, True, {}, {}))
+
+
+class _Killed(FakeInstance):
+    def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:
+        return ExecResult(159, b"", b"")
+
+
+def test_a_probe_that_was_killed_leaves_errors_and_no_values() -> None:
+    found: dict[str, Measurement | Absent] = {}
+    with surface.PLUGIN.watch(_Killed(), lambda item: found.update({item.metric.name: item})):
+        pass
+    assert set(found) == {metric.name for metric in surface.METRICS}
+    reachable = found["isolation.syscalls.reachable"]
+    assert isinstance(reachable, Absent)
+    assert reachable.reason.startswith("error: the probe ended with 159 (signal 31)")
+    assert not any(isinstance(item, Measurement) for item in found.values())
