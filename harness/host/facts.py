@@ -57,8 +57,16 @@ def host_facts(root: Path = Path("/")) -> dict[str, Any]:
         "virtualisation": virtualisation(cpuinfo, root),
         "clocksource": _text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
         "governor": governor(root),
+        "transparent_hugepages": _chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
+        "ksm": _flag(root / "sys/kernel/mm/ksm/run"),
         "python": platform.python_version(),
     }
+
+
+def _chosen(text: str | None) -> str | None:
+    """Return the word in brackets of a file of /sys that lists all there are, such as `always [madvise] never`."""
+    found = re.search(r"\[(\w+)\]", text or "")
+    return found[1] if found else None
 
 
 def host_class(facts: Mapping[str, Any]) -> str:
