@@ -46,9 +46,14 @@ def prepared(machine: str, accel: str = "auto") -> Iterator[tuple[LibvirtArm, Ru
 
 @contextlib.contextmanager
 def prepared_all(
-    runtimes: Mapping[str, Mapping[str, object]], limits: Limits | None = None
+    runtimes: Mapping[str, Mapping[str, object]],
+    limits: Limits | None = None,
+    workloads: Mapping[str, WorkloadSpec] | None = None,
 ) -> Iterator[tuple[dict[str, LibvirtArm], RunContext]]:
-    """Yield an arm for each set of options of `backend: libvirt`, and their context; nothing is left afterwards."""
+    """Yield an arm for each set of options of `backend: libvirt`, and their context; nothing is left afterwards.
+
+    What runs in them is `true`, unless `workloads` says otherwise.
+    """
     token = secrets.token_hex(4)
     context = RunContext("benchmark", token, ownership.claim(token, "benchmark"), cache_dir())
     store = Store(data_dir() / "images")
@@ -57,7 +62,7 @@ def prepared_all(
     arms: dict[str, LibvirtArm] = {}
     try:
         for name, options in runtimes.items():
-            spec = ArmSpec(name, tree, workload, limits or Limits())
+            spec = ArmSpec(name, tree, (workloads or {}).get(name, workload), limits or Limits())
             arm = LibvirtBackend().prepare(spec, Options.model_validate(options), context)
             assert isinstance(arm, LibvirtArm)
             arms[name] = arm

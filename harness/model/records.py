@@ -148,5 +148,11 @@ class RunRecord:
 
     @property
     def headline(self) -> str:
-        """The metric that people ask for first: a study's or workload's first, `startup.ready` of other runtimes."""
-        return next(iter(self.metrics), READY_METRIC) if self.study else self.reported or READY_METRIC
+        """The metric that people ask for first: a study's or workload's first, `startup.ready` of other runtimes.
+
+        Of a run that does not measure that one: the first that it does.
+        """
+        first = next(iter(self.metrics), READY_METRIC)
+        if self.study or (not self.reported and READY_METRIC not in self.metrics):
+            return first
+        return self.reported or READY_METRIC
