@@ -319,7 +319,7 @@ def _isolation(vm: _Side, container: _Side) -> Row:
     if wrong:
         return Row(*texts, "fails", wrong, short=short)
     reason = "as the text means it, the VM by a kernel of its own and the container within the host's kernel"
-    remark = "that nothing gets through (faults of the VMM, load of neighbours) was not tested"
+    remark = "load of neighbours and faults are not part of this row: scenarios noisy-neighbour and containment"
     return Row(*texts, "holds", reason, remark, short)
 
 
@@ -336,7 +336,9 @@ def _isolation_text(side: _Side) -> str:
     if shared is None:
         return f"{side.label}: {side.why_absent('isolation.kernel.shared')}"
     if not shared:
-        return f"{side.label}: own kernel; what it may do inside acts on that kernel"
+        allowed = side.median("isolation.boundary.syscalls.allowed")
+        monitor = "" if allowed is None else f"; its monitor may make {allowed:g} of the host's system calls"
+        return f"{side.label}: own kernel; what it may do inside acts on that kernel{monitor}"
     parts = ["host's kernel"]
     for metric, form in (
         ("isolation.namespaces.own", "{:g} own namespaces"),

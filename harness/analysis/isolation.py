@@ -69,6 +69,18 @@ def sides(report: Report) -> tuple[Side, ...]:
     return tuple(found)
 
 
+def boundaries(report: Report) -> dict[str, str]:
+    """Return what stands between each runtime's workload and the host: process, container or vm."""
+    return {name: str(report.run.arms.get(name, {}).get("boundary", "")) for name in report.run.runtimes}
+
+
+def exposures(report: Report) -> list[Exposure]:
+    """Return the composite of every runtime with its parts; empty where the run has no bare process to compare with."""
+    found = sides(report)
+    bare = bare_of(found, boundaries(report))
+    return [] if bare is None or OPERATIONS not in bare.values else [exposure(side, bare) for side in found]
+
+
 # -- headlines -----------------------------------------------------------------------------------------------------
 
 

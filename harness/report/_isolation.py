@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness.analysis.isolation import (
-    OPERATIONS,
-    OWN_KERNEL,
-    PREFIX,
-    Exposure,
-    Side,
-    bare_of,
-    exposure,
-    headlines,
-    sides,
-    study_lines,
-)
+from harness.analysis.isolation import OWN_KERNEL, PREFIX, Side, boundaries, headlines, sides, study_lines
 from harness.model.report import Report
 
 BOUNDARY = "isolation.boundary."
@@ -77,20 +66,9 @@ def _aligned(title: str, all_sides: Sequence[Side], names: Mapping[str, str], *,
     return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
 
 
-def exposures(report: Report) -> list[Exposure]:
-    """Return the composite of every runtime with its parts; empty where the run has no bare process to compare with."""
-    found = sides(report)
-    bare = bare_of(found, _boundaries(report))
-    return [] if bare is None or OPERATIONS not in bare.values else [exposure(side, bare) for side in found]
-
-
-def _boundaries(report: Report) -> dict[str, str]:
-    return {name: str(report.run.arms.get(name, {}).get("boundary", "")) for name in report.run.runtimes}
-
-
 def report_lines(report: Report) -> tuple[str, ...]:
     """Return the headlines on isolation of a run; empty where its surface was not measured."""
     found = sides(report)
     if not any("isolation.syscalls.reachable" in side.values for side in found):
         return study_lines(report)
-    return headlines(found, _boundaries(report))
+    return headlines(found, boundaries(report))

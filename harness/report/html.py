@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from harness.analysis.isolation import exposures
 from harness.analysis.phases import of_runtime
 from harness.interfaces import Renderer
 from harness.model.report import Report
@@ -109,7 +110,7 @@ def _pictures(report: Report) -> Iterator[Picture]:
 def _exposure(report: Report) -> Iterator[Picture]:
     from harness.charts import isolation as charts  # noqa: PLC0415
 
-    found = isolation.exposures(report)
+    found = exposures(report)
     if len(found) > 1:
         names = {name: tables.runtime_label(report, name) for name in report.run.runtimes}
         yield _picture("How exposed the host is", charts.in_words(found), partial(charts.exposure, found, names))

@@ -56,6 +56,16 @@ class Plots:
 
         return charts.isolation(self.run, self.records, ax)
 
+    def exposure(self, *, ax: Axes | None = None) -> Axes:
+        """How exposed the host is to each runtime, part by part; needs the bare process and the family `surface`."""
+        from harness.analysis.isolation import exposures  # noqa: PLC0415
+        from harness.analysis.summary import analyse  # noqa: PLC0415
+        from harness.charts import isolation as charts  # noqa: PLC0415
+        from harness.charts.run import label  # noqa: PLC0415
+
+        names = {runtime: label(self.records, runtime) for runtime in self.run.runtimes}
+        return charts.exposure(exposures(analyse(self.run, self.records)), names, ax)
+
     def memory(self, *, ax: Axes | None = None) -> Axes:
         """What one instance takes of the host, account by account."""
         from harness.charts import memory as charts  # noqa: PLC0415
