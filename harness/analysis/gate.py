@@ -3,8 +3,8 @@
 A metric has regressed only where its whole interval lies beyond the margin *and* its p-value, corrected for all
 declared metrics and runtimes together (Holm), is at most 5 %. Metrics that no gate declares are shown with q-values
 (Benjamini and Hochberg) and never fail anything. Two runs are compared by each runtime's ratio to the control of its
-own blocks, so that a slower host is not taken for a slower runtime; a control is compared with itself, for what it
-is worth.
+own blocks, so that a slower host is not taken for a slower runtime; a control is compared with itself and never
+red: it may be the host that moved.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What is compared of one metric and runtime: values of the same blocks (`paired`), or of two runs."""
+    """What is compared of one metric and runtime: values of the same blocks (`paired`), or of two runs.
+
+    `warn_only`: a control between two runs, where all others are divided by theirs: it may be the host that moved.
+    """
 
     metric: str
     runtime: str
@@ -71,6 +74,7 @@ class Samples:
     candidate: Sequence[float]
     paired: bool
     relative: bool = False
+    warn_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ def changes(
     """Return every comparison with its verdict. Metrics without a better side are shown and never judged."""
     found = [_estimate(one, definitions.get(one.metric, {}), policy.margin) for one in samples]
     named = {f"{one.samples.metric} {one.samples.runtime}": one for one in found if one.scale != "exact"}
-    guarded = {key: one.p for key, one in named.items() if policy.guards(one.samples.metric)}
+    guarded = {key: one.p for key, one in named.items() if _gated(one.samples, policy)}
     others = {key: one.p for key, one in named.items() if key not in guarded}
     adjusted = {**holm(guarded), **false_discovery(others)}
     return tuple(
@@ -121,6 +125,10 @@ def changes(
         )
         for one in found
     )
+
+
+def _gated(samples: Samples, policy: Policy) -> bool:
+    return policy.guards(samples.metric) and not samples.warn_only
 
 
 def _estimate(samples: Samples, definition: Mapping[str, str], margin: float) -> _Found:
@@ -168,7 +176,7 @@ def _change(found: _Found, definition: Mapping[str, str], policy: Policy, p: flo
     return Change(
         metric=samples.metric, runtime=samples.runtime, unit=definition.get("unit", ""), better=better,
         scale=found.scale, value=shown.value, lo=shown.lo, hi=shown.hi, n=shown.n, p=p,
-        gated=policy.guards(samples.metric) and better != "neither", relative=samples.relative,
+        gated=_gated(samples, policy) and better != "neither", relative=samples.relative,
         verdict=verdict, reason=reason,
     )  # fmt: skip
 
@@ -196,14 +204,16 @@ def samples_of_runs(
     for metric, definition in new.metrics.items():
         exact = definition.get("assume") == "exact"
         controlled = not exact and new.control == old.control and _has_control(metric, base, candidate)
-        for runtime in (name for name in new.runtimes if name in old.runtimes):
+        both = [name for name in new.runtimes if name in old.runtimes]
+        for runtime in both:
             relative = controlled and runtime != new.control
             sides = [
                 _values(run, counted(trials), metric, runtime, relative=relative)
                 for run, trials in ((old, old_trials), (new, new_trials))
             ]
             if all(sides):
-                yield Samples(metric, runtime, sides[0], sides[1], paired=False, relative=relative)
+                warn_only = controlled and not relative and len(both) > 1
+                yield Samples(metric, runtime, sides[0], sides[1], paired=False, relative=relative, warn_only=warn_only)
 
 
 def _has_control(metric: str, *sides: tuple[RunRecord, Sequence[TrialRecord]]) -> bool:

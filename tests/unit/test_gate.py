@@ -144,3 +144,18 @@ def test_failures_are_a_regression_only_beyond_chance():
     broken = [replace(t, status="failed", error="x") if t.spec.runtime == "vm" else t for t in trials]
     verdicts = {c.runtime: c.verdict for c in failure_changes(trials, broken, ("vm", "container"))}
     assert verdicts == {"vm": "regressed", "container": "equivalent"}
+
+
+def test_a_slower_control_is_told_but_never_red():
+    run, trials = example_run(), example_trials(blocks=15)
+    slow = [scaled([trial], "process", 3.0)[0] for trial in trials]
+    found = {
+        one.runtime: one
+        for one in changes(run.metrics, list(samples_of_runs((run, trials), (run, slow))), GUARDED)
+        if one.metric == "startup.ready"
+    }
+    assert (found["process"].verdict, found["process"].gated) == ("regressed", False)
+    assert found["vm"].gated
+    alone = example_run(runtimes=("process",))
+    (control,) = (one for one in samples_of_runs((alone, trials), (alone, slow)) if one.metric == "startup.ready")
+    assert not control.warn_only, "where it is all that there is, it is what is guarded"
