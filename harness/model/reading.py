@@ -27,7 +27,6 @@ DENSITY_FAMILIES = ("memory", "cpu", "density")
 """Where a run of many instances has its metrics: `memory.marginal`, `cpu.marginal`, `density.instances`."""
 _BESIDE = {"kind": {"kind"}, "backend": {"backend", "network", "start", "mounts"}}
 """Which keys beside a plugin's options are not the plugin's own, by its selector."""
-BACKENDS_NOT_YET = ("crun", "docker", "podman", "runc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,10 +249,6 @@ class _Check:
 
         That of the plugin which was most likely meant; else what all plugins have in common.
         """
-        if loc[-1] == "backend" and name in BACKENDS_NOT_YET:
-            message = f"{name}: not there yet; there are: {', '.join(sorted(models))}"
-            self._wrong(loc, message, "not_supported")
-            return None
         self._wrong(loc, f"{name}: unknown{did_you_mean(name, models)}", f"unknown_{loc[-1]}")
         meant = nearest(name, models)
         return models[meant] if meant else _common(models)

@@ -136,7 +136,6 @@ MISTAKES = [
     ("memory: 1GiB", "memory: 256", "a.yaml:5:27: limits.memory: expected at least 1MiB, got 256 (bytes where no unit "
      "is given); did you mean 256MiB?"),
     ("memory: 1GiB", "memory: 4KiB", "a.yaml:5:27: limits.memory: expected at least 1MiB, got '4KiB'"),
-    ("backend: process", "backend: podman", "a.yaml:7:22: runtimes.process.backend: podman: not there yet; there are"),
     ("cache: warm", "cache: cold", "a.yaml:10:71: trials.cache: cold: not supported yet"),
     ("cache: warm", "cache: tepid", "a.yaml:10:71: trials.cache: expected 'warm', got 'tepid'"),
     ("[startup, memory]", "[startup, memry]", "a.yaml:11:20: metrics.1: memry: unknown family of metrics; did"),

@@ -8,7 +8,7 @@ import pytest
 
 from harness import plugins
 from harness.images import containerfile, instructions
-from harness.model.reading import BACKENDS_NOT_YET, NOT_YET
+from harness.model.reading import NOT_YET
 from harness.model.scenario import Blocks, Density, Gate, Image, LimitsSection, Scenario, Trials
 
 TEXT = (Path(__file__).parents[2] / "docs" / "scenario.md").read_text()
@@ -58,12 +58,6 @@ def test_every_option_of_a_study_and_of_its_arms_is_documented(name):
 def test_every_kind_of_workload_is_documented():
     for name in plugins.names("workloads"):
         assert f"`kind: {name}`" in section("workload")
-
-
-def test_backends_that_are_not_there_yet_are_said():
-    (line,) = (line for line in section("runtimes").splitlines() if "are not there yet" in line)
-    assert set(BACKENDS_NOT_YET) <= set(re.findall(r"`(\w+)`", line))
-    assert not set(BACKENDS_NOT_YET) & set(plugins.names("backends"))
 
 
 def test_every_instruction_of_a_containerfile_is_documented_as_it_works():
