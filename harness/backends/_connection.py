@@ -6,6 +6,7 @@ libvirt-python is imported here alone, and only when a VM is wanted.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fcntl
 import hashlib
 import importlib
@@ -263,6 +264,22 @@ def monitor(connection: Any, name: str, command: str) -> str:
         return str(libvirt_qemu.qemuMonitorCommand(connection.lookupByName(name), command, _FOR_PEOPLE))
     except (ImportError, libvirt.libvirtError) as error:
         raise BackendError(f"libvirt: {name}: {command}: {error}") from error
+
+
+def check_machine(connection: Any, emulator: str, machine: str, kind: str, cpu: str | None) -> None:
+    """Raise CapabilityError for a machine or CPU model that this QEMU has not; `kind` is `kvm` or `qemu`."""
+    libvirt = import_libvirt()
+    try:
+        known = ET.fromstring(connection.getDomainCapabilities(emulator, "x86_64", machine, kind, 0))
+    except libvirt.libvirtError as error:
+        message, hint = endings.refused(str(error))
+        raise CapabilityError(message, hint=hint) from error
+    models = {model.text for model in known.findall("cpu/mode[@name='custom']/model")}
+    if cpu is not None and cpu not in {"host", "max"} and models and cpu not in models:
+        near = difflib.get_close_matches(cpu, [name for name in models if name], 1)
+        raise CapabilityError(
+            f"cpu: {cpu}: libvirt knows no such model", hint=f"did you mean {near[0]}?" if near else endings.CPU_HINT
+        )
 
 
 def reset(connection: Any, name: str) -> None:

@@ -102,6 +102,11 @@ class GuestSpec:
     """It begins from this snapshot, which is inside its first disk."""
     hardware: Hardware = field(default_factory=Hardware)
 
+    @property
+    def domain_type(self) -> str:
+        """As libvirt calls the accelerator."""
+        return "kvm" if self.accelerator == "kvm" else "qemu"
+
 
 def kernel_cmdline(
     machine: Machine,
@@ -276,7 +281,7 @@ def domain_xml(guest: GuestSpec) -> str:
     """Return the XML of a transient domain; any way in which the guest ends destroys it."""
     ET.register_namespace("qemu", QEMU_NAMESPACE)
     ET.register_namespace("harness", METADATA_NAMESPACE)
-    domain = ET.Element("domain", type="kvm" if guest.accelerator == "kvm" else "qemu")
+    domain = ET.Element("domain", type=guest.domain_type)
     _add(domain, "name", guest.name)
     _add(_add(domain, "metadata"), f"{{{METADATA_NAMESPACE}}}run", token=guest.token)
     add_memory(domain, guest.hardware, guest.memory_bytes)

@@ -148,11 +148,11 @@ def agent_hint(message: str) -> str | None:
     return next((hint for pattern, hint in _AGENT_HINTS if pattern.search(message)), None)
 
 
-_CPU_HINT = "virsh cpu-models x86_64 lists them; host and max are known too"
+CPU_HINT = "virsh cpu-models x86_64 lists them; host and max are known too"
 _LESS_HINT = "less memory:, or prealloc: false"
 _HUGE_HINT = "mount -t hugetlbfs none /dev/hugepages, and sysctl vm.nr_hugepages"
 _REFUSALS = (
-    (r"Unknown CPU model (\S+)", r"cpu: \1: libvirt knows no such model", _CPU_HINT),
+    (r"Unknown CPU model (\S+)", r"cpu: \1: libvirt knows no such model", CPU_HINT),
     (r"does not support machine type '([^']+)'", r"machine: \1: this QEMU has no such machine", "another machine:"),
     (r"hugetlbfs filesystem is not mounted", "hugepages: this host has no hugetlbfs", _HUGE_HINT),
     (r"cannot set up guest memory '[^']*': (.*)", r"memory: the host does not give it: \1", _LESS_HINT),

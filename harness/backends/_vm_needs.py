@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.backends import _accelerator, _connection, _ksm, _kvm_help, _vm_storage
+from harness.backends._vm_levers import QBOOT
 from harness.backends._vm_options import Options, guest_kernel
 from harness.errors import CapabilityError
 from harness.host.paths import cache_dir
@@ -15,6 +16,7 @@ from harness.images import stock
 from harness.interfaces import Capability
 
 EMULATOR = "qemu-system-x86_64"
+_HUGE_HINT = "sysctl vm.nr_hugepages=N (of 2 MiB), and mount -t hugetlbfs none /dev/hugepages"
 
 
 def needs(options: Options) -> Sequence[Capability]:
@@ -25,6 +27,7 @@ def needs(options: Options) -> Sequence[Capability]:
         _need_kernel(options),
         *((_need_system(),) if options.boot == "disk" else ()),
         *_vm_storage.needs(options),
+        *_lever_needs(options),
         *((_ksm.need(),) if options.ksm == "on" else ()),
         _need_accel(options),
     )
@@ -60,6 +63,26 @@ def _need_kernel(options: Options) -> Capability:
         return Capability("kernel", available=True, reason=guest_kernel(options, cache_dir()).release)
     except CapabilityError as error:
         return Capability("kernel", available=False, reason=error.message, hint=error.hint)
+
+
+def _lever_needs(options: Options, proc: Path = Path("/proc")) -> list[Capability]:
+    """Of levers that need more than a word to QEMU."""
+    found = []
+    if options.firmware == "qboot":
+        there = Path(QBOOT).exists()
+        hint = "apt-get install qemu-system-data has it, or firmware: seabios"
+        found.append(
+            Capability("firmware", there, QBOOT if there else f"{QBOOT}: no such file", None if there else hint)
+        )
+    if options.hugepages:
+        free = next(
+            (int(line.split()[1]) for line in (proc / "meminfo").read_text().splitlines() if "HugePages_Free" in line),
+            0,
+        )
+        mounted = " hugetlbfs " in (proc / "mounts").read_text()
+        reason = f"{free} free, hugetlbfs {'mounted' if mounted else 'not mounted'}"
+        found.append(Capability("hugepages", free > 0 and mounted, reason, _HUGE_HINT))
+    return found
 
 
 def _need_system() -> Capability:

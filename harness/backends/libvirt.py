@@ -184,6 +184,7 @@ class LibvirtBackend:
         if _connection.is_daemon(options.uri):
             template = replace(template, by_daemon=True, owner=_connection.qemu_owner(connection))
         template, why = self._accelerated(template, connection, options, boot, context)
+        _connection.check_machine(connection, template.emulator, options.machine, template.domain_type, options.cpu)
         root = _vm_storage.prepare(spec, options, data_dir() / "images" / "disks")
         boot = replace(boot, base=boot.base + root.archive)
         initrd = context.scratch / f"{spec.runtime}.initrd"

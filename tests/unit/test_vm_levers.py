@@ -11,10 +11,12 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from harness.backends import _connection, _vm_needs
 from harness.backends._domain import Accelerator, Disk, GuestSpec, Machine, Nic, Share, domain_xml
 from harness.backends._hardware import DiskBus, DiskCache, DiskIo, Hardware, NicModel
 from harness.backends._vm_levers import CHANGES, Levers
 from harness.backends._vm_options import Options
+from harness.errors import CapabilityError
 from harness.images import initramfs
 from tests.unit.test_domain import guest
 
@@ -112,6 +114,50 @@ def test_libvirts_own_schema_accepts_every_domain_with_kvm_too(tmp_path: Path) -
     assert seen.returncode == 0, seen.stderr
     files[0].write_text(files[0].read_text().replace("<vcpu>", "<vcpus>").replace("</vcpu>", "</vcpus>"))
     assert subprocess.run(argv, capture_output=True, check=False).returncode != 0, "the schema would accept anything"
+
+
+@pytest.mark.parametrize(
+    ("free", "mounts", "works"),
+    [("512", "none /h hugetlbfs rw 0 0", True), ("0", "none /h hugetlbfs rw", False), ("9", "", False)],
+)
+def test_huge_pages_are_needed_before_anything_starts(free: str, mounts: str, works: bool, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nHugePages_Free:      {free}\n")
+    (tmp_path / "mounts").write_text(f"proc /proc proc rw 0 0\n{mounts}\n")
+    (need,) = _vm_needs._lever_needs(Options(hugepages=True), tmp_path)
+    assert need.available == works
+    assert _vm_needs._lever_needs(Options()) == []
+
+
+class Capabilities:
+    """A connection that knows two CPU models, and no machine but q35."""
+
+    def getDomainCapabilities(self, _emulator: str, _arch: str, machine: str, _kind: str, _flags: int) -> str:
+        if machine != "q35":
+            raise _connection.import_libvirt().libvirtError(f"Emulator '/q' does not support machine type '{machine}'")
+        models = "<model>Haswell</model><model>Nehalem</model>"
+        return f"<domainCapabilities><cpu><mode name='custom'>{models}</mode></cpu></domainCapabilities>"
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpu", "message", "hint"),
+    [
+        ("q35", "Haswel", "cpu: Haswel: libvirt knows no such model", "did you mean Haswell?"),
+        ("microvm", None, "libvirt: machine: microvm: this QEMU has no such machine", "another machine:"),
+    ],
+)
+def test_a_machine_or_cpu_that_qemu_has_not_is_told_before_the_run(
+    machine: str, cpu: str | None, message: str, hint: str
+) -> None:
+    pytest.importorskip("libvirt")
+    with pytest.raises(CapabilityError) as caught:
+        _connection.check_machine(Capabilities(), "/q", machine, "qemu", cpu)
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize("cpu", [None, "host", "max", "Haswell"])
+def test_cpus_that_there_are_do(cpu: str | None) -> None:
+    pytest.importorskip("libvirt")
+    _connection.check_machine(Capabilities(), "/q", "q35", "qemu", cpu)
 
 
 @pytest.mark.parametrize(("how", "magic"), [("gzip", b"\x1f\x8b"), ("zstd", b"\x28\xb5\x2f\xfd")])
