@@ -332,32 +332,13 @@ class AgentSession:
         """Return pairs of marks: `cal` (one sample) and `took` (detail: ns that sending it took inside)."""
         first = len(self.calibration)
         self.request(f"calibrate {count} marks {gap_ns}", deadline_ns)
-        with self._changed:  # the answer comes by another channel and may overtake the last marks
-            self._changed.wait_for(lambda: len(self.calibration) >= first + 2 * count, _LAST_WORDS_S)
-        return self.calibration[first:]
+        return self.samples(first, 2 * count)
 
-    def go(self, deadline_ns: int) -> None:
-        """Let the workload run, of an agent that was told to hold it (`WorkloadSpec.hold`)."""
-        self.request("go", deadline_ns)
-
-    def again(self, deadline_ns: int) -> Mark:
-        """Return a mark of the moment at which the workload is ready again, after its instance stood still.
-
-        Raises: AgentError when it is not ready any more.
-        """
-        first = len(self.calibration)
-        self.request("again", deadline_ns)
+    def samples(self, first: int, count: int) -> Sequence[Mark]:
+        """Return the samples since `first`: the answer comes by another channel and may overtake the last of them."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self.calibration) > first, _LAST_WORDS_S)
-        if len(self.calibration) <= first:
-            raise AgentError("agent: again: its mark did not come")
-        return self.calibration[first]
-
-    def touch(self, deadline_ns: int) -> int:
-        """Have every page of the workload's processes read that is there; return how many bytes that were."""
-        return self._checked(
-            "touch", lambda body: answers.parse_numbers(body, 1)[0], deadline_ns, _SHORT_MAX_BYTES
-        )
+            self._changed.wait_for(lambda: len(self.calibration) >= first + count, _LAST_WORDS_S)
+        return self.calibration[first:]
 
     def exec(self, argv: Sequence[str], timeout_ns: int) -> tuple[int, bytes, bytes]:
         """Run a command inside; return its code, stdout and stderr (of each the first MiB)."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.agent import prepared as requests
 from harness.backends import _connection, _endings, _helpers, _metering, _saved
 from harness.backends._boot_marks import BootSession
 from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
@@ -251,16 +252,16 @@ class Guest:
         return _endings.explain(evidence)
 
     def go(self, deadline_ns: int) -> None:
-        self.session.go(deadline_ns)
+        requests.go(self.session, deadline_ns)
 
     def again(self, deadline_ns: int) -> Mark:
-        mark = self.session.again(deadline_ns)
+        mark = requests.again(self.session, deadline_ns)
         if self.session.find(READY) is None:  # it was ready in the guest that it was saved from
             self.session.marks.append(Mark(READY, mark.at_ns))
         return mark
 
     def touch(self, deadline_ns: int) -> int:
-        return self.session.touch(deadline_ns)
+        return requests.touch(self.session, deadline_ns)
 
     def pause(self, deadline_ns: int) -> None:
         _saved.pause(self._connection, self.spec.name)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from harness.agent import prepared as requests
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_memfd, encode_spec, sealed_memfd
 from harness.agent.session import AgentSession
@@ -256,13 +257,13 @@ class LocalInstance:
         return self._session.calibrate(count, time.monotonic_ns() + _ANSWER_NS, gap_ns)
 
     def go(self, deadline_ns: int) -> None:
-        self._session.go(deadline_ns)
+        requests.go(self._session, deadline_ns)
 
     def again(self, deadline_ns: int) -> Mark:
-        return self._session.again(deadline_ns)
+        return requests.again(self._session, deadline_ns)
 
     def touch(self, deadline_ns: int) -> int:
-        return self._session.touch(deadline_ns)
+        return requests.touch(self._session, deadline_ns)
 
     def pause(self, deadline_ns: int) -> None:
         """Freeze its group; ending it works all the same, for `delete` kills."""
