@@ -43,7 +43,7 @@ def family(
         axes.grid(visible=False, axis="x")
         axes.set_xlim(-0.5, len(names) - 0.5)
         style.title(axes, title)
-        axes.figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+        style.legend(axes, below=ax is None)
     return axes
 
 

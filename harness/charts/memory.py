@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from harness.analysis import density as readings
@@ -64,8 +65,8 @@ def ledger(run: RunRecord, records: Records, ax: Axes | None = None) -> Axes:
             axes.annotate(style.unit_formatter("bytes")(left, None), (left, row), (5, 0), textcoords="offset points",
                           va="center", fontsize=9)  # fmt: skip
         used = [name for name in PARTS if any(name in own for own in stacks.values())]
-        handles = [axes.barh(0, 0, color=PARTS[name][1], label=PARTS[name][0]) for name in used]
-        axes.figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
+        handles = [Patch(color=PARTS[name][1], label=PARTS[name][0]) for name in used]
+        style.legend(axes, below=ax is None, columns=2, handles=handles)
         axes.set_yticks(range(len(stacks)), [label(records, runtime) for runtime in stacks])
         axes.set_ylim(len(stacks) - 0.4, -0.6)
         axes.set_xlim(0, widest * 1.2)
@@ -114,7 +115,7 @@ def density(run: RunRecord, records: Records, metric: str = readings.OWN.name, a
         _dress(axes, sorted({step.n for step in steps}), [step.estimate.value for step in steps], steps[0].unit)
         axes.set_ylabel(f"{metric}, cores" if steps[0].unit == "ratio" else metric)
         style.title(axes, f"{metric} by number of instances")
-        axes.figure.legend(loc="outside lower center", ncols=1, fontsize=9)
+        style.legend(axes, below=ax is None, columns=1)
     return axes
 
 

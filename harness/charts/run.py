@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
@@ -100,7 +101,7 @@ def values(run: RunRecord, records: Records, metric: str = "startup.ready", ax: 
         for row, runtime in enumerate(reversed(names)):
             own = list(found[runtime].values())
             axes.scatter(own, [row + draw_offset(n, len(own)) for n in range(len(own))], s=16, alpha=0.55,
-                         color=colours[runtime], linewidths=0)  # fmt: skip
+                         color=colours[runtime], linewidths=0, rasterized=style.many(len(own)))  # fmt: skip
             _interval(axes, row, median_estimate(own))
         _rows(axes, [label(records, runtime) for runtime in reversed(names)])
         set_scale(axes, [value for own in found.values() for value in own.values()], unit_of(run, metric))
@@ -137,7 +138,7 @@ def paired(run: RunRecord, records: Records, metric: str = "startup.ready", ax: 
         colours = style.colours(run.runtimes)
         for row, (runtime, own) in enumerate(reversed(kept.items())):
             axes.scatter(own, [row + draw_offset(n, len(own)) for n in range(len(own))], s=16, alpha=0.55,
-                         color=colours[runtime], linewidths=0)  # fmt: skip
+                         color=colours[runtime], linewidths=0, rasterized=style.many(len(own)))  # fmt: skip
             _interval(axes, row, paired_ratio(own))
         axes.axvline(1.0, color=style.INK, linewidth=1, linestyle=":")
         _rows(axes, [label(records, runtime) for runtime in reversed(kept)])
@@ -157,13 +158,14 @@ def ecdf(run: RunRecord, records: Records, metric: str = "startup.ready", ax: Ax
             ordered = sorted(own.values())
             shares = [(place + 1) / len(ordered) for place in range(len(ordered))]
             axes.step([ordered[0], *ordered], [0.0, *shares], where="post", color=colours[runtime], linewidth=1.6,
-                      marker=shapes[runtime], markersize=4, label=label(records, runtime))  # fmt: skip
+                      marker="" if style.many(len(own)) else shapes[runtime], markersize=4,
+                      label=label(records, runtime))  # fmt: skip
         set_scale(axes, [value for own in found.values() for value in own.values()], unit_of(run, metric))
         axes.set_xlabel(f"{metric}, {_arrow(run, metric)}".rstrip(", "))
         axes.set_ylabel("share of trials")
         axes.set_ylim(0, 1.02)
         style.title(axes, f"{metric}: distribution")
-        axes.legend(loc="best")
+        style.legend(axes, below=ax is None)
     return axes
 
 
@@ -177,10 +179,13 @@ def order(run: RunRecord, records: Records, metric: str = "startup.ready", ax: A
         for runtime in run.runtimes:
             own = [(place, record) for place, record in enumerate(ran) if record.spec.runtime == runtime]
             measured = [(place, record) for place, record in own if metric in record.metrics and record.status == "ok"]
-            for place, record in measured:
-                axes.plot(place, record.metrics[metric].value, shapes[runtime], color=colours[runtime], markersize=5,
-                          markerfacecolor="white" if record.spec.warmup else colours[runtime],
-                          markeredgecolor=style.ALARM if record.noise.flags else colours[runtime])  # fmt: skip
+            for warmup, noisy in product((False, True), repeat=2):
+                kind = [one for one in measured if (one[1].spec.warmup, bool(one[1].noise.flags)) == (warmup, noisy)]
+                axes.plot([place for place, _ in kind], [record.metrics[metric].value for _, record in kind],
+                          shapes[runtime], color=colours[runtime], markersize=5,
+                          markerfacecolor="white" if warmup else colours[runtime],
+                          markeredgecolor=style.ALARM if noisy else colours[runtime],
+                          rasterized=style.many(len(kind)))  # fmt: skip
             failed = [place for place, record in own if record.status != "ok"]
             axes.plot(failed, [0.02] * len(failed), "x", color=style.ALARM, transform=axes.get_xaxis_transform())
             axes.plot([], [], shapes[runtime], color=colours[runtime], label=label(records, runtime))
@@ -189,7 +194,7 @@ def order(run: RunRecord, records: Records, metric: str = "startup.ready", ax: A
         axes.set_xlabel("trial, in order (hollow: warm-up, red edge: disturbed, x: failed)")
         axes.set_ylabel(metric)
         style.title(axes, f"{metric} over the run")
-        axes.legend(loc="best")
+        style.legend(axes, below=ax is None)
     return axes
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
@@ -26,6 +27,7 @@ MARKERS = "osD^vPX*"
 INK, FAINT, GRID, ALARM = "#333333", "#bbbbbb", "#e6e6e6", "#c1272d"
 DPI = 150
 _TITLE_LETTERS = 38
+_DOTS_DRAWN = 1500
 _RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10.0,
@@ -82,6 +84,20 @@ def title(axes: Axes, text: str) -> None:
     axes.set_title("\n".join(textwrap.wrap(text, _TITLE_LETTERS, break_on_hyphens=False)))
 
 
+def legend(axes: Axes, *, below: bool, columns: int = 3, handles: Sequence[Artist] | None = None) -> None:
+    """Draw a legend: `below` the axes of a figure of our own, else inside those that somebody gave us."""
+    chosen: dict[str, Any] = {"handles": handles} if handles is not None else {}
+    if below:
+        axes.figure.legend(loc="outside lower center", ncols=columns, fontsize=9, **chosen)
+    else:
+        axes.legend(loc="best", fontsize=9, frameon=True, framealpha=0.85, **chosen)
+
+
+def many(dots: int) -> bool:
+    """Return whether there are so many dots that a page had better hold a picture of them than each one."""
+    return dots > _DOTS_DRAWN
+
+
 def byte_locator(span_bytes: float) -> MultipleLocator:
     """Return where ticks of a linear axis of bytes are: at multiples of a power of two, about five of them."""
     return MultipleLocator(2.0 ** max(0, round(math.log2(max(1.0, span_bytes) / 5))))
@@ -103,7 +119,7 @@ def to_svg(figure: Figure, *, title: str, description: str, on_page: bool = Fals
     """
     with look():
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=on_page)
+        figure.savefig(out, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None}, transparent=on_page)
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     if on_page:

@@ -43,8 +43,9 @@ def because(claim: Claim) -> str:
 
 
 def source(claim: Claim) -> str:
-    """Return which run says so, and which scenario measures it anew."""
-    return f"{claim.run_id}, {claim.blocks} blocks; scenarios/{claim.scenario}.yaml"
+    """Return which run says so, and which scenario measures it."""
+    run = f"{claim.run_id}, {claim.blocks} blocks; " if claim.run_id else ""
+    return f"{run}scenarios/{claim.scenario}.yaml"
 
 
 def score(claims: Sequence[Claim]) -> str:
@@ -74,7 +75,8 @@ def rows(claims: Sequence[Claim]) -> list[list[str]]:
 def markdown(reports: Sequence[Report], claims: Sequence[Claim]) -> str:
     """Return the rows as a GitHub-flavoured table, with the runs and hosts below."""
     lines = [f"# {TITLE}\n", f"**{plain(score(claims))}**\n"]
-    lines += table([*HEADS, "run"], [[*row, claim.run_id] for row, claim in zip(rows(claims), claims, strict=True)])
+    sources = [source(claim) for claim in claims]
+    lines += table([*HEADS, "measured by"], [[*row, text] for row, text in zip(rows(claims), sources, strict=True)])
     lines.append(f"\n{plain(NOTE)}.\n")
     lines += [f"- run `{report.run.run_id}`: {plain(tables.counts(report))}" for report in reports]
     lines += [f"- host: {plain(line)}" for line in hosts(reports)]

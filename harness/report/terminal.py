@@ -302,6 +302,8 @@ def _claim(console: Console, claim: Claim, *, name_run: bool) -> None:
     _prose(console, claim.reason, prefix="  because   ")
     if name_run and claim.run_id:
         _prose(console, claim.run_id, prefix="  run       ", style="dim")
+    if claim.measured_container:
+        _prose(console, f"scenarios/{claim.scenario}.yaml", prefix="  scenario  ", style="dim")
     if claim.remark:
         _prose(console, claim.remark, prefix="  note      ", style="dim")
 
