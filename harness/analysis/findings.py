@@ -44,6 +44,7 @@ def findings(
     return (
         *_state(run, trials, killed=killed),
         *_acceleration(accelerators),
+        *_counted(run),
         *_networks(run),
         *_levers(run),
         *_few_blocks(run, kept),
@@ -82,6 +83,19 @@ def _acceleration(accelerators: Mapping[str, str]) -> Iterator[Finding]:
             "mixed-accelerator",
             f"{', '.join(mixed)}: trials ran with different accelerators; their median means nothing",
             "name one in the scenario: accel: kvm, or accel: tcg",
+        )
+
+
+def _counted(run: RunRecord) -> Iterator[Finding]:
+    """A start whose instructions or calls are counted is slower for it."""
+    counted = [name for name, arm in run.arms.items() if arm.get("icount") or arm.get("count")]
+    timed = any(metric.startswith("startup.") for metric in run.metrics)
+    if counted and timed:
+        yield Finding(
+            "counted",
+            f"{', '.join(counted)}: instructions or system calls were counted, which slows a start: "
+            "its times are no measure",
+            "measure times without icount and count, in runtimes of their own",
         )
 
 

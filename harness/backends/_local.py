@@ -99,6 +99,7 @@ class Kit:
             "boundary": self.boundary,
             "cgroup_mode": self.layout.mode,
             "cgroup_join": self._joined_by(),
+            "count": self.call_event is not None,
             "launcher_sha256": _sha256(Path(launcher.PROGRAM)),
             "agent_sha256": _sha256(AGENT_PATH),
             "seccomp": self.seccomp,
