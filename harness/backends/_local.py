@@ -267,7 +267,6 @@ class LocalInstance:
         return requests.touch(self._session, deadline_ns)
 
     def pause(self, deadline_ns: int) -> None:
-        """Freeze its group; ending it works all the same, for `delete` kills."""
         with translated(self._runtime):
             self._freezable().freeze(deadline_ns)
 
