@@ -154,6 +154,9 @@ def _ended_on_failure(instance: Instance) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        with contextlib.suppress(TrialError):  # what is frozen cannot be killed (cgroup v1); a VM may run already
+            if isinstance(instance, Preparable):
+                instance.resume()
         with contextlib.suppress(TrialError):  # the first failure is the cause
             instance.stop(time.monotonic_ns())
         raise

@@ -95,6 +95,16 @@ def test_a_frozen_container_is_ready_again_and_its_cost_before_is_told(arm: _war
     assert "no file" in record.absent["warm.disk"]
 
 
+@pytest.mark.parametrize("arm", ["resumed"], indirect=True)
+def test_an_interrupt_while_it_is_frozen_leaves_nothing(arm: _warm.Arm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_pids: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_warm, "read_sizes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        arm.launch("b00-box")
+
+
 def test_a_container_is_not_saved_and_says_what_it_has_instead(tree: RootTree, context: RunContext) -> None:
     made = builtin.PLUGIN.prepare(ArmSpec("box", tree, SERVER, Limits()), builtin.Options(), context)
     try:
