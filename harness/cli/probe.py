@@ -130,7 +130,7 @@ def _look(runtimes: Sequence[str], image: str | None) -> tuple[dict[str, Look], 
     """Return what was found by runtime, and why others could not be looked at."""
     failed: dict[str, str] = {}
     subjects = []
-    for words in runtimes or plugins.names("backends"):
+    for words in runtimes or sorted(plugins.names("backends"), key=lambda name: name != "process"):  # it calibrates
         try:
             subjects.append(subject(words))
         except HarnessError as error:

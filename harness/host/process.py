@@ -50,6 +50,7 @@ PACKAGES = {
     "runc": "runc",
     "setpriv": "util-linux",
     "skopeo": "skopeo",
+    "strace": "strace",
     "systemd-nspawn": "systemd-container",
     "thin_ls": "thin-provisioning-tools",
 }

@@ -21,6 +21,7 @@ KERNEL_FILESYSTEMS = frozenset(
     "proc sysfs tmpfs devpts mqueue cgroup cgroup2 devtmpfs overlay securityfs tracefs debugfs bpf ramfs rootfs "
     "hugetlbfs pstore binfmt_misc configfs fusectl nsfs".split()
 )
+_SIGALRM = 14  # csrc/probe/apart.c bounds each child by alarm(2)
 _SHARED_SCHEMA = "harness.surface/1"
 
 
@@ -61,6 +62,8 @@ def read_answer(text: bytes) -> dict[str, Any]:
 def section(answer: Mapping[str, Any], name: str) -> dict[str, Any] | Missing:
     """Return one part of the answer, or why there is none: a filter may have killed who took it."""
     part = answer.get(name)
+    if isinstance(part, dict) and part.get("killed") == _SIGALRM:
+        return Missing("error", f"the probe's child took too long over {name}")
     if isinstance(part, dict) and isinstance(part.get("killed"), int):
         return Missing("denied", f"the probe's child was killed by signal {part['killed']} while it took {name}")
     return part if isinstance(part, dict) else Missing("error", f"the probe did not say: {name}")

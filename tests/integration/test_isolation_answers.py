@@ -115,3 +115,30 @@ def test_what_kills_a_whole_section_is_denied_and_never_isolated(oci: Oci, place
     assert "killed by signal 31" in values["writable_sysctls"]["detail"]["reason"]
     assert values["writable_sysctls"]["value"] is None
     assert values["syscalls_reachable"]["status"] == "ok"
+
+
+def test_a_bare_process_and_the_runtimes_defaults_side_by_side() -> None:
+    said = CliRunner().invoke(probe, ["--runtime", "process", "--runtime", "builtin", "--json"])
+    assert said.exit_code == 0, said.output
+    document = json.loads(said.stdout)
+    assert (document["schema"], document["failed"]) == ("harness.probe/1", {})
+    bare, own = (document["runtimes"][name]["values"] for name in ("process", "builtin"))
+    for values in (bare, own):
+        assert all(set(v) == {"value", "unit", "method", "acts_on", "status", "detail"} for v in values.values())
+        assert {v["acts_on"] for v in values.values()} == {"host-kernel"}
+    for key in (
+        "syscalls_reachable",
+        "privileged_ops",
+        "caps_eff",
+        "boundary_syscalls_allowed",
+        "boundary_capabilities",
+    ):
+        assert 0 < own[key]["value"] < bare[key]["value"], key
+    assert own["syscalls_reachable"]["value"] == own["syscalls_by_filters"]["value"]
+    assert (bare["boundary_threads_unfiltered"]["value"], own["boundary_threads_unfiltered"]["value"]) == (2, 0)
+    used = own["boundary_syscalls_used"]
+    if shutil.which("strace"):
+        assert {"execve", "memfd_create", "pipe"} <= set(names(used))
+    else:
+        assert "strace" in used["detail"]["reason"]
+    assert any(line.startswith("exposure, 0 to 10 (bare root process): process 10.0") for line in document["headlines"])
