@@ -73,4 +73,4 @@ def put_back(scratch: Path, ksm: Path = KSM, *, dry_run: bool = False) -> list[s
         for name, value in former.items():
             (ksm / name).write_text(value)
         (scratch / _FORMER).unlink()
-    return [f"ksm: run={former.get('run')} as before"]
+    return [f"ksm: switched on, run={former.get('run')} before"]

@@ -31,9 +31,9 @@ def test_it_runs_while_anybody_wants_it(tmp_path):
 def test_what_a_dead_run_switched_on_is_put_back_once(tmp_path):
     ksm = switch(tmp_path)
     (tmp_path / "ksm.json").write_text(json.dumps({"run": "2"}))
-    assert _ksm.put_back(tmp_path, ksm, dry_run=True) == ["ksm: run=2 as before"]
+    assert _ksm.put_back(tmp_path, ksm, dry_run=True) == ["ksm: switched on, run=2 before"]
     assert settings(ksm)["run"] == "0"
-    assert _ksm.put_back(tmp_path, ksm) == ["ksm: run=2 as before"]
+    assert _ksm.put_back(tmp_path, ksm) == ["ksm: switched on, run=2 before"]
     assert settings(ksm)["run"] == "2"
     assert _ksm.put_back(tmp_path, ksm) == []
 
