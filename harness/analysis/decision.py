@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -180,13 +181,25 @@ def _of_series(judged: Judged) -> Change:
     verdicts: Mapping[str, gate.Verdict] = {
         "regressed": "regressed", "no-step": "equivalent", "too-few-runs": "inconclusive",
     }  # fmt: skip
+    scale, value = _moved(judged)
     return Change(
-        series.metric, series.runtime, series.unit, series.better, "ratio" if series.relative else "difference",
-        None if step is None else step.after - step.before, None, None, len(series.points) - judged.first,
+        series.metric, series.runtime, series.unit, series.better, scale, value, None, None,
+        len(series.points) - judged.first,
         None if step is None else step.p,
         # A control that gets slower makes all others look quicker: worth a word, but no red by itself.
         gated=series.relative, relative=series.relative, verdict=verdicts[judged.verdict], reason=judged.reason,
     )  # fmt: skip
+
+
+def _moved(judged: Judged) -> tuple[gate.Scale, float | None]:
+    """Return by how much a series stepped: a ratio, or a difference where zeros occur; None without a step."""
+    series, step = judged.series, judged.step
+    places = range(judged.first, len(series.points))
+    logs = all(float(series.compared(place) or 0) > 0 for place in places)
+    if step is None:
+        return ("ratio" if logs else "difference"), None
+    worse = step.after - step.before if series.better != "higher" else step.before - step.after
+    return ("ratio", math.exp(worse)) if logs else ("difference", worse)
 
 
 def accept(decision: Decision, rules: Sequence[Accepted], *, known: Sequence[str]) -> Decision:

@@ -117,6 +117,7 @@ def gate(  # noqa: PLR0913
         directory = RunDirectory.open(find_run(results, run))
         found, directory = _judged(directory, how, baseline, history)
     _write(found, directory, format_name, output, everything=False)
+    _annotate(found, format_name)
     _end(found, strict=strict)
 
 
@@ -184,12 +185,16 @@ def _judged(directory: RunDirectory, how: _How, baseline: str | None, history: P
     return how.accept(_check_history(directory, policy, history), directory), directory
 
 
-def _end(found: Decision, *, strict: bool) -> None:
+def _annotate(found: Decision, format_name: str) -> None:
+    """Write GitHub's annotations, once: a workflow that asks for a document too asks for the text as well."""
     from harness.report._decision_formats import github_annotations  # noqa: PLC0415
 
-    if os.environ.get("GITHUB_ACTIONS") == "true":
+    if os.environ.get("GITHUB_ACTIONS") == "true" and format_name not in {"junit", "json"}:
         for line in github_annotations(found):
             click.echo(line, err=True)
+
+
+def _end(found: Decision, *, strict: bool) -> None:
     code = EXIT[found.outcome]
     if found.outcome == "inconclusive":
         code = EXIT_UNDECIDED if strict else 0

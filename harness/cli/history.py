@@ -61,6 +61,9 @@ def add(*, run: str, commit: str | None, history: Path, results: Path) -> None:
     record, trials = directory.run(), directory.trials()
     if record.status != "complete":
         raise UsageError(f"history: {record.run_id}: its status is {record.status}", hint="only complete runs count")
+    if record.base:
+        message = f"history: {record.run_id}: was measured beside a base revision: it is no point of a history"
+        raise UsageError(message, hint="harness run without --base makes one")
     noisy = sum(bool(trial.noise.flags) for trial in trials)
     entry = entry_of(load_report(directory), commit=current_commit() if commit is None else commit, noisy=noisy)
     path = history_path(history, record.scenario, str(record.host.get("class", "")))

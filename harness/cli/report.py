@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,12 +50,7 @@ def _killed(run_id: str) -> Finding:
 
 def gated_metrics(directory: RunDirectory) -> tuple[str, ...]:
     """Return the metrics that the scenario's gate names. Raises: StoreError where it cannot be read."""
-    path = directory.path / "scenario.resolved.json"
-    try:
-        gate = json.loads(path.read_text(encoding="utf-8")).get("gate") or {}
-        return tuple(gate.get("metrics", ()))
-    except (OSError, ValueError, AttributeError) as error:
-        raise StoreError(f"{path}: cannot be read: {error}") from error
+    return tuple(directory.gate().get("metrics", ()))
 
 
 @click.command(short_help="Show a finished run again, in any format.")

@@ -71,8 +71,8 @@ def _trends(decision: Decision) -> Iterator[str]:
     yield from ("", f"Newest {_trend.LAST} runs, oldest first:", "")
     for one in guarded:
         values = _trend.newest(one)
-        line = f"{_trend.sparkline(values)} {min(values):.4g} to {max(values):.4g}"
-        yield f"- {one.series.metric} of {one.series.runtime}: `{line}`"
+        line = f"`{_trend.sparkline(values)}` {min(values):.4g} to {max(values):.4g}"
+        yield f"- {one.series.metric} of {one.series.runtime}: {line}"
     red = [one for one in guarded if verdicts[one.series.metric, one.series.runtime] == "regressed"]
     for one in (red or guarded)[:_MAX_CHARTS]:
         yield from ("", *_trend.mermaid(one))

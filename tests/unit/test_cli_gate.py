@@ -99,6 +99,8 @@ def test_github_gets_an_annotation(results, monkeypatch, capsys):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     code("gate", "slow-00000002", "--baseline", "base-00000001")
     assert "::error title=startup.ready of vm regressed::" in capsys.readouterr().err
+    code("gate", "slow-00000002", "--baseline", "base-00000001", "--format", "junit")
+    assert "::error" not in capsys.readouterr().err, "told once"
 
 
 def test_accepted_changes_pass_and_are_named(results, tmp_path, capsys):
@@ -120,6 +122,13 @@ def test_history_of_runs(results, capsys):
     assert code("history", "show", "http-start", "--margin", "0.1") == 0
     assert "regressed" in capsys.readouterr().out
     assert code("gate", run_id) == 1
+    capsys.readouterr()
+    assert code("gate", run_id, "--format", "markdown") == 1
+    shown = capsys.readouterr().out
+    assert "| vm | 1.50x | 16 |" in shown
+    assert "- startup.ready of vm: `▁▁▁▁▁▁▁▁▁▁▁▁████` 424.4 to 636.7" in shown
+    assert '```mermaid\nxychart-beta\n    title "startup.ready of vm"\n    x-axis "run" 1 --> 16\n' in shown
+    assert shown.count("```mermaid") == 1, "only what is red"
     assert code("gate", "20260210T000000Z-h-00000009", "--strict") == 5  # 10 runs of 11
     for name in ("chart.svg", "chart.png"):
         assert code("history", "chart", "http-start", "--output", name) == 0
@@ -132,3 +141,26 @@ def test_history_of_runs(results, capsys):
 def test_history_that_is_not_there(results, capsys):
     assert code("history", "show", "boot") == 2
     assert "history add RUN" in capsys.readouterr().err
+
+
+def test_a_run_beside_its_base_is_judged_by_its_pairs_and_is_no_point_of_a_history(results, capsys):
+    name = "20260103T000000Z-both-00000003"
+    record = example_run(run_id=name, base={"revision": "main", "commit": "0123456789"})
+    record = replace(record, runtimes=(*record.runtimes, *(f"{runtime}@base" for runtime in record.runtimes)))
+    directory = RunDirectory.create(results, record, "name: x\n", {"gate": {"metrics": ["startup.ready"]}})
+    for trial in example_trials(blocks=15):
+        directory.append(slower(trial, 1.5))
+        spec = replace(trial.spec, runtime=f"{trial.spec.runtime}@base", trial_id=f"{trial.spec.trial_id}@base")
+        directory.append(replace(trial, spec=spec))
+    directory.close()
+    assert code("gate", name) == 1
+    shown = capsys.readouterr().out
+    assert "against revision main (01234567), margin 5%" in shown
+    assert "regressed: startup.ready of vm" in shown
+    assert code("history", "add", name) == 2
+    assert "beside a base revision" in capsys.readouterr().err
+
+
+def test_options_of_measuring_need_a_base(results, capsys):
+    assert code("gate", "slow-00000002", "--only", "vm") == 2
+    assert "--base REVISION" in capsys.readouterr().err
