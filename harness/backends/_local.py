@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from harness.agent import prepared as requests
 from harness.agent.program import PATH as AGENT_PATH
 from harness.agent.program import agent_memfd, encode_spec, sealed_memfd
 from harness.agent.session import AgentSession
 from harness.backends import _counters, _metering, _network
+from harness.backends._started import Started
 from harness.container import cgroups, launcher, mountinfo, plan, syscalls
-from harness.container.cgroups import Group, MemoryUse
+from harness.container.cgroups import Group
 from harness.container.errors import ContainerError
-from harness.container.runtime import Container, Exit
+from harness.container.runtime import Container
 from harness.errors import AgentError, BackendError, CapabilityError
 from harness.host.paths import runtime_dir
 from harness.images import trial_volumes
@@ -176,17 +176,6 @@ def _channels(kit: Kit, session: AgentSession, theirs: ExitStack) -> list[int]:
     workload = sealed_memfd("spec", kit.workload)
     theirs.callback(os.close, workload)
     return [kit.stdin, writers[0], writers[1], workload, writers[2], control.fileno()]
-
-
-class Started(Protocol):
-    """A container, whoever made it: `harness.container.runtime.Container`, or what another runtime started."""
-
-    @property
-    def pid(self) -> int: ...
-    def pids(self) -> tuple[int, ...]: ...
-    def memory(self) -> MemoryUse: ...
-    def wait(self, timeout_ns: int) -> Exit | None: ...
-    def delete(self) -> None: ...
 
 
 class LocalInstance:
