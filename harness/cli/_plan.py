@@ -113,12 +113,14 @@ def _estimate(loaded: LoadedScenario, plan: Plan, results: Path) -> Estimate:
     scenario, count = loaded.scenario, len(plan.trials)
     if isinstance(scenario, StudyScenario):
         return Estimate(0, bound=True, basis=f"no former run of this study was found in {results}")
+    if scenario.density is not None:
+        count *= scenario.density.counts[-1]
     timeout_ns = getattr(scenario.workload.options, "timeout_ns", None)
     if timeout_ns is None:
         return Estimate(0, bound=True, basis="this kind of workload has no time-out and no former run was found")
     return Estimate(
         timeout_ns * count, bound=True,
-        basis=f"{count} trials that may each take {format_ns(timeout_ns)} to be ready; no former run in {results}",
+        basis=f"{count} {'starts' if scenario.density else 'trials'} that may each take {format_ns(timeout_ns)} to be ready; no former run in {results}",
     )  # fmt: skip
 
 
@@ -186,6 +188,7 @@ def _measured_lines(scenario: AnyScenario) -> list[tuple[str, str]]:
         return [
             ("limits", f"{limits.cpus:g} CPU, {size}, {limits.pids} processes"),
             ("metrics", ", ".join(scenario.metrics)),
+            *([("instances", ", ".join(map(str, scenario.density.counts)))] if scenario.density else []),
         ]
     plugin = plugins.try_load("studies", scenario.study.kind)
     doc = f"{scenario.study.kind}: {getattr(plugin, 'doc', 'cannot be loaded here')}"

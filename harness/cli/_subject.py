@@ -87,7 +87,10 @@ def arm_needs(loaded: LoadedScenario) -> dict[str, tuple[Capability, ...]]:
     scenario = loaded.scenario
     if isinstance(scenario, Scenario):
         return {
-            name: backend_needs(runtime.backend, runtime.options, resolve.mounts(scenario, runtime, loaded.base_dir))
+            name: (
+                *backend_needs(runtime.backend, runtime.options, resolve.mounts(scenario, runtime, loaded.base_dir)),
+                *_warm.needs(runtime.start or "cold", runtime.backend, runtime.options),
+            )
             for name, runtime in scenario.runtimes.items()
         }
     plugin = plugins.try_load("studies", scenario.study.kind)
