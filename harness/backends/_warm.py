@@ -25,6 +25,7 @@ from harness.interfaces import (
     Arm,
     Before,
     Boundary,
+    Capability,
     CgroupMemory,
     ExecResult,
     Instance,
@@ -42,12 +43,31 @@ Start = Literal["cold", "warm", "resumed", "restored", "restored-internal", "res
 _FORMS: Mapping[Start, SavedForm] = {
     "restored": "file", "restored-internal": "internal", "restored-external": "external",
 }  # fmt: skip
+ONLY_VMS = "only VMs of the embedded libvirt are saved to a file"
 _ANSWER_NS = 30_000_000_000
 
 
 def workload_for(start: Start, workload: WorkloadSpec) -> WorkloadSpec:
     """Return the workload as an instance gets it that is prepared this way."""
     return replace(workload, hold=True) if start == "warm" else workload
+
+
+def needs(start: Start, backend: str, options: object) -> tuple[Capability, ...]:
+    """Return what a prepared start needs of its backend, as far as that can be told before anything is made."""
+    if start not in _FORMS:
+        return ()
+    stored = getattr(options, "stored", None)  # of libvirt's options
+    if backend != "libvirt":
+        reason, hint = ONLY_VMS, "start: resumed or start: warm is what it has instead"
+    elif getattr(options, "uri", None) is not None:
+        reason, hint = "a libvirt daemon's guest is not saved", "leave out uri"
+    elif start == "restored-internal" and getattr(stored, "driver", "") != "qcow2":
+        reason, hint = "its root is no qcow2 that could hold the state", "storage: qcow2"
+    elif start == "restored-external" and getattr(stored, "driver", "") == "qcow2":
+        reason, hint = "its root is a disk that is written to", "storage: raw"
+    else:
+        return ()
+    return (Capability(f"start: {start}", available=False, reason=reason, hint=hint),)
 
 
 @contextlib.contextmanager
@@ -67,9 +87,7 @@ def prepared(arm: Arm, start: Start, runtime: str, timeout_ns: int, context: Run
         finally:
             restoring.close()
     else:
-        why = "only VMs of the embedded libvirt are saved to a file"
-        hint = "start: resumed or start: warm is what it has instead"
-        raise CapabilityError(f"{runtime}: start: {start}: {why}", hint=hint)
+        raise CapabilityError(f"{runtime}: start: {start}: {ONLY_VMS}")
 
 
 class Woken:
