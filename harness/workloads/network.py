@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
@@ -17,6 +18,7 @@ from harness.workloads import _driven
 from harness.workloads._options import DEFAULT_PATH
 
 ECHO = "harness:echo"
+TRIES, LISTENING_S = 4, 10.0
 _WHERE = "through bridge and veth or tap"
 IN = Metric("network.in", Unit.BYTES_PER_S, Better.HIGHER, f"one TCP stream into the instance {_WHERE}, by iperf3")
 OUT = Metric("network.out", Unit.BYTES_PER_S, Better.HIGHER, f"one TCP stream out of the instance {_WHERE}, by iperf3")
@@ -45,9 +47,9 @@ class _Network:
     metrics = (IN, OUT, *ROUND.values(), RATE, CPU)
 
     def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
-        """The echo is the agent's own; iperf3 of the image runs beside it."""
+        """The echo is the agent's own; iperf3 of the image serves one stream after the other beside it."""
         assert isinstance(options, Options)
-        argv = (ECHO, str(options.port), "iperf3", "--server", "--port", str(options.iperf))
+        argv = (ECHO, str(options.port))
         env = {"PATH": DEFAULT_PATH, **image.env}
         return WorkloadSpec(argv=argv, env=env, ready=Ready("tcp", port=options.port), timeout_ns=options.timeout_ns)
 
@@ -84,20 +86,34 @@ class Stream:
 
 
 def _stream(options: Options, site: Site, *words: str) -> Stream:
-    """Return one stream. Raises: ValueError.
+    """Return one stream, from or to a server that serves it alone. Raises: ValueError.
 
-    iperf3 may lose its control connection at the end of a test when one side is slow; that is no fault of the network
-    that is measured, so it is asked again.
+    A slow side of iperf3 may lose its control connection when a test ends: no fault of the network that is measured, so
+    it is asked again, some times.
     """
+    for left in reversed(range(TRIES)):
+        serve = ("iperf3", "--server", "--one-off", "--daemon", "--port", str(options.iperf))
+        _driven.succeeded(site.inside(serve, options.timeout_ns), "iperf3")
+        try:
+            return _client(options, site, words)
+        except ValueError as error:
+            if not left or "control" not in str(error):
+                raise
+    raise AssertionError
+
+
+def _client(options: Options, site: Site, words: Sequence[str]) -> Stream:
+    """The server says nothing of when it listens: a client that comes too early comes again. Raises: ValueError."""
     server = ("--client", str(site.address), "--port", str(options.iperf))
     argv = ("iperf3", *server, "--time", str(options.window), "--json", *words)
-    for last in (False, False, True):
+    deadline_s = time.monotonic() + LISTENING_S
+    while True:
         try:
             return parse_iperf(site.client(argv, options.timeout_ns).stdout)
         except ValueError as error:
-            if last or "control" not in str(error):
+            if "unable to connect" not in str(error) or time.monotonic() > deadline_s:
                 raise
-    raise AssertionError
+        time.sleep(0.05)
 
 
 def parse_iperf(output: bytes) -> Stream:
