@@ -115,12 +115,13 @@ def _estimate(loaded: LoadedScenario, plan: Plan, results: Path) -> Estimate:
         return Estimate(0, bound=True, basis=f"no former run of this study was found in {results}")
     if scenario.density is not None:
         count *= scenario.density.counts[-1]
+    what = "starts" if scenario.density is not None else "trials"
     timeout_ns = getattr(scenario.workload.options, "timeout_ns", None)
     if timeout_ns is None:
         return Estimate(0, bound=True, basis="this kind of workload has no time-out and no former run was found")
     return Estimate(
         timeout_ns * count, bound=True,
-        basis=f"{count} {'starts' if scenario.density else 'trials'} that may each take {format_ns(timeout_ns)} to be ready; no former run in {results}",
+        basis=f"{count} {what} that may each take {format_ns(timeout_ns)} to be ready; no former run in {results}",
     )  # fmt: skip
 
 
