@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 import click
 
 from harness import plugins
+from harness.analysis import density
 from harness.cli._output import print_json, print_table
+from harness.model.metrics import Metric
 
 Kind = Literal["backends", "workloads", "probes", "studies", "metrics", "formats", "notebooks", "runs"]
 Row = dict[str, Any]
@@ -64,6 +66,7 @@ def _metrics() -> Iterator[Row]:
         yield from _metrics_of("workloads", name)
     for name in plugins.names("studies"):
         yield from _metrics_of("studies", name)
+    yield from map(_metric, density.TRIAL_METRICS)
 
 
 def _metrics_of(group: plugins.Group, name: str) -> Iterator[Row]:
@@ -71,11 +74,14 @@ def _metrics_of(group: plugins.Group, name: str) -> Iterator[Row]:
     if isinstance(plugin, plugins.Unavailable):
         yield {"name": f"{name}.*", "available": False, "doc": f"cannot be loaded here: {plugin.reason}"}
         return
-    for metric in plugin.metrics:
-        yield {
-            "name": metric.name, "unit": metric.unit.value, "better": metric.better.value,
-            "assume": metric.assume.value, "doc": metric.doc,
-        }  # fmt: skip
+    yield from map(_metric, plugin.metrics)
+
+
+def _metric(metric: Metric) -> Row:
+    return {
+        "name": metric.name, "unit": metric.unit.value, "better": metric.better.value,
+        "assume": metric.assume.value, "doc": metric.doc,
+    }  # fmt: skip
 
 
 def _notebooks() -> Iterator[Row]:
