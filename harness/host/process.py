@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
@@ -140,11 +141,22 @@ def spawn(argv: Sequence[str], log: int) -> int:
     the size of this process does not matter. Raises: OSError.
     """
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
-    actions = (null, (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2))
+    closed = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()]
+    actions = (null, (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2), *closed)
     default = (signal.SIGPIPE, signal.SIGXFSZ)  # which Python ignores
     return os.posix_spawn(
         argv[0], list(argv), os.environ, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=default
     )
+
+
+def _inheritable() -> list[int]:
+    """Return the fds above 2 that a program would get from us: whoever started us may have left some open."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of the listing itself is gone
+            if int(entry.name) > 2 and os.get_inheritable(int(entry.name)):
+                found.append(int(entry.name))
+    return found
 
 
 def await_end(child: Running, timeout_ns: int) -> int:

@@ -69,6 +69,22 @@ def test_a_container_that_is_killed_in_the_middle_fails_its_trial_and_the_next_o
         after.stop(deadline())
 
 
+@pytest.mark.needs("bwrap")
+def test_what_whoever_started_us_left_open_does_not_reach_a_container(tree: RootTree) -> None:
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)  # as a shell's descriptors are; bwrap hands everything down
+    ours = os.readlink(f"/proc/self/fd/{writer}")
+    with arm("bwrap", tree) as made:
+        instance = made.launch("t0")
+        instance.wait(EXEC, deadline())
+        links = [os.readlink(fd) for pid in instance.pids() for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        instance.stop(deadline())
+    os.close(reader)
+    os.close(writer)
+    assert links
+    assert ours not in links
+
+
 def test_what_a_runtime_says_when_it_refuses_is_the_reason(tree: RootTree, tmp_path: Path) -> None:
     program = tmp_path / "refuses"
     program.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "error: no such luck" >&2; exit 3\n')
