@@ -6,14 +6,18 @@ from types import SimpleNamespace
 import pytest
 
 from harness.analysis import density as metrics
+from harness.analysis.summary import analyse
 from harness.errors import TrialError
 from harness.host import memory as host
 from harness.interfaces import CgroupMemory
 from harness.model.records import Level, MetricValue, TrialRecord, TrialSpec
 from harness.model.scenario import Density
+from harness.plugins import load
+from harness.report import _density
 from harness.results.codec import parse_trial, trial_line
 from harness.trials import density
 from harness.trials.density import RampContender
+from tests.example_run import example_run
 from tests.fakes import FakeArm, FakeInstance
 
 MIB = 1 << 20
@@ -163,3 +167,17 @@ def test_levels_survive_the_journal_and_become_rows_and_steps():
         (step.runtime, step.n, step.estimate.value, step.estimate.n) for step in metrics.steps(again, "density.pss")
     ]
     assert steps == [("vm", 2, 8.0, 2), ("box", 2, 1, 1)]
+
+
+def test_the_report_shows_what_there_was_at_each_number_and_why_a_trial_ended(fake_host, tmp_path):
+    full = ramp(arm(fake_host)[0], tmp_path, counts=[1, 2])
+    cut = ramp(arm(fake_host)[0], tmp_path, counts=[1, 4], budget="15MiB")
+    report = analyse(example_run(runtimes=("vm",), control="vm"), [full, cut])
+    head, *lines = _density.matrix(report)
+    assert head == ["instances", "own", "PSS", "whole host", "CPU", "last one ready"]
+    assert [line[:3] for line in lines] == [
+        ["1 x vm (tcg)", "11.0 MiB", "10.0 MiB"],
+        ["2 x vm (tcg)", "22.0 MiB", "20.0 MiB"],
+    ]
+    assert _density.endings(report) == ["vm (tcg): 1 at most: memory budget: 1 take 10.0 MiB of 15.0 MiB"]
+    assert "## By number of instances" in load("report", "markdown").render(report)
