@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { TASK_S = 5, SECTION_S = 20 };
+enum { TASK_S = 5, SECTION_S = 60 };
 
 /* A child that takes no core file with it, ends with us, and does not outlive its time. */
 static pid_t start_child(unsigned bound_s)

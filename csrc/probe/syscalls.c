@@ -23,11 +23,12 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
 enum { NUMBERS = 512, X86_64 = 0, I386 = 1, X32 = 2, ABIS = 3, VECTORS_MAX = 32 };
-enum { REACHED = 0x5eccbad, SLOTS = ABIS * NUMBERS + VECTORS_MAX, TOTAL_S = 60, ANSWER_MS = 1 };
+enum { REACHED = 0x5eccbad, TRACED = 1 << 20, SLOTS = ABIS * NUMBERS + VECTORS_MAX, TOTAL_S = 60, ANSWER_MS = 1 };
 #define X32_BIT 0x40000000L
 
 /* Calls that profiles judge by their arguments. All of x86-64; they never run. */
@@ -120,7 +121,7 @@ static void ask_all(struct shared *page, bool trace)
 		page->listener = -1;
 		_exit(0);
 	}
-	page->listener = trace ? 1 << 20 : fd + 1;
+	page->listener = trace ? TRACED : fd + 1;
 	for (int slot = page->at; slot < ABIS * NUMBERS + VECTORS; slot++) {
 		page->at = slot;
 		page->codes[slot] = (int)call_slot(slot);
@@ -154,29 +155,48 @@ static void answer(int listener)
 	ioctl(listener, NOTIF_SEND, &reply);
 }
 
-/* Serve one child until it is through or dead; its status where it died by itself, else 0. */
-static int serve(struct shared *page, pid_t pid)
+static void doze(void)
+{
+	struct timespec moment = {.tv_nsec = 20000};
+	nanosleep(&moment, NULL);
+}
+
+static int listener_of(const struct shared *page)
+{
+	return page->listener > 0 && page->listener < TRACED ? page->listener - 1 : -1;
+}
+
+/*
+ * Serve one child until it is through or dead; its status where it died by itself, else 0, or -1 where nobody knows. A
+ * filter for one ABI alone kills whoever uses another: a thousand children then, so a death must be seen at once.
+ */
+static int serve_until(struct shared *page, pid_t pid, int pidfd, uint64_t end_ns)
 {
 	int status = 0;
-	uint64_t end_ns = now_ns() + (uint64_t)TOTAL_S * 1000000000;
-	for (; !page->done && now_ns() < end_ns;) {
-		int fd = page->listener > 0 && page->listener < 1 << 20 ? page->listener - 1 : -1;
-		struct pollfd event = {.fd = fd, .events = POLLIN};
-		if (poll(&event, 1, ANSWER_MS) > 0 && event.revents & POLLIN) {
-			answer(fd);
+	while (!page->done && now_ns() < end_ns) {
+		struct pollfd events[2] = {{.fd = listener_of(page), .events = POLLIN}, {.fd = pidfd, .events = POLLIN}};
+		if (page->listener == 0)
+			doze();
+		else if (poll(events, 2, ANSWER_MS) > 0 && events[0].revents & POLLIN) {
+			answer(events[0].fd);
 			continue;
 		}
-		if (waitpid(pid, &status, WNOHANG | __WALL) == pid) {
-			if (fd >= 0)
-				close(fd);
+		if (waitpid(pid, &status, WNOHANG | __WALL) == pid)
 			return WIFSIGNALED(status) ? status : -1;
-		}
 	}
 	kill(pid, SIGKILL);
 	waitpid(pid, &status, __WALL);
-	if (page->listener > 0 && page->listener < 1 << 20)
-		close(page->listener - 1);
 	return page->done ? 0 : -1;
+}
+
+static int serve(struct shared *page, pid_t pid)
+{
+	int pidfd = open_pidfd(pid);
+	int status = serve_until(page, pid, pidfd, now_ns() + (uint64_t)TOTAL_S * 1000000000);
+	if (listener_of(page) >= 0)
+		close(listener_of(page)); /* the child's end went with it: the table of files is ours too */
+	close(pidfd);
+	return status;
 }
 
 /* All slots, with as many children as a filter kills; false when no filter could be stacked. */

@@ -21,7 +21,7 @@ from harness.probes import _bracketing, _filters, _surface, _syscalls
 from harness.probes._bpf import ABIS, call_of, codes, verdict
 from harness.probes._surface import Finding, Missing, Outcome
 
-TIMEOUT_NS = 60_000_000_000
+TIMEOUT_NS = 120_000_000_000
 OWN_KERNEL, HOST_KERNEL = "own kernel", "host kernel"
 _ABSENT = frozenset({38})  # ENOSYS
 _NO_DEVICE = frozenset({2, 6, 19})  # ENOENT, ENXIO, ENODEV
