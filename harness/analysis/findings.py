@@ -45,6 +45,7 @@ def findings(
         *_state(run, trials, killed=killed),
         *_acceleration(accelerators),
         *_counted(run),
+        *_nested(run),
         *_networks(run),
         *_levers(run),
         *_few_blocks(run, kept),
@@ -96,6 +97,17 @@ def _counted(run: RunRecord) -> Iterator[Finding]:
             f"{', '.join(counted)}: instructions or system calls were counted, which slows a start: "
             "its times are no measure",
             "measure times without icount and count, in runtimes of their own",
+        )
+
+
+def _nested(run: RunRecord) -> Iterator[Finding]:
+    nested = [name for name, arm in run.arms.items() if arm.get("nested")]
+    if nested:
+        yield Finding(
+            "nested",
+            f"{', '.join(nested)}: ran with KVM on a host that is a virtual machine itself: what a guest leaves its "
+            "CPU for (devices, page faults, timers) passes two hypervisors and costs several times what it costs on bare metal",
+            "bare metal, for figures that shall hold there",
         )
 
 

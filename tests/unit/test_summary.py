@@ -204,6 +204,13 @@ def test_unlike_networks_are_told_where_one_is_a_bridge():
     assert "process: host, container: bridge, vm: bridge: the runtimes" in finding(report, "networks-differ").message
 
 
+def test_kvm_inside_a_virtual_machine_is_told():
+    run = example_run()
+    report = analyse(replace(run, arms={**run.arms, "vm": {**run.arms["vm"], "nested": True}}), TRIALS)
+    assert finding(report, "nested").message.startswith("vm: ran with KVM on a host that is a virtual machine itself")
+    assert "nested" not in codes(analyse(run, TRIALS))
+
+
 def test_what_a_lever_of_a_vm_changes_besides_time_is_told_and_nothing_else_is():
     run = example_run()
     changes = {"legacy_timers": "a machine without PIT and PIC", "boot": "a whole distribution"}
