@@ -106,7 +106,8 @@ def _nested(run: RunRecord) -> Iterator[Finding]:
         yield Finding(
             "nested",
             f"{', '.join(nested)}: ran with KVM on a host that is a virtual machine itself: what a guest leaves its "
-            "CPU for (devices, page faults, timers) passes two hypervisors and costs several times what it costs on bare metal",
+            "CPU for (devices, page faults, timers) passes two hypervisors and costs several times as much as on bare "
+            "metal",
             "bare metal, for figures that shall hold there",
         )
 
