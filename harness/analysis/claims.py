@@ -158,7 +158,8 @@ def _comparison(
 def _side(
     run: RunRecord, boundary: str, kept: Sequence[TrialRecord], cells: Sequence[Cell], identity: Identity
 ) -> _Side | None:
-    runtime = next((name for name in run.runtimes if run.arms.get(name, {}).get("boundary") == boundary), None)
+    arms = ((name, run.arms.get(name, {})) for name in run.runtimes)  # a start that was prepared is no start here
+    runtime = next((name for name, arm in arms if arm.get("boundary") == boundary and not arm.get("start")), None)
     if runtime is None:
         return None
     own = [trial for trial in kept if trial.spec.runtime == runtime]
