@@ -82,7 +82,12 @@ def _kept(marks: Sequence[Mark], known_ns: int) -> int | None:
 
 
 def accounts(instance: Instance, memory: Probe) -> Iterator[Check]:
-    """Yield by how much each account of the ledger grows when a known amount of memory is touched inside."""
+    """Yield by how much each account of the ledger grows when a known amount of memory is touched inside.
+
+    A little is touched first: pages that a guest's CPU keeps at hand for itself count neither as free nor as used, and
+    after a boot there are many of them.
+    """
+    instance.exec(["harness:touch", str(TOUCHED_BYTES // 16)], _EXEC_NS)
     before = _ledger(instance, memory)
     result = instance.exec(["harness:touch", str(TOUCHED_BYTES)], _EXEC_NS)
     after = _ledger(instance, memory) if result.returncode == 0 else {}
