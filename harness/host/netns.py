@@ -81,6 +81,13 @@ class Namespace:
 
         self._fd = _in_thread(make)
 
+    @classmethod
+    def of(cls, pid: int) -> Namespace:
+        """Return the namespace that a process is in, held open by this process too. Raises: OSError."""
+        namespace = cls.__new__(cls)
+        namespace._fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        return namespace
+
     @property
     def fd(self) -> int:
         return self._fd
@@ -237,9 +244,16 @@ class RunNetwork:
     def attach_namespace(self) -> Attachment:
         """Return a new namespace with eth0 (address, default route, up) on the bridge. Raises: BackendError."""
         self._sweep()
+        return self._attach(isolated())
+
+    def attach_process(self, pid: int) -> Attachment:
+        """As `attach_namespace`, for the namespace that a process is in already. Raises: BackendError, OSError."""
+        self._sweep()
+        return self._attach(Namespace.of(pid))
+
+    def _attach(self, inner: Namespace) -> Attachment:
         address = self._take_address()
         port = f"veth{address.packed[-1]}"
-        inner = isolated()
         try:
             self.namespace.run(lambda: self._make_veth(port, address, inner.fd))
             inner.run(lambda: self._configure(address))

@@ -11,7 +11,7 @@ from harness.container import hostroot
 from harness.container.errors import ContainerError
 from harness.errors import CommandError, TrialError
 from harness.host import process
-from harness.host.netns import RunNetwork
+from harness.host.netns import Attachment, RunNetwork
 from harness.interfaces import Instance
 from harness.load import cpu_time, generator
 from harness.model.spec import RootTree
@@ -35,10 +35,23 @@ class InstanceSite:
         self._scratch = scratch
         self._root: Path | None = None
         self._meter: cpu_time.Meter | None = None
+        self._late: Attachment | None = None
 
     @property
     def address(self) -> str | None:
-        return self._instance.address if self._network is not None else None
+        """Where it has none, a container with a network of its own gets one now: some engines join no bridge."""
+        if self._network is None:
+            return None
+        if self._instance.address is None and self._late is None and self._instance.boundary == "container":
+            self._late = self._attach_late(self._network)
+        return self._instance.address or (None if self._late is None else str(self._late.address))
+
+    def _attach_late(self, network: RunNetwork) -> Attachment | None:
+        pid = _with_own_network(self._instance.pids())
+        try:
+            return None if pid is None else network.attach_process(pid)
+        except OSError as error:
+            raise TrialError(f"client: network of pid {pid}: {error.strerror}") from error
 
     def inside(self, argv: Sequence[str], timeout_ns: int) -> Did:
         start_ns = time.monotonic_ns()
@@ -91,9 +104,22 @@ class InstanceSite:
 
     def close(self) -> None:
         """Remove what was made for clients. Raises: TrialError."""
+        if self._late is not None:
+            self._late.close()
+            self._late = None
         if self._root is not None:
             self._root = None
             try:
                 hostroot.unmount_root(str(self._scratch))
             except ContainerError as error:
                 raise TrialError(f"client: {error}") from error
+
+
+def _with_own_network(pids: Sequence[int]) -> int | None:
+    """Return a process whose network is not the host's, None without one."""
+    host = Path("/proc/thread-self/ns/net").stat().st_ino
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/ns/net").stat().st_ino != host:
+                return pid
+    return None

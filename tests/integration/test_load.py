@@ -152,6 +152,7 @@ limits: {cpus: 1, memory: 192MiB, pids: 64}
 runtimes:
   process: {{backend: process}}
   container: {{backend: builtin}}
+  late: {{backend: builtin, network: none}}
 control: process
 trials: {{blocks: {{min: 1, max: 1}}, warmup: 0}}
 metrics: [cpu]
@@ -173,7 +174,7 @@ def test_a_web_server_under_load_from_outside(tmp_path):
     """busybox httpd closes every connection, so the client opens one for each request."""
     work = "{kind: web, port: 8080, requests: 100, timed: 100, rate: 100, connections: 2}"
     found = measured(tmp_path, f"{{build: {ROOT}/images/webserver}}", work)
-    for runtime in ("process", "container"):
+    for runtime in ("process", "container", "late"):
         assert found[runtime]["web.rate"]["value"] > 10
         assert found[runtime]["web.latency.p50"]["value"] > 10_000
         assert found[runtime]["web.latency.p50"]["labels"]["histogram"]
@@ -185,7 +186,7 @@ def test_a_web_server_under_load_from_outside(tmp_path):
 def test_work_inside_is_counted_where_the_host_spends_it(tmp_path):
     """20 million steps that wait for each other take at least a nanosecond each on any processor of today."""
     found = measured(tmp_path, "{name: busybox}", "{kind: cpu, steps: 20000000, products: 1}")
-    for runtime in ("process", "container"):
+    for runtime in ("process", "container", "late"):
         steps_per_s = found[runtime]["compute.integer"]["value"]
         cpu_ns_per_step = found[runtime]["compute.cpu"]["value"] / 1e6
         assert 0.3 < cpu_ns_per_step < 1.3e9 / steps_per_s + 0.5  # CPU time is no more than the time that it took
