@@ -24,6 +24,8 @@ _START_NS = 120 * 10**9
 _STOP_NS = 30 * 10**9
 _SLACK_NS = 30 * 10**9
 NS_PER_MS = 10**6
+BACKENDS = ("builtin", "libvirt", "docker", "podman", "containerd", "runc", "crun", "oci", "nspawn", "bwrap", "process")
+"""Any of them may be an arm's, and what a dead run left is found by its own."""
 
 
 def load(name: str, options: Mapping[str, Any]) -> tuple[Backend, BaseModel]:

@@ -255,7 +255,7 @@ class ContainmentStudy:
     options = Options
     arm_options = ArmOptions
     metrics = METRICS
-    backends = ("builtin", "libvirt", "docker", "podman")
+    backends = _pair.BACKENDS
 
     def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)

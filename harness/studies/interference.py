@@ -199,7 +199,7 @@ class InterferenceStudy:
     options = Options
     arm_options = ArmOptions
     metrics = METRICS
-    backends = ("builtin", "libvirt", "docker", "podman")
+    backends = _pair.BACKENDS
 
     def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)

@@ -29,7 +29,8 @@ from harness.interfaces import Arm, ArmSpec, Instance, RunContext
 from harness.model.metrics import Absent, Measurement
 from harness.model.milestones import DELETED, EXEC, EXITED, INIT, READY, REQUESTED
 from harness.model.spec import Limits, Ready, RootTree, WorkloadSpec
-from harness.probes import surface
+from harness.probes import boundary, surface
+from harness.probes._surface import Finding
 from harness.trials import ownership
 
 NEEDS = {
@@ -149,6 +150,8 @@ def test_a_server_from_requested_to_deleted(ground: Ground) -> None:
         assert len([mark for mark in instance.calibrate(5) if mark.milestone == "cal"]) == 5
         if instance.boundary != "vm":
             _both_ways_agree_on_system_calls(instance)
+        else:
+            _a_guest_is_told_from_the_host(instance)
         attested = instance.attest(deadline())
         assert attested.root_digest == ground.tree.digest
         assert attested.argv[0] == "httpd"
@@ -173,6 +176,23 @@ def _both_ways_agree_on_system_calls(instance: Instance) -> None:
     assert isinstance(outside, Measurement), outside
     assert (disagree.value, disagree.labels["names"]) == (0, "")
     assert inside.value == outside.value > 0
+
+
+def _a_guest_is_told_from_the_host(instance: Instance) -> None:
+    """Everything inside acts on the guest's own kernel; what its monitor may do is the host's matter."""
+    found: dict[str, Measurement | Absent] = {}
+    with surface.PLUGIN.watch(instance, lambda item: found.update({item.metric.name: item})):
+        pass
+    reached = found[surface.REACHABLE.name]
+    assert isinstance(reached, Measurement), reached
+    assert (reached.labels["acts_on"], str(reached.value)) == ("own kernel", reached.labels["of"])
+    assert isinstance(found[surface.BY_FILTERS.name], Absent)
+    seen = found[surface.BRACKETING.name]
+    assert isinstance(seen, Absent) or seen.value < 0.3
+    machine = boundary.emulated(instance)[boundary.VMM_DEVICES]
+    assert isinstance(machine, Finding), machine
+    assert machine.value > 5
+    assert "virtio-blk-pci" in machine.labels["names"]
 
 
 def test_a_command_gets_its_environment_directory_user_and_all_its_output_arrives(ground: Ground) -> None:
