@@ -73,11 +73,11 @@ def test_a_container_that_is_killed_in_the_middle_fails_its_trial_and_the_next_o
 def test_what_whoever_started_us_left_open_does_not_reach_a_container(tree: RootTree) -> None:
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)  # as a shell's descriptors are; bwrap hands everything down
-    ours = os.readlink(f"/proc/self/fd/{writer}")
+    ours = Path(f"/proc/self/fd/{writer}").readlink()
     with arm("bwrap", tree) as made:
         instance = made.launch("t0")
         instance.wait(EXEC, deadline())
-        links = [os.readlink(fd) for pid in instance.pids() for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        links = [fd.readlink() for pid in instance.pids() for fd in Path(f"/proc/{pid}/fd").iterdir()]
         instance.stop(deadline())
     os.close(reader)
     os.close(writer)
