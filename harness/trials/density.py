@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from harness.model.scenario import Density
 
 
-
 @dataclass(slots=True)
 class _Ramp:
     """The instances of one trial, and what the host was before the first of them."""
