@@ -59,7 +59,7 @@ def budget_ns_of(text: str | None) -> int | None:
 @click.option(
     "--base", metavar="REVISION", help="Measure the scenario as of this git revision too, in the same blocks."
 )
-@click.option("--budget", metavar="TIME", help="Stop after the block in which this much time has passed: 10m")
+@click.option("--budget", metavar="TIME", help="Begin no block that would end later than this: 10m")
 @click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where runs go."
 )

@@ -79,7 +79,7 @@ def measure(plan: Plan, bench: Bench, stopping: Stopping, records: Sequence[Tria
     lost: set[str] = set()  # a resumed run tries them once more
     deadline_ns = None if stopping.budget_ns is None else time.monotonic_ns() + stopping.budget_ns
     for block in _blocks(plan, done):
-        missing = _missing(plan, block, records)
+        begun_ns, missing = time.monotonic_ns(), _missing(plan, block, records)
         for spec in missing:
             if spec.runtime in lost:
                 continue
@@ -91,7 +91,8 @@ def measure(plan: Plan, bench: Bench, stopping: Stopping, records: Sequence[Tria
         if reason:
             return reason
         counted = block + 1 - plan.warmup_blocks
-        if missing and counted >= 1 and deadline_ns is not None and time.monotonic_ns() > deadline_ns:
+        end_of_next_ns = 2 * time.monotonic_ns() - begun_ns
+        if missing and counted >= 1 and deadline_ns is not None and end_of_next_ns > deadline_ns:
             return f"the time budget was used up after {count(counted, 'block')}"
     return _all_ran(plan, done)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -244,6 +246,15 @@ def test_a_used_up_budget_ends_the_run_after_its_first_counted_block(bench) -> N
     made = bench()
     assert measure(PLAN, made, replace(NEVER, budget_ns=0)) == "the time budget was used up after 1 block"
     assert len(ids(made)) == 4
+
+
+@pytest.mark.parametrize(("budget_ns", "counted"), [(55, "2 blocks"), (75, "3 blocks")])
+def test_no_block_is_begun_that_would_not_end_within_the_budget(bench, monkeypatch, budget_ns, counted) -> None:
+    """Every look at the clock takes 10 ns, so a block takes 10 and what lies between two as much."""
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr("harness.trials.runner.time", SimpleNamespace(monotonic_ns=lambda: next(clock)))
+    stopping = replace(NEVER, budget_ns=budget_ns)
+    assert measure(replace(PLAN, max_blocks=9), bench(), stopping) == f"the time budget was used up after {counted}"
 
 
 def test_a_budget_is_for_what_is_measured_now(bench) -> None:
