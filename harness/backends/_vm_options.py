@@ -62,6 +62,12 @@ class Options(Levers):
                 raise ValueError(f"{key}: {NOT_STOCK}")
         return self
 
+    @model_validator(mode="after")
+    def _sata_is_written_to(self) -> Self:
+        if self.disk_bus == "sata" and self.boot != "disk" and self.stored.driver != "qcow2":
+            raise ValueError("disk_bus: sata: has no read-only disks: storage: qcow2")
+        return self
+
     @property
     def stored(self) -> Storage:
         """The option `storage` as if its long form had been written."""

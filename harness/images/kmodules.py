@@ -90,8 +90,12 @@ def _builtin(tree: Path) -> frozenset[str]:
 
 
 def _found(soft: Iterable[str], files: Mapping[str, Path]) -> list[str]:
-    """Return those of `soft` that are modules; an algorithm's generic module is named after it (crc32c_generic)."""
-    return [module for name in soft for module in (name, f"{name}_generic") if module in files]
+    """Return those of `soft` that are modules; an algorithm's generic module is named after it (crc32c_generic).
+
+    An algorithm may be named by its alias, as the kernel asks for it: `crypto-crc32c` (crypto/api.c).
+    """
+    names = [name.removeprefix("crypto_") for name in soft]
+    return [module for name in names for module in (name, f"{name}_generic") if module in files]
 
 
 def _depends(path: Path) -> tuple[list[str], list[str]]:

@@ -23,6 +23,7 @@ from tests.unit.test_domain import guest
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 REFUSED = [
     ({"machine": "microvm", "disk_bus": "sata"}, "disk_bus: sata: a microvm has no PCI bus"),
+    ({"disk_bus": "sata"}, "disk_bus: sata: has no read-only disks: storage: qcow2"),
     ({"machine": "microvm", "nic": "e1000"}, "nic: e1000: a microvm has no PCI bus"),
     ({"machine": "microvm", "boot": "disk"}, "boot: disk: a microvm starts kernels"),
     ({"legacy_timers": False}, "legacy_timers: false: only a microvm"),
