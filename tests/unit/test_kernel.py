@@ -357,7 +357,11 @@ def test_dash_and_underscore_are_the_same_name(tmp_path):
 
 
 def test_what_a_module_wants_before_it_is_loaded_where_there_is_such_a_module(tmp_path):
-    tree = {"libcrc32c.ko": "\0softdep=pre: crc32c ghost", "ext4.ko": "\0softdep=pre: crypto-crc32c post: late", "crc32c_generic.ko": ""}
+    tree = {
+        "libcrc32c.ko": "\0softdep=pre: crc32c ghost",
+        "ext4.ko": "\0softdep=pre: crypto-crc32c post: late",
+        "crc32c_generic.ko": "",
+    }
     kernel = module_tree(tmp_path, tree)
     assert loaded(kernel, "libcrc32c", "ext4") == ["crc32c_generic", "libcrc32c", "ext4"]
     assert loaded(kernel, "ext4") == ["crc32c_generic", "ext4"]
