@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -162,7 +162,7 @@ metrics: [cpu]
 def measured(tmp_path: Path, image: str, workload: str) -> dict[str, dict]:
     text = SCENARIO.replace("{image}", image).replace("{workload}", workload).replace("{{", "{").replace("}}", "}")
     (tmp_path / "s.yaml").write_text(text)
-    argv = [shutil.which("harness") or str(ROOT / ".venv/bin/harness"), "run", "s.yaml", "--results", "res"]
+    argv = [sys.executable, "-m", "harness", "run", "s.yaml", "--results", "res"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (trials,) = (tmp_path / "res").glob("*/trials.jsonl")
