@@ -1,6 +1,7 @@
 """Where libvirt's embedded driver lives, and which URIs are refused."""
 
 import os
+import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,3 +101,22 @@ def test_what_a_daemon_answers_comes_back_and_so_does_its_error() -> None:
     assert _connection._answered(lambda: 7, "x") == 7
     with pytest.raises(ZeroDivisionError):
         _connection._answered(lambda: 1 // 0, "x")
+
+
+def test_a_qemu_that_has_ended_unheard_is_collected_and_one_that_runs_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_connection, "_embedded", {tmp_path: None})
+    (tmp_path / "run" / "qemu").mkdir(parents=True)
+    ended = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, ended, os.WEXITED | os.WNOWAIT)
+    runs = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
+    for name, pid in (("ended", ended), ("runs", runs)):
+        (tmp_path / "run" / "qemu" / f"{name}.pid").write_text(str(pid))
+        _connection.reap(name)
+    _connection.reap("unknown")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(ended, os.WNOHANG)
+    assert os.waitpid(runs, os.WNOHANG) == (0, 0)
+    os.kill(runs, signal.SIGKILL)
+    os.waitpid(runs, 0)
