@@ -277,7 +277,7 @@ def test_report_command_all(results):
     resolved.write_text(json.dumps({"gate": {"metrics": ["memory.uss"]}}))
     assert call("report", "latest", "--results", results).stdout == terminal(gated=("memory.uss",))
     resolved.write_text("{")
-    with pytest.raises(StoreError, match=r"scenario\.resolved\.json: cannot be read"):
+    with pytest.raises(StoreError, match=r"scenario\.resolved\.json: damaged"):
         call("report", "latest", "--results", results)
 
 
