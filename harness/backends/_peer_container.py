@@ -39,10 +39,11 @@ class PeerContainer:
         return self._door.pid or self.running.pid or 0
 
     def pids(self) -> tuple[int, ...]:
-        """Return its processes and the one above them that serves it: a shim, a monitor, a runtime that stays."""
+        """Return its processes, the agent first, and the one above that serves it: a shim, a monitor, a runtime."""
         if self._deleted or self._door.pid is None:
             return ()
-        inside = self._find_group().pids()
+        found = self._find_group().pids()
+        inside = (self._door.pid, *(pid for pid in found if pid != self._door.pid)) if found else ()
         above = _parent(self._door.pid)
         serves = above is not None and above > 1 and above != os.getpid() and above not in inside
         return (*inside, above) if serves and above else inside

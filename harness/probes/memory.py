@@ -69,19 +69,23 @@ class _AtReady:
 def helpers(instance: Instance) -> tuple[int, ...]:
     """Return those of its processes that only serve it.
 
-    Of a container, whatever is in our own mount namespace and not in the container's; of a VM, all but the VMM.
+    Of a container, whatever is not in the mount namespace of its first process; of a VM, all but the VMM.
     """
     pids = instance.pids()
     if instance.boundary == "vm":
         return pids[1:]
-    return tuple(pid for pid in pids if _is_outside(pid)) if instance.boundary == "container" else ()
+    if instance.boundary != "container" or not pids:
+        return ()
+    inside = _mounts_of(pids[0])
+    return tuple(pid for pid in pids[1:] if inside and _mounts_of(pid) not in {inside, None})
 
 
-def _is_outside(pid: int) -> bool:
+def _mounts_of(pid: int) -> Path | None:
+    """Return the mount namespace of a process, None when it has ended."""
     try:
-        return Path(f"/proc/{pid}/ns/mnt").readlink() == Path("/proc/self/ns/mnt").readlink()
-    except OSError:  # it has ended
-        return False
+        return Path(f"/proc/{pid}/ns/mnt").readlink()
+    except OSError:
+        return None
 
 
 def _emit_processes(instance: Instance, emit: Emit) -> host.Sizes | None:
