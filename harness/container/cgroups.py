@@ -74,7 +74,16 @@ def _take_home(there: str, home: str) -> None:
     if there.endswith("/tasks"):
         for tid in (cgroupfs.read(there) or "").split():
             if os.path.exists(f"/proc/self/task/{tid}"):
-                cgroupfs.write(home, tid)
+                _move_unless_ended(tid, home)
+
+
+def _move_unless_ended(tid: str, home: str) -> None:
+    """A thread may end between the look and the move."""
+    try:
+        cgroupfs.write(home, tid)
+    except ContainerError as error:
+        if error.errno != errno.ESRCH:
+            raise
 
 
 def prepare_parent(layout: Layout, parent: str) -> None:

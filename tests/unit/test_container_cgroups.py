@@ -276,3 +276,18 @@ def test_counters_of_v1(tmp_path: Path) -> None:
     assert stats.io == (cgroup_stats.DeviceStats(8, 0, 1, 2, 3, 4),)
     assert stats.hugetlb == (cgroup_stats.HugetlbStats("2MB", 0, 4096, 6),)
     assert stats.pressure == {}
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.ESRCH, True), (errno.EACCES, False)])
+def test_a_thread_that_ends_on_its_way_home_is_passed_over(
+    number: int, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, value: str) -> None:
+        raise ContainerError("cgroup", number, path)
+
+    monkeypatch.setattr(cgroupfs, "write", refuse)
+    if passes:
+        cgroups._move_unless_ended("1234", "home/tasks")
+    else:
+        with pytest.raises(ContainerError):
+            cgroups._move_unless_ended("1234", "home/tasks")
