@@ -94,9 +94,12 @@ def measure(runs: int, added_percent: float, *, load: bool) -> Found:
     random.Random(1).shuffle(order)
     counts: dict[str, list[int]] = {"base": [], "changed": []}
     with prepared_all(dict.fromkeys(works, OPTIONS), Limits(), works) as (arms, _), foreign_load(on=load):
-        baseline = statistics.median(count(arms["base"], f"first{number}") for number in range(BASELINE_BOOTS))
+        first = [count(arms["base"], f"first{number}") for number in range(BASELINE_BOOTS)]
+        baseline = statistics.median(first)
+        print(f"first boots of the base: {first}", file=sys.stderr, flush=True)
         for number, name in enumerate(order):
             counts[name].append(count(arms[name], f"t{number}"))
+            print(f"{number + 1}/{len(order)} {name} {counts[name][-1]}", file=sys.stderr, flush=True)
     return judge(baseline, steps * a_step, counts["base"], counts["changed"])
 
 
