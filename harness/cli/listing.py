@@ -60,6 +60,14 @@ def _plugins(group: plugins.Group) -> Iterator[Row]:
 
 
 def _metrics() -> Iterator[Row]:
+    """Yield each metric once: the workload `everything` has those of others."""
+    known: dict[str, Row] = {}
+    for row in _all_metrics():
+        known.setdefault(str(row["name"]), row)
+    yield from known.values()
+
+
+def _all_metrics() -> Iterator[Row]:
     for name in plugins.names("probes"):
         yield from _metrics_of("probes", name)
     for name in plugins.names("workloads"):
