@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.vm_profiles [--blocks 10] [--only plain,fastest] [--levers] [--json]
 
-`plain` is a q35 with SeaBIOS that boots the distribution's own bzImage; `fastest` what is fastest by emulation. All have
+`plain` is a q35 with SeaBIOS that boots the distribution's own bzImage; `fastest` what is fastest emulated. All have
 the same initramfs, image and workload. With `--levers` each lever is moved alone, away from `base` (the default).
 """
 

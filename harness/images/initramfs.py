@@ -1,8 +1,9 @@
 """The guest's initramfs: a pure writer of newc cpio archives, and what the harness puts in them.
 
 The kernel unpacks archives one after the other as long as each ends with its trailer and the next begins at a multiple
-of four bytes. So the large part (agent, modules) is made once, and every run appends its own `/spec`. By default nothing
-is compressed: it would be unpacked by the guest. The same entries give the same bytes: times are 0, inodes count up.
+of four bytes. So the large part (agent, modules) is made once, and every run appends its own `/spec`. By default
+nothing is compressed: it would be unpacked by the guest. The same entries give the same bytes: times are 0, inodes
+count up.
 
 Source: Documentation/driver-api/early-userspace/buffer-format.rst of Linux.
 """

@@ -15,7 +15,7 @@ SCRIPTS = sorted([*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run"])
 PLAIN = "sh cat find sha256sum mktemp rm cp mkdir chmod printf flock env dirname tr sleep touch id".split()
 PROGRAMS = (
     "qemu-system-x86_64 qemu-img pkg-config gcc musl-gcc mkfs.erofs mke2fs crun runc podman dockerd newuidmap clang "
-    "bwrap systemd-nspawn cpio libvirtd shellcheck skopeo umoci mmdebstrap docker-registry htpasswd openssl "
+    "bwrap systemd-nspawn cpio libvirtd shellcheck skopeo umoci mmdebstrap xmllint docker-registry htpasswd openssl "
     "fuse-overlayfs mkfs.btrfs chromium"
 ).split()
 
