@@ -22,7 +22,7 @@ SHARED = "shared"  # is part of each
 PROGRAMS = {
     "harness/agent/harness-agent": "agent",
     "harness/container/harness-launch": "launch",
-    "harness/load/harness-load": "load",
+    "harness/loading/harness-load": "load",
 }
 PARTS = {"agent": ("probe",)}  # what else a program is made of
 FLAGS = [

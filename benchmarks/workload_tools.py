@@ -35,7 +35,7 @@ from harness.host.paths import cache_dir, data_dir
 from harness.images.resolve import ImageRef, resolve_image
 from harness.images.store import Store
 from harness.interfaces import Arm, ArmSpec, Driven, RunContext
-from harness.load.site import InstanceSite
+from harness.loading.site import InstanceSite
 from harness.model.metrics import Measurement
 from harness.model.spec import Limits, RootTree, WorkloadSpec
 from harness.trials import ownership

@@ -65,8 +65,13 @@ def gated_metrics(directory: RunDirectory) -> tuple[str, ...]:
 @click.option("--also", multiple=True, metavar="RUN", help="A further run for a notebook. Repeat it.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="A setting of a notebook: language=de, history=DIR. Repeat it.")  # fmt: skip
-@click.option("--definition", "definitions", multiple=True, metavar="NAME",
-              help="Figures as firecracker, kata, cloud-hypervisor, docker-cli, bucketbench define them; or all.")
+@click.option(
+    "--definition",
+    "definitions",
+    multiple=True,
+    metavar="NAME",
+    help="Figures as firecracker, kata, cloud-hypervisor, docker-cli, bucketbench define them; or all.",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead of stdout.")
 @_RESULTS
 def report(  # noqa: PLR0913  (click passes every option)

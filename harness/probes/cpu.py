@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.interfaces import Emit, Instance
-from harness.load.cpu_time import Meter
+from harness.loading.cpu_time import Meter
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
 
 START = Metric(

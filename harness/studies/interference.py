@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from harness.errors import HarnessError
 from harness.interfaces import Capability, Emit, Instance, Json, RunContext, Study, StudyArm
-from harness.load.cpu_time import Meter
+from harness.loading.cpu_time import Meter
 from harness.model.fields import Strict
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
 from harness.model.spec import Limits

@@ -11,7 +11,7 @@ from harness.backends import _network
 from harness.errors import TrialError
 from harness.host.paths import runtime_dir
 from harness.interfaces import Driven, Emit, Instance
-from harness.load.site import InstanceSite
+from harness.loading.site import InstanceSite
 from harness.model.metrics import Metric
 from harness.model.spec import RootTree
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import TrialError
-from harness.load import cpu_time, generator
+from harness.loading import cpu_time, generator
 from harness.model.work import Load
 
 ROOT = Path(__file__).parents[2]

@@ -1,3 +1,4 @@
+import pkgutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -218,3 +219,7 @@ def test_history_is_a_frame(tmp_path):
     assert control["effect"].isna().all()
     with pytest.raises(StoreError, match="none in"):
         harness.history("nothing", tmp_path)
+
+
+def test_no_package_hides_a_function_that_notebooks_call() -> None:
+    assert not set(harness.__all__) & {module.name for module in pkgutil.iter_modules(harness.__path__)}

@@ -11,7 +11,7 @@ import pytest
 from harness import plugins
 from harness.errors import TrialError, UsageError
 from harness.interfaces import Driven
-from harness.load import generator
+from harness.loading import generator
 from harness.model.metrics import Absent, Measurement
 from harness.model.spec import ImageConfig, RootTree
 from harness.model.work import Did, Load, Served

@@ -13,7 +13,7 @@ from harness.errors import CommandError, TrialError
 from harness.host import process
 from harness.host.netns import Attachment, RunNetwork
 from harness.interfaces import Instance
-from harness.load import cpu_time, generator
+from harness.loading import cpu_time, generator
 from harness.model.spec import RootTree
 from harness.model.work import Did, Load, Served
 
