@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pytest
 from harness.container import attach, config_example, launcher, plan
 from harness.container.cgroups import detect
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.launcher import Launched
 from harness.container.oci import Runtime
 from harness.container.step import Step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import secrets
@@ -19,6 +18,7 @@ import pytest
 from harness.container import cgroups, devices_bpf
 from harness.container.cgroups import Group, Layout
 from harness.container.errors import ContainerError
+from harness.container.frozen import replace
 from harness.container.resources import (
     DEFAULT_DEVICE_RULES,
     BlockIo,
@@ -218,7 +218,7 @@ def test_creation_that_fails_leaves_nothing(layout: Layout, group: Group) -> Non
 
 
 def test_missing_controller_fails_before_anything_is_made(layout: Layout, path: str) -> None:
-    trees = (dataclasses.replace(tree, controllers=tree.controllers - {"rdma"}) for tree in layout.hierarchies)
+    trees = (replace(tree, controllers=tree.controllers - {"rdma"}) for tree in layout.hierarchies)
     group = Group.at(Layout(tuple(trees)), path)
     with pytest.raises(ContainerError, match="rdma: mlx5_0: this host has no rdma controller"):
         group.create(Resources(rdma={"mlx5_0": RdmaLimit(1)}), parents=True)

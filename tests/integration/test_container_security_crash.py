@@ -222,7 +222,7 @@ def _all(bundle: Box, commands: list[tuple[str, ...]]) -> list[tuple[int, str]]:
         )
         for words, file in zip(commands, files, strict=True)
     ]  # fmt: skip
-    codes = [process.wait(120) for process in processes]
+    codes = [process.wait(600) for process in processes]
     said = []
     for code, file in zip(codes, files, strict=True):
         file.seek(0)

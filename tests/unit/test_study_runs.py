@@ -123,7 +123,8 @@ def test_what_is_missing_is_named_and_nothing_is_measured(scenario: Path, says: 
     assert not results.exists()
 
 
-def test_an_arm_that_always_fails_ends_the_run_with_its_reason(scenario: Path, says: Says) -> None:
+def test_an_arm_that_always_fails_is_given_up_with_its_reason(scenario: Path, says: Says) -> None:
     scenario.write_text(SCENARIO.replace("files: 2", "files: 2, fails: 'disk: full'"))
     told = says("run", scenario, "--results", scenario.parent / "results", code=4)
-    assert "two: its first 2 trials failed: disk: full" in told
+    assert "two: 2 of 2 trials failed: disk: full" in told
+    assert "block 6/6   one 1.00 ms   two (before)   none 1" in told
