@@ -5,6 +5,7 @@ Nothing but the reader thread runs between `requested` and `ready`, and it does 
 
 from __future__ import annotations
 
+import bisect
 import logging
 import os
 import select
@@ -189,7 +190,7 @@ class AgentSession:
 
     def _append(self, mark: Mark) -> None:
         with self._changed:
-            self.marks.append(mark)
+            bisect.insort(self.marks, mark, key=lambda one: one.at_ns)  # some are told by others that came later
             self._changed.notify_all()
 
     def _append_sample(self, mark: Mark) -> None:
