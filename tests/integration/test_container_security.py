@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -210,15 +210,15 @@ def test_fd_that_is_asked_for_is_given_and_no_other(bundle: Box, leaked: list[in
 def test_working_directory_behind_an_fd_does_not_lead_out(verb: str, bundle: Box, leaked: list[int]) -> None:
     """CVE-2024-21626: process.cwd is /proc/self/fd/N; a naive runtime has an fd of the host there, and stays in it."""
     look = "pwd -P; cat secret ../secret /proc/self/cwd/secret 2>/dev/null"
-    for number in range(21):
-        cwd = f"/proc/self/fd/{number}"
-        if verb == "run":
-            said = bundle.run(look, lambda document, cwd=cwd: document["process"].update(cwd=cwd), pass_fds=leaked)
-        else:
-            with bundle.running():
+    with bundle.running() if verb == "exec" else nullcontext():
+        for number in range(21):
+            cwd = f"/proc/self/fd/{number}"
+            if verb == "run":
+                said = bundle.run(look, lambda document, cwd=cwd: document["process"].update(cwd=cwd), pass_fds=leaked)
+            else:
                 said = bundle.oci("exec", "--cwd", cwd, "c", "/bin/sh", "-c", look, pass_fds=leaked).stderr
-        assert "of the host" not in said
-        assert cwd in said, "it is an error, which names the path"
+            assert "of the host" not in said
+            assert cwd in said, "it is an error, which names the path"
 
 
 def test_working_directory_outside_is_noticed_even_when_an_fd_of_it_is_there(bundle: Box, leaked: list[int]) -> None:

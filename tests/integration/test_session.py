@@ -372,6 +372,7 @@ def test_an_agent_that_goes_before_it_is_let_go_is_an_error_of_the_agent(peer: P
 
 def test_closing_twice_and_without_a_start_leaks_nothing() -> None:
     before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    threads = threading.enumerate()
     for started in (True, False):
         session = AgentSession()
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -385,7 +386,7 @@ def test_closing_twice_and_without_a_start_leaks_nothing() -> None:
         os.close(writer)
         theirs.close()
     assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-    assert not [thread for thread in threading.enumerate() if thread.name == "agent-reader"]
+    assert threading.enumerate() == threads
 
 
 def test_milestones_of_the_host_are_stamped_beside_those_of_the_agent(peer: Peer) -> None:
