@@ -217,6 +217,9 @@ class Target:
                 if self.own_status(directory, name) is None:
                     self.hide(directory, name)
             return
+        # Where OverlayFS merges nothing it would show a whiteout as a name without a file.
+        for hidden in [names for names in self._hidden if names[:-1] == directory.names]:
+            self.unhide(directory, hidden[-1])
         below = self.below(directory.names)
         if below is not None and below.is_directory and directory.names not in self._opaque:
             write_opaque(self._form, directory.fd)

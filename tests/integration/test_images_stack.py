@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ImageError
@@ -99,6 +99,8 @@ ENTRY = st.one_of(
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([[entry("a/b", DIR)], [whiteout("a/b"), entry("a/.wh..wh..opq")]])
+@example([[entry("a/b/a", DIR)], [entry("a/b", DIR), whiteout("a/b/a"), entry("a/.wh..wh..opq")]])
 @given(layers=st.lists(st.lists(ENTRY, max_size=6), min_size=1, max_size=4))
 def test_any_layers_stack_as_they_merge(tmp_path_factory, layers):
     directory = tmp_path_factory.mktemp("case")
