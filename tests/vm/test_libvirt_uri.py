@@ -17,6 +17,7 @@ import pytest
 from harness.host.paths import cache_dir
 from harness.images import kernel
 from tests.vm import _libvirtd
+from tests.vm._thorough import ON_REQUEST
 
 pytestmark = pytest.mark.needs("root", "overlayfs", "qemu", "libvirt", "libvirtd", "kernel", "erofs")
 
@@ -93,6 +94,7 @@ def owners(ground: Path) -> set[tuple[str, int, int]]:
     return {(path.name, path.stat().st_uid, path.stat().st_gid) for path in (guest_kernel.vmlinux, *disks)}
 
 
+@ON_REQUEST
 def test_a_remote_transport_to_this_host_is_as_good_as_a_local_one(daemon: _libvirtd.Daemon, ground: Path) -> None:
     """As ssh does it: a command whose stdin and stdout are the daemon's connection."""
     bridge = daemon.place / "bridge"

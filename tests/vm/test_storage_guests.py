@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.test_storage_run import Ground, ground
+from tests.vm._thorough import ON_REQUEST
 
-pytestmark = pytest.mark.needs("root", "overlayfs", "qemu", "libvirt", "kernel", "erofs")
+pytestmark = [pytest.mark.needs("root", "overlayfs", "qemu", "libvirt", "kernel", "erofs"), ON_REQUEST]
 
 __all__ = ["ground"]
 

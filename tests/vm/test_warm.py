@@ -21,6 +21,7 @@ from harness.model.spec import Limits, Ready, RootTree, WorkloadSpec
 from harness.plugins import load
 from harness.trials import ownership
 from harness.trials.trial import run_trial
+from tests.vm._thorough import ON_REQUEST
 
 pytestmark = pytest.mark.needs("root", "qemu", "libvirt", "kernel", "erofs")
 SECOND_NS = 10**9
@@ -64,7 +65,7 @@ def trial(arm: Arm, tmp_path: Path, number: int = 0) -> TrialRecord:
     return record
 
 
-@pytest.mark.parametrize("arm", ["restored", "restored-internal"], indirect=True)
+@pytest.mark.parametrize("arm", ["restored", pytest.param("restored-internal", marks=ON_REQUEST)], indirect=True)
 def test_a_guest_begins_from_a_file_as_often_as_wanted(arm: Arm, tmp_path: Path) -> None:
     for number in range(2):
         record = trial(arm, tmp_path, number)
@@ -75,7 +76,7 @@ def test_a_guest_begins_from_a_file_as_often_as_wanted(arm: Arm, tmp_path: Path)
         assert record.marks[READY] < record.metrics["warm.prepare"].value
 
 
-@pytest.mark.parametrize("arm", ["resumed", "warm"], indirect=True)
+@pytest.mark.parametrize("arm", [pytest.param("resumed", marks=ON_REQUEST), "warm"], indirect=True)
 def test_a_guest_waits_paused_or_held_and_keeps_its_memory(arm: Arm, tmp_path: Path) -> None:
     began_ns = time.monotonic_ns()
     record = trial(arm, tmp_path)
