@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from harness.interfaces import Site
 from harness.model.fields import DurationNs, Strict
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
-from harness.model.spec import ImageConfig, Ready, WorkloadSpec
+from harness.model.spec import ImageConfig, NetworkKind, Ready, WorkloadSpec
 from harness.model.work import Did, Served
 from harness.workloads._options import DEFAULT_PATH
 
@@ -38,6 +38,20 @@ def idle(image: ImageConfig, timeout_ns: int) -> WorkloadSpec:
     """Return an instance that does nothing until it is asked to: the agent itself, with the image's environment."""
     env = {"PATH": DEFAULT_PATH, **image.env}
     return WorkloadSpec(argv=(PAUSE,), env=env, ready=Ready("line", text="ready"), timeout_ns=timeout_ns)
+
+
+class Inside:
+    """A workload that works inside an otherwise idle instance; what is measured, it measures while that is ready."""
+
+    network: NetworkKind | None = None
+
+    def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
+        assert isinstance(options, InsideOptions)
+        return idle(image, options.timeout_ns)
+
+    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
+        """Everything is measured while it is ready."""
+        return ()
 
 
 def succeeded(did: Did, what: str) -> Did:

@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 from harness.interfaces import Driven, Site
 from harness.model.fields import DurationNs, Strings
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
-from harness.model.spec import ImageConfig, NetworkKind, WorkloadSpec
 from harness.workloads import _driven
 
 TIME = Metric("compile.time", Unit.NS, Better.LOWER, "build everything anew and link it; by the host's clock")
@@ -36,20 +35,11 @@ class Options(_driven.InsideOptions):
     result: int = Field(default=333_833_500, description="that number")
 
 
-class _Compile:
+class _Compile(_driven.Inside):
     name = "compile"
     doc = "build a C project with gcc; what was built is run and its result checked"
     options = Options
-    network: NetworkKind | None = None
     metrics = (TIME, CPU)
-
-    def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
-        assert isinstance(options, Options)
-        return _driven.idle(image, options.timeout_ns)
-
-    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
-        """Everything is measured while it is ready."""
-        return ()
 
     def drive(self, options: BaseModel, site: Site) -> Iterable[Measurement | Absent]:
         assert isinstance(options, Options)

@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 
 from harness.interfaces import Driven, Site
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
-from harness.model.spec import ImageConfig, NetworkKind, WorkloadSpec
 from harness.workloads import _driven
 
 INTEGER = Metric(
@@ -31,20 +30,11 @@ class Options(_driven.InsideOptions):
     products: int = Field(default=200, ge=1, le=10**7, description="products of matrices")
 
 
-class _Cpu:
+class _Cpu(_driven.Inside):
     name = "cpu"
     doc = "integer and floating-point arithmetic, by the agent's own bench; the result is checked"
     options = Options
-    network: NetworkKind | None = None
     metrics = (INTEGER, FLOAT, CPU)
-
-    def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
-        assert isinstance(options, Options)
-        return _driven.idle(image, options.timeout_ns)
-
-    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
-        """Everything is measured while it is ready."""
-        return ()
 
     def drive(self, options: BaseModel, site: Site) -> Iterable[Measurement | Absent]:
         assert isinstance(options, Options)

@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field
 from harness.interfaces import Driven, Site
 from harness.model.fields import SizeBytes
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
-from harness.model.spec import ImageConfig, NetworkKind, WorkloadSpec
 from harness.workloads import _driven
 
 STREAM = Metric(
@@ -38,20 +37,11 @@ class Options(_driven.InsideOptions):
     touched_bytes: SizeBytes = Field(default=32 << 20, ge=1 << 20, alias="touched", description="memory touched anew")
 
 
-class _Memory:
+class _Memory(_driven.Inside):
     name = "memory"
     doc = "memory bandwidth, latency in random order and page faults, by the agent's own bench; what is read is checked"
     options = Options
-    network: NetworkKind | None = None
     metrics = (STREAM, RANDOM, FAULT, CPU)
-
-    def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
-        assert isinstance(options, Options)
-        return _driven.idle(image, options.timeout_ns)
-
-    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
-        """Everything is measured while it is ready."""
-        return ()
 
     def drive(self, options: BaseModel, site: Site) -> Iterable[Measurement | Absent]:
         """The pages come first: what the instance has touched before it need not ask the host for again."""

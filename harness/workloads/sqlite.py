@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 
 from harness.interfaces import Driven, Site
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
-from harness.model.spec import ImageConfig, NetworkKind, WorkloadSpec
 from harness.workloads import _driven
 from harness.workloads._options import AbsolutePath
 
@@ -35,20 +34,11 @@ class Options(_driven.InsideOptions):
     )
 
 
-class _Sqlite:
+class _Sqlite(_driven.Inside):
     name = "sqlite"
     doc = "small SQLite transactions on a file system inside; the sums in the database are checked"
     options = Options
-    network: NetworkKind | None = None
     metrics = (RATE, CPU)
-
-    def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
-        assert isinstance(options, Options)
-        return _driven.idle(image, options.timeout_ns)
-
-    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
-        """Everything is measured while it is ready."""
-        return ()
 
     def drive(self, options: BaseModel, site: Site) -> Iterable[Measurement | Absent]:
         assert isinstance(options, Options)

@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 from harness.interfaces import Driven, Site
 from harness.model.fields import Strings
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
-from harness.model.spec import ImageConfig, NetworkKind, WorkloadSpec
 from harness.workloads import _driven
 
 RATE = Metric(
@@ -29,20 +28,11 @@ class Options(_driven.InsideOptions):
     arguments: Strings = Field(default=(), description="more arguments, such as [--vm-bytes, 32M]")
 
 
-class _Stress:
+class _Stress(_driven.Inside):
     name = "stress"
     doc = "one stressor of stress-ng inside, by its name, with verification; the operations that it made are counted"
     options = Options
-    network: NetworkKind | None = None
     metrics = (RATE, CPU)
-
-    def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
-        assert isinstance(options, Options)
-        return _driven.idle(image, options.timeout_ns)
-
-    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
-        """Everything is measured while it is ready."""
-        return ()
 
     def drive(self, options: BaseModel, site: Site) -> Iterable[Measurement | Absent]:
         assert isinstance(options, Options)

@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 
 from harness.interfaces import Driven, Site
 from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
-from harness.model.spec import ImageConfig, NetworkKind, WorkloadSpec
 from harness.workloads import _driven
 
 _DOCS = {
@@ -32,20 +31,11 @@ class Options(_driven.InsideOptions):
     rounds: int = Field(default=100, ge=10, le=100_000, description="how much of everything, see docs/workloads.md")
 
 
-class _Syscalls:
+class _Syscalls(_driven.Inside):
     name = "syscalls"
     doc = "system calls, starting processes, switching between them, page faults, by the agent's own bench"
     options = Options
-    network: NetworkKind | None = None
     metrics = (*METRICS.values(), CPU)
-
-    def compile(self, options: BaseModel, image: ImageConfig) -> WorkloadSpec:
-        assert isinstance(options, Options)
-        return _driven.idle(image, options.timeout_ns)
-
-    def parse(self, stdout: bytes, stderr: bytes) -> Iterable[Measurement | Absent]:
-        """Everything is measured while it is ready."""
-        return ()
 
     def drive(self, options: BaseModel, site: Site) -> Iterable[Measurement | Absent]:
         assert isinstance(options, Options)
