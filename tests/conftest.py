@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import leftovers
+
 LEFTOVER_GRACE_S = 5.0
 KVM_BOOT_TIMEOUT_S = 20
 _NUMBERS = itertools.count()
@@ -243,55 +245,23 @@ def registry(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     return place
 
 
-def _mounts() -> set[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return {line.split(" ")[4] for line in lines}
-
-
-def _cgroups() -> set[str]:
-    roots = [
-        line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup" in line
-    ]
-    found = set()
-    for root in roots:
-        for path, names, _ in os.walk(root):  # groups of others come and go meanwhile: os.walk passes over them
-            found |= {f"{path}/{name}" for name in names if name.startswith("harness")}
-    return found
-
-
-def _guests() -> set[str]:
-    """QEMU processes; a pid alone is used again, so the start time (field 22 of /proc/PID/stat) goes with it."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue
-        if "(qemu-system" in text:
-            found.add(f"qemu pid {stat.parent.name} started {text.rpartition(')')[2].split()[19]}")
-    return found
-
-
-def _traces() -> set[str]:
-    return {f"mount {path}" for path in _mounts()} | {f"cgroup {path}" for path in _cgroups()} | {*_guests()}
-
-
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """A privileged test leaves no mount, no cgroup named harness* and no QEMU behind, and takes none away.
 
-    With HARNESS_GUESTS_UP other tests run beside this session: what appears meanwhile may be theirs.
+    With HARNESS_TESTS_BESIDE other tests run beside this session, and what appears meanwhile may be theirs: who starts
+    them looks before the first and after the last (`python -m tests.leftovers`).
     """
-    if os.environ.get("HARNESS_GUESTS_UP") or not PRIVILEGED_TIERS & set(
+    if os.environ.get("HARNESS_TESTS_BESIDE") or not PRIVILEGED_TIERS & set(
         request.path.relative_to(request.config.rootpath).parts
     ):
         yield
         return
-    before = _traces()
+    before = leftovers.traces()
     yield
     deadline_s = time.monotonic() + LEFTOVER_GRACE_S
-    while (left := _traces() - before) and time.monotonic() < deadline_s:
+    while (left := leftovers.traces() - before) and time.monotonic() < deadline_s:
         time.sleep(0.05)  # the kernel removes cgroups and processes a moment after they were told to end
     assert not left, f"left behind: {', '.join(sorted(left))}"
-    gone = {trace for trace in before - _traces() if trace.startswith("mount ")}
+    gone = {trace for trace in before - leftovers.traces() if trace.startswith("mount ")}
     assert not gone, f"taken away: {', '.join(sorted(gone))}"

@@ -1,5 +1,6 @@
 """The `needs` marker skips or fails as asked, and a privileged test that leaves something behind is caught."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,10 @@ def inner(tmp_path):
         folder.mkdir(exist_ok=True)
         (folder / "test_inner.py").write_text(f"import pytest, subprocess\n{code}")
         argv = [sys.executable, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", *arguments, str(tmp_path)]
-        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HARNESS_TESTS_BESIDE": ""}
+        done = subprocess.run(
+            argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
         return done.returncode, done.stdout + done.stderr
 
     return run
