@@ -196,7 +196,6 @@ build_image_of(file, Path(sys.argv[2]), Store(Path(sys.argv[1])), BuildOptions((
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_build_that_is_ended_leaves_nothing(base, context, number):
-    before = Path("/proc/self/mountinfo").read_text()
     child = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, base.path, context], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -208,7 +207,7 @@ def test_a_build_that_is_ended_leaves_nothing(base, context, number):
     while "986" in _processes() and time.monotonic() < deadline_s:
         time.sleep(0.02)
     assert "986" not in _processes()
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(base.path) in line]
     scratch = list((base.path / "tmp").iterdir())
     assert bool(scratch) is (number == signal.SIGKILL)
     for path in scratch:  # as `harness image gc` does

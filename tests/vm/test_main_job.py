@@ -106,20 +106,20 @@ def _start(argv: Sequence[str], cwd: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "harness", *argv], cwd=cwd, stdout=log, stderr=log)
 
 
-def _traces() -> str:
-    """Everything on this host that carries a harness name."""
-    cgroups = [str(path) for path in sorted(Path("/sys/fs/cgroup").glob("**/harness-*")) if path.is_dir()]
-    mounts = [
-        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if "/run/harness" in line
-    ]
-    guests = []
+def _traces(results: Path) -> list[str]:
+    """What this host has of the only run in `results`: all that a run makes carries the last word of its id."""
+    (run,) = results.iterdir()
+    token = run.name.rpartition("-")[2]
+    cgroups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/harness-{token}*") if path.is_dir()]
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if token in line]
+    processes = []
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"guest=harness-" in cmdline.read_bytes() or b"harness-agent" in cmdline.read_bytes():
-                guests.append(cmdline.parent.name)
+            if token.encode() in cmdline.read_bytes():
+                processes.append(cmdline.parent.name)
         except OSError:
             continue
-    return " ".join(cgroups + mounts + guests)
+    return cgroups + mounts + processes
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,6 @@ def _traces() -> str:
     ],
 )
 def test_nothing_is_left_after_kill_and_clean(ground: Path, only: str, delay_s: float) -> None:
-    before = _traces()
     argv = ["run", "scenario.yaml", "--only", only, "--set", f"control={only}", "--set", "trials.blocks.max=500",
             "--set", "trials.blocks.min=500"]  # fmt: skip
     process = _start(argv, ground)
@@ -143,17 +142,17 @@ def test_nothing_is_left_after_kill_and_clean(ground: Path, only: str, delay_s: 
     assert process.poll() is None, (ground / "log").read_text()
     process.kill()
     process.wait()
+    assert _traces(ground / "results")
     cleaned = harness("clean", "--json", cwd=ground)
     assert cleaned.returncode == 0, cleaned.stderr
     document = json.loads(cleaned.stdout)
     assert document["left"] == []
     assert document["found"], "the scratch directory of the killed run is there to be found"
-    assert _traces() == before
+    assert _traces(ground / "results") == []
     assert json.loads(harness("clean", "--json", cwd=ground).stdout)["found"] == {}
 
 
 def test_interrupt_cleans_up_and_the_run_can_be_resumed(ground: Path) -> None:
-    before = _traces()
     process = _start(["run", "scenario.yaml", "--only", "process", "--only", "container"], ground)
     results = ground / "results"
     deadline = time.monotonic() + 60
@@ -163,7 +162,7 @@ def test_interrupt_cleans_up_and_the_run_can_be_resumed(ground: Path) -> None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) in {130, 0}  # 0: it was quicker than the signal
-    assert _traces() == before
+    assert _traces(ground / "results") == []
     if process.returncode == 130:
         assert "--resume" in (ground / "log").read_text()
     first = [record["trial_id"] for record in trials(results)]
