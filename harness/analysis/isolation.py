@@ -1,4 +1,4 @@
-"""How exposed the host is to each runtime: three headlines, the parts, and, only beside them, one number. Pure.
+"""What isolates each runtime, as a run has measured it, in sentences: host exposure, interference, containment. Pure.
 
 Two questions that are never averaged into one answer: what of the host's kernel the workload can call by itself, and
 what it could call once it had taken over the process that stands in between. A value that acts on a kernel of the
@@ -8,19 +8,15 @@ guest's own is no exposure of the host.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.model.report import Report
+from harness.model.report import Cell, Report
 
 PREFIX = "isolation."
+BOUNDARY = "isolation.boundary."
 OWN_KERNEL = "own kernel"
 NAMESPACES = 8
-VERSION = 1
-"""Of the set of parts and weights: scores of different versions are not compared, nor those of different hosts."""
-DRAWS = 1000
-COVERAGE_MIN = 0.8
 SHARED = "isolation.kernel.shared"
 REACHABLE = "isolation.syscalls.reachable"
 HIGH_RISK = "isolation.syscalls.high_risk"
@@ -74,13 +70,6 @@ def boundaries(report: Report) -> dict[str, str]:
     return {name: str(report.run.arms.get(name, {}).get("boundary", "")) for name in report.run.runtimes}
 
 
-def exposures(report: Report) -> list[Exposure]:
-    """Return the composite of every runtime with its parts; empty where the run has no bare process to compare with."""
-    found = sides(report)
-    bare = bare_of(found, boundaries(report))
-    return [] if bare is None or OPERATIONS not in bare.values else [exposure(side, bare) for side in found]
-
-
 # -- headlines -----------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +92,8 @@ def exposure_line(side: Side) -> str:
     ):
         if metric in side.values:
             parts.append(f"{side.values[metric]:g} {words}")
-    return f"{side.runtime}: {', '.join(parts)}{_holes(side)}".replace("(nan of high risk) ", "")
+    found = "".join(f"; {hole}" for hole in holes(side))
+    return f"{side.runtime}: {', '.join(parts)}{found}".replace("(nan of high risk) ", "")
 
 
 def _monitor(side: Side) -> str:
@@ -121,188 +111,163 @@ _HOLES = {
 }
 
 
-def _holes(side: Side) -> str:
+def holes(side: Side) -> list[str]:
+    """Return by name what of the host is open to a runtime that should not be."""
     found = []
     for metric, words in _HOLES.items():
         if side.on_host(metric):
             names = side.labels.get(metric, {}).get("names", "")
             found.append(f"{words}: {names.split()[0]}" if names else words)
-    return f"; {', '.join(found)}" if found else ""
-
-
-# -- one number ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of the composite. `whole`: its value where nothing is isolated; None: that of the bare process.
-
-    `inverse`: more of it isolates more, out of `whole`. `vm_only`: counts where there is a machine monitor.
-    """
-
-    name: str
-    metric: str
-    weight: float
-    whole: float | None = None
-    inverse: bool = False
-    vm_only: bool = False
-
-
-PARTS = (
-    Part("system calls", REACHABLE, 3),
-    Part("privileged operations", OPERATIONS, 2),
-    Part("capabilities", CAPABILITIES, 2),
-    Part("writable sysctls", "isolation.writable.sysctls", 2),
-    Part("host counters seen", "isolation.host_counter_bracketing", 1),
-    Part("devices opened", "isolation.devices.opened", 1),
-    Part("namespaces shared", OWN_NAMESPACES, 1, whole=NAMESPACES, inverse=True),
-    Part("host's root", "isolation.host_root", 1, whole=1),
-    Part("no security label", "isolation.lsm", 1, whole=1, inverse=True),
-    Part("machine monitor's calls", ALLOWED, 2, vm_only=True),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """0.0 (tight) to 10.0 (the bare root process of the same run). Never to be shown without `parts`.
-
-    `parts` are shares from 0 to 1 by name; `coverage` is the weight that was measured, of all; `weakest` the part that
-    is most exposed. `score` is None where too little was measured.
-    """
-
-    runtime: str
-    score: float | None
-    parts: Mapping[str, float]
-    coverage: float
-    weakest: str
-
-
-def shares(side: Side, bare: Side) -> dict[Part, float]:
-    """Return how exposed a runtime is by each part that was measured: 0 none, 1 as the bare process."""
-    found = {}
-    for part in PARTS:
-        if part.vm_only and not side.own_kernel:
-            continue
-        own = side.labels.get(part.metric, {}).get("acts_on") == OWN_KERNEL
-        if own or (side.own_kernel and part.metric == OWN_NAMESPACES):
-            found[part] = 0.0  # it acts on the guest's kernel: none of the host's is exposed by it
-            continue
-        value, base = side.values.get(part.metric), part.whole or bare.values.get(part.metric)
-        if part.vm_only:
-            base = bare.values.get(REACHABLE)
-        if value is None or not base:
-            continue
-        share = 1 - value / base if part.inverse else value / base
-        found[part] = min(1.0, max(0.0, share))
     return found
 
 
-def _score(found: Mapping[Part, float], weights: Mapping[Part, float]) -> float:
-    total = sum(weights[part] for part in found)
-    return 10 * sum(weights[part] * share for part, share in found.items()) / total if total else math.nan
+# -- one beside another ------------------------------------------------------------------------------------------
+
+_VARIES = frozenset({"isolation.host_counter_bracketing", USED, "isolation.boundary.descriptors"})
+"""Rows that differ from look to look: what happens meanwhile is in them."""
 
 
-def exposure(side: Side, bare: Side) -> Exposure:
-    """Return the composite of one runtime against the bare process of the same run."""
-    weights = {part: part.weight for part in PARTS}
-    found = shares(side, bare)
-    due = sum(part.weight for part in PARTS if not part.vm_only or side.own_kernel)
-    coverage = sum(part.weight for part in found) / due
-    enough = coverage >= COVERAGE_MIN and side.own_kernel is not None
-    weakest = max(found, key=lambda part: found[part], default=None)
-    return Exposure(
-        side.runtime,
-        round(_score(found, weights), 1) if enough else None,
-        {part.name: share for part, share in found.items()},
-        coverage,
-        "" if weakest is None else f"{weakest.name} ({found[weakest]:.0%})",
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The properties by which one runtime exposes less or more of the host than another; `same` counts the equal."""
+
+    less: tuple[str, ...]
+    more: tuple[str, ...]
+    same: int
+
+
+def compared(one: Side, other: Side, better: Mapping[str, str]) -> Beside:
+    """Return how one runtime compares with another, row by row. `better`: lower or higher, by metric.
+
+    Rows that both have and that say something of the host are compared; those that vary from look to look are not.
+    """
+    less, more, same = [], [], 0
+    for metric, direction in better.items():
+        mine, theirs = one.on_host(metric), other.on_host(metric)
+        if mine is None or theirs is None or metric in _VARIES or direction not in {"lower", "higher"}:
+            continue
+        if mine == theirs:
+            same += 1
+        elif (mine < theirs) == (direction == "lower"):
+            less.append(metric)
+        else:
+            more.append(metric)
+    return Beside(tuple(less), tuple(more), same)
+
+
+def beside_line(one: Side, other: Side, better: Mapping[str, str]) -> str:
+    """Return how one runtime compares with another, in a sentence."""
+    found = compared(one, other, better)
+
+    def told(metrics: tuple[str, ...]) -> str:
+        names = (f"{m.removeprefix(PREFIX)} {one.values[m]:g} not {other.values[m]:g}" for m in metrics)
+        return ", ".join(names) or "nothing"
+
+    more = f"; more: {told(found.more)}" if found.more else "; more on no row"
+    return (
+        f"{one.runtime} beside {other.runtime} exposes less: {told(found.less)}{more}; {found.same} rows are the same"
     )
 
 
-def order_held(all_sides: Sequence[Side], bare: Side, seed: int = 1) -> int:
-    """Return in how many of DRAWS draws the order by score stays the same, each weight halved to doubled at random."""
-    draw = random.Random(seed)
-    parts = [shares(side, bare) for side in all_sides]
-    order = _order([_score(found, {part: part.weight for part in PARTS}) for found in parts])
-    held = 0
-    for _ in range(DRAWS):
-        weights = {part: part.weight * 2 ** draw.uniform(-1, 1) for part in PARTS}
-        held += _order([_score(found, weights) for found in parts]) == order
-    return held
-
-
-def _order(scores: Sequence[float]) -> list[int]:
-    return sorted(range(len(scores)), key=lambda place: (round(scores[place], 6), place))
-
-
-def bare_of(all_sides: Sequence[Side], boundaries: Mapping[str, str]) -> Side | None:
-    """Return the plain process of a run, which calibrates the composite; None where the run has none."""
-    return next((side for side in all_sides if boundaries.get(side.runtime) == "process"), None)
-
-
-def headlines(all_sides: Sequence[Side], boundaries: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what is to be read first: a sentence a runtime, then the composite with what belongs to it."""
-    lines = [exposure_line(side) for side in all_sides]
-    bare = bare_of(all_sides, boundaries)
-    if bare is None or len(all_sides) < 2 or OPERATIONS not in bare.values:
-        return tuple(lines)
-    found = [exposure(side, bare) for side in all_sides]
-    scores = ", ".join(f"{one.runtime} {_score_text(one)}" for one in found)
-    held = order_held(all_sides, bare)
-    lines.append(
-        f"exposure, 0 to 10 (bare root process): {scores}; this order holds in {held} of {DRAWS} draws of weights"
+def peer_lines(all_sides: Sequence[Side], backends: Mapping[str, str], better: Mapping[str, str]) -> list[str]:
+    """Return the built-in runtime beside Docker, where a look has both; `backends` are by runtime."""
+    ours, dockers = (
+        next((side for side in all_sides if backends.get(side.runtime) == name), None) for name in ("builtin", "docker")
     )
-    lines += [
-        f"of {one.runtime}: weakest {one.weakest}; {parts_text(one)}" for one in found if one.runtime != bare.runtime
-    ]
-    return tuple(lines)
-
-
-def _score_text(one: Exposure) -> str:
-    return f"insufficient ({one.coverage:.0%} measured)" if one.score is None else f"{one.score:.1f}"
-
-
-def parts_text(one: Exposure) -> str:
-    """Return the parts of a composite, and how much of it was measured."""
-    parts = ", ".join(f"{name} {share:.0%}" for name, share in one.parts.items() if round(share, 2))
-    return f"{parts or 'nothing'}; the rest 0; {one.coverage:.0%} of the weight measured"
+    return [beside_line(ours, dockers, better)] if ours and dockers else []
 
 
 # -- disturbed and broken ------------------------------------------------------------------------------------------
 
-_KEPT = (("cpu", "CPU"), ("memory", "memory"), ("fork", "fork"))
+_KEPT, _SAME = ".kept", ".aa"
+_INTERFERENCE, _CONTAINMENT = "interference.", "containment."
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a runtime keeps of one kind of its work beside a noisy one, and how far its A/A control is from 1.
+
+    `kept` is the median over the blocks, None where it was not measured; `floor` is the control's worst block.
+    """
+
+    kind: str
+    kept: float | None
+    floor: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a difference at all: one that the control does not show too."""
+        return self.kept is not None and abs(1 - self.kept) > self.floor
+
+    def text(self) -> str:
+        """Return it in words: `CPU keeps 45% (A/A within 8%)`."""
+        word = {"cpu": "CPU"}.get(self.kind, self.kind)
+        if self.kept is None:
+            return f"{word} not measured"
+        told = f"keeps {self.kept:.0%}" if self.shown else "no difference shown"
+        return f"{word} {told} (A/A within {self.floor:.0%})"
+
+
+def kept_of(cells: Sequence[Cell], runtime: str) -> list[Kept]:
+    """Return what one runtime keeps, by kind of work; empty where nothing of it was asked."""
+    own = {cell.metric: cell for cell in cells if cell.runtime == runtime}
+    found = []
+    for metric, cell in own.items():
+        if metric.startswith(_INTERFERENCE) and metric.endswith(_KEPT):
+            same = own.get(metric.removesuffix(_KEPT) + _SAME)
+            low = same.minimum if same and same.minimum is not None else 1.0
+            high = same.maximum if same and same.maximum is not None else 1.0
+            kind = metric.removeprefix(_INTERFERENCE).removesuffix(_KEPT)
+            found.append(Kept(kind, cell.median, max(1 - low, high - 1, 0.0)))
+    return found
 
 
 def interference_line(report: Report, runtime: str) -> str:
     """Return what a runtime keeps of its work beside a noisy one; a loss within that of its A/A control is none."""
-    parts = []
-    for kind, word in _KEPT:
-        kept = report.cell(f"interference.{kind}.kept", runtime)
-        same = report.cell(f"interference.{kind}.aa", runtime)
-        if kept is None or kept.median is None:
-            parts.append(f"{word} not measured")
-            continue
-        low = same.minimum if same and same.minimum is not None else 1.0
-        high = same.maximum if same and same.maximum is not None else 1.0
-        floor = max(1 - low, high - 1, 0.0)
-        within = abs(1 - kept.median) <= floor
-        told = "no difference shown" if within else f"keeps {kept.median:.0%}"
-        parts.append(f"{word} {told} (A/A within {floor:.0%})")
-    return f"{runtime} beside a noisy one: {', '.join(parts)}"
+    parts = [kept.text() for kept in kept_of(report.cells, runtime)]
+    return f"{runtime} beside a noisy one: {', '.join(parts) or 'not measured'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """How many faults of how many stayed where they were made; by name which broke out, and which were never tried."""
+
+    held: float
+    of: str
+    broke: tuple[str, ...]
+    untried: tuple[str, ...]
+
+    def text(self) -> str:
+        """Return it in words: `4 of 5 faults contained, not: disk; never tried: panic (shared kernel)`."""
+        broke = f", not: {', '.join(self.broke)}" if self.broke else ""
+        untried = f"; never tried: {', '.join(self.untried)}" if self.untried else ""
+        return f"{self.held:g} of {self.of} faults contained{broke}{untried}"
+
+
+def contained_of(cells: Sequence[Cell], runtime: str) -> Contained | None:
+    """Return what became of one runtime's faults, over all blocks the worst; None where none was measured."""
+    own = [cell for cell in cells if cell.runtime == runtime and cell.metric.startswith(_CONTAINMENT)]
+    held = next((cell for cell in own if cell.metric == "containment.held"), None)
+    if held is None or held.minimum is None:
+        return None
+    faults = [cell for cell in own if cell.metric.count(".") == 1 and cell.exact and cell is not held]
+    return Contained(
+        held.minimum,
+        held.labels.get("of", "?"),
+        tuple(cell.metric.removeprefix(_CONTAINMENT) for cell in faults if cell.minimum == 0),
+        tuple(f"{cell.metric.removeprefix(_CONTAINMENT)}{_why(cell)}" for cell in faults if not cell.n),
+    )
+
+
+def _why(cell: Cell) -> str:
+    """Return why a fault was not tried, in its first words: ` (shared kernel)`."""
+    return f" ({cell.absent[0].partition(':')[0]})" if cell.absent else ""
 
 
 def containment_line(report: Report, runtime: str) -> str:
     """Return how many faults stayed where they were made, and which did not."""
-    held = report.cell("containment.held", runtime)
-    if held is None or held.minimum is None:
-        return f"{runtime}: containment not measured"
-    faults = [cell for cell in report.cells if cell.runtime == runtime and cell.metric.count(".") == 1]
-    names = [cell for cell in faults if cell.exact and cell.metric.startswith("containment.") and cell is not held]
-    broke = [cell.metric.partition(".")[2] for cell in names if cell.minimum == 0]
-    untried = [cell.metric.partition(".")[2] for cell in names if not cell.n]
-    text = f"{runtime}: {held.minimum:g} of {held.labels.get('of', '?')} faults contained"
-    text += f", not: {', '.join(broke)}" if broke else ""
-    return f"{text}; never tried: {', '.join(untried)} (shared kernel)" if untried else text
+    found = contained_of(report.cells, runtime)
+    return f"{runtime}: {found.text() if found else 'containment not measured'}"
 
 
 def study_lines(report: Report) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from harness.analysis.isolation import PARTS, Exposure
+from harness.analysis.exposure import PARTS, Exposure
 from harness.charts import style
 from harness.errors import UsageError
 

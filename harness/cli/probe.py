@@ -17,8 +17,10 @@ from pydantic import ValidationError
 from harness import plugins
 from harness.agent.program import agent_bytes
 from harness.analysis import isolation
+from harness.analysis.exposure import PARTS, Parts, headlines, weighted
 from harness.cli._output import note, print_json
 from harness.cli._subject import backend_needs
+from harness.cli._weights import weights_option
 from harness.errors import CapabilityError, HarnessError, UsageError
 from harness.host.facts import host_facts
 from harness.host.paths import cache_dir, data_dir
@@ -56,8 +58,12 @@ _METHODS = {"isolation": "/proc read inside", "surface": "tried inside by harnes
               help="Only write the static probe, to be run inside a sandbox that is not ours.")  # fmt: skip
 @click.option("--from", "seen", type=click.File("rb"), metavar="SEEN.json",
               help="Judge what the static probe wrote inside a sandbox of this host.")  # fmt: skip
+@weights_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def probe(*, image: str | None, runtimes: tuple[str, ...], static: Path | None, seen: Any, as_json: bool) -> None:
+def probe(
+    *, image: str | None, runtimes: tuple[str, ...], static: Path | None, seen: Any, weights: Mapping[str, float],
+    as_json: bool,
+) -> None:  # fmt: skip
     """Start each runtime once and say what its workload reaches of which kernel, and what stands in between.
 
     Nothing is exploited: what is tried fails by construction, or is parked before it runs. Values marked * act on a
@@ -72,11 +78,12 @@ def probe(*, image: str | None, runtimes: tuple[str, ...], static: Path | None, 
     if static is not None:
         _export(static)
         return
+    parts = weighted(weights)
     looks, failed = ({FOREIGN: _foreign(seen.read())}, {}) if seen else _look(runtimes, image)
     if as_json:
-        print_json(document(looks, failed))
+        print_json(document(looks, failed, parts))
     else:
-        _show(looks)
+        _show(looks, parts)
     for name, error in failed.items():
         note(f"{name}: {error}")
     if not looks:
@@ -207,7 +214,7 @@ def _judge_foreign(answer: Mapping[str, Any]) -> Look:
 
     inside = surface.as_inside(answer)
     isolation_probe.tell(inside, lambda: _host_processes(inside), emit)
-    return Look("container" if shared else "vm", None, found, {}, 0)
+    return Look("", "container" if shared else "vm", None, found, {}, 0)
 
 
 def _host_processes(inside: Mapping[str, Any]) -> int:
@@ -243,7 +250,7 @@ def value_json(item: Measurement | Absent, method: str, shared: bool | None) -> 
     return {**head, "status": status, "detail": {"reason": reason}}
 
 
-def document(looks: Mapping[str, Look], failed: Mapping[str, str]) -> dict[str, Any]:
+def document(looks: Mapping[str, Look], failed: Mapping[str, str], parts: Parts = PARTS) -> dict[str, Any]:
     """Return everything as one JSON document."""
     methods = _methods()
     runtimes = {}
@@ -262,7 +269,7 @@ def document(looks: Mapping[str, Look], failed: Mapping[str, str]) -> dict[str, 
         "host": host_facts(),
         "runtimes": runtimes,
         "failed": dict(failed),
-        "headlines": list(isolation.headlines(sides(looks), boundaries(looks))),
+        "headlines": _lines(looks, parts),
     }
 
 
@@ -283,9 +290,18 @@ def boundaries(looks: Mapping[str, Look]) -> dict[str, str]:
     return {name: one.boundary for name, one in looks.items()}
 
 
-def _show(looks: Mapping[str, Look]) -> None:
+def _lines(looks: Mapping[str, Look], parts: Parts) -> list[str]:
+    """Return what is to be read first: each runtime, ours beside Docker where both were looked at, the composite."""
     found = sides(looks)
-    for line in isolation.headlines(found, boundaries(looks)):
+    better = {m: item.metric.better.value for one in looks.values() for m, item in one.found.items()}
+    backends = {name: one.backend for name, one in looks.items()}
+    lines = headlines(found, boundaries(looks), parts)
+    return [*lines[: len(found)], *isolation.peer_lines(found, backends, better), *lines[len(found) :]]
+
+
+def _show(looks: Mapping[str, Look], parts: Parts) -> None:
+    found = sides(looks)
+    for line in _lines(looks, parts):
         click.echo(line)
     names = {name: f"{name} ({one.accelerator})" if one.accelerator else name for name, one in looks.items()}
     for table in (property_table(found, names), boundary_table(found, names)):

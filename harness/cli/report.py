@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import click
 from harness import plugins
 from harness.analysis.findings import KILLED
 from harness.analysis.summary import analyse
+from harness.cli._weights import weights_option
 from harness.errors import StoreError, UsageError
 from harness.interfaces import Renderer
 from harness.model.records import RunRecord
@@ -72,11 +74,12 @@ def gated_metrics(directory: RunDirectory) -> tuple[str, ...]:
     metavar="NAME",
     help="Figures as firecracker, kata, cloud-hypervisor, docker-cli, bucketbench define them; or all.",
 )
+@weights_option
 @click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead of stdout.")
 @_RESULTS
 def report(  # noqa: PLR0913  (click passes every option)
     *, run: str, format_name: str, everything: bool, notebook: str, also: tuple[str, ...], settings: tuple[str, ...],
-    definitions: tuple[str, ...], output: Path | None, results: Path,
+    definitions: tuple[str, ...], weights: Mapping[str, float], output: Path | None, results: Path,
 ) -> None:  # fmt: skip
     """Show a run again: RUN is its directory, its id, the beginning or end of its id, or 'latest'.
 
@@ -91,6 +94,7 @@ def report(  # noqa: PLR0913  (click passes every option)
     harness report latest --format md --output summary.md
     harness report latest --format html --output report.html
     harness report latest --format notebook --notebook startup --output startup.ipynb     or .html
+    harness report latest --weight system-calls=5     another weight in the score of exposure
     harness report latest --definition kata     or all: to reconcile published figures with these
     harness report QUICKSTART_RUN --also LAYERS_RUN --format notebook --notebook vergleich --set language=de
     """
@@ -113,7 +117,7 @@ def report(  # noqa: PLR0913  (click passes every option)
         renderer = TerminalRenderer(everything=everything, gated=gated_metrics(directory))
     else:
         renderer = plugins.load("report", _ALIASES.get(format_name, format_name))
-    write_report(renderer.render(load_report(directory)), output)
+    write_report(renderer.render(replace(load_report(directory), weights=weights)), output)
 
 
 def _notebook(name: str, runs: Sequence[Path], settings: Sequence[str], output: Path | None) -> str:

@@ -84,12 +84,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One trial that gave no complete result; `error` as recorded."""
+    """One trial that gave no complete result; `error` as recorded, `ending` one of `records.ENDINGS` or empty."""
 
     trial_id: str
     runtime: str
     status: str
     error: str
+    ending: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,8 @@ class Report:
     """A run, analysed. `cells` are ordered by metric, then by the scenario's order of runtimes.
 
     `blocks` and `warmup_blocks` count blocks with any trial; `trials` counts all trials, warm-up and failed ones too.
-    `records` are these trials, for charts of what lies behind a median.
+    `records` are these trials, for charts of what lies behind a median. `weights` are those of the exposure score that
+    whoever reads wants otherwise, by part.
     """
 
     run: RunRecord
@@ -170,6 +172,7 @@ class Report:
     trials: int = 0
     accelerators: Mapping[str, str] = field(default_factory=dict)
     records: tuple[TrialRecord, ...] = field(default=(), repr=False)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def cell(self, metric: str, runtime: str) -> Cell | None:
         """Return one cell, None where this run has no such metric."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from harness.analysis.isolation import BOUNDARY
 from harness.model.milestones import LADDER
 from harness.model.report import Missing, Report
 from harness.report import _tables as tables
@@ -46,7 +47,7 @@ def others_matrix(report: Report, gated: Sequence[str]) -> Matrix:
     """Return the medians of all metrics that are in no other part of the short report."""
     ladder = {f"{STARTUP}{name}" for name in LADDER}
     told = {*HEADLINES, *gated, *ladder}
-    own = (MEMORY, tables.MARKER)
+    own = (MEMORY, tables.MARKER, BOUNDARY)
     title = "median" if report.run.study else "other"
     return _medians(report, title, [name for name in _noisy(report) if name not in told and not name.startswith(own)])
 

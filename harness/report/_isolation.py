@@ -1,13 +1,41 @@
-"""Isolation as every format shows it: two tables, one of what the workload reaches, one of what stands in between."""
+"""Isolation as every format shows it: first a card for each runtime, to tell them apart at a glance, then sentences and
+two tables, one of what the workload reaches, one of what stands in between.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from harness.analysis.isolation import OWN_KERNEL, PREFIX, Side, boundaries, headlines, sides, study_lines
+from harness.analysis.exposure import Exposure, exposures, headlines, weighted
+from harness.analysis.isolation import (
+    ALLOWED,
+    BOUNDARY,
+    CAPABILITIES,
+    HIGH_RISK,
+    NAMESPACES,
+    OPERATIONS,
+    OWN_KERNEL,
+    OWN_NAMESPACES,
+    PREFIX,
+    REACHABLE,
+    USED,
+    Side,
+    boundaries,
+    contained_of,
+    holes,
+    kept_of,
+    peer_lines,
+    sides,
+    study_lines,
+)
 from harness.model.report import Report
+from harness.report import _tables as tables
 
-BOUNDARY = "isolation.boundary."
+BOUNDARY_NOTE = (
+    "what a workload would have to take over to get at the host: a container's own tasks, a VM's monitor and helpers; "
+    "all of it acts on the host's kernel"
+)
 _RATIOS = {"isolation.host_counter_bracketing"}
 _BOOLEANS = {
     "kernel.shared", "no_new_privs", "host_processes.visible", "host_root", "lsm",
@@ -66,9 +94,107 @@ def _aligned(title: str, all_sides: Sequence[Side], names: Mapping[str, str], *,
     return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
 
 
-def report_lines(report: Report) -> tuple[str, ...]:
-    """Return the headlines on isolation of a run; empty where its surface was not measured."""
+def boundary_matrix(report: Report) -> list[list[str]]:
+    """Return what stands in between as a table: a head, one line a property; empty where it was not looked at."""
     found = sides(report)
-    if not any("isolation.syscalls.reachable" in side.values for side in found):
+    lines = rows(found, boundary=True)
+    head = ["the process in between", *(tables.runtime_label(report, side.runtime) for side in found)]
+    return [head, *lines] if lines else []
+
+
+def without_boundary(matrix: list[list[str]]) -> list[list[str]]:
+    """Return the table of properties without those of the process in between, which has a table of its own."""
+    lines = [line for line in matrix if not line[0].startswith(BOUNDARY)]
+    return lines if len(lines) > 1 else []
+
+
+def measured(report: Report) -> bool:
+    """Return whether the surface of any runtime was measured."""
+    return any(REACHABLE in side.values for side in sides(report))
+
+
+def report_lines(report: Report) -> tuple[str, ...]:
+    """Return the headlines on isolation of a run; empty where its surface was not measured.
+
+    Raises: UsageError for a weight of no part.
+    """
+    if not measured(report):
         return study_lines(report)
-    return headlines(found, boundaries(report))
+    found = sides(report)
+    better = {name: about.get("better", "") for name, about in report.run.metrics.items()}
+    backends = {trial.spec.runtime: trial.spec.backend for trial in report.records}
+    lines = headlines(found, boundaries(report), weighted(report.weights))
+    return (*lines[: len(found)], *peer_lines(found, backends, better), *lines[len(found) :])
+
+
+# -- at a glance ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One runtime in a few words. `kind` is own, shared, bare (no isolation at all) or plain (not of the surface).
+
+    `score` is the composite, whose parts stand below it on every page; None where there is none.
+    """
+
+    name: str
+    kind: str
+    badge: str
+    facts: tuple[str, ...]
+    score: float | None = None
+
+
+def glance(report: Report) -> list[Card]:
+    """Return a card a runtime; empty for a run that tells nothing of isolation."""
+    if not measured(report):
+        return _study_cards(report)
+    scores = {one.runtime: one for one in exposures(report)}
+    kinds = boundaries(report)
+    return [
+        _card(side, kinds.get(side.runtime, ""), scores.get(side.runtime), tables.runtime_label(report, side.runtime))
+        for side in sides(report)
+    ]
+
+
+def _card(side: Side, boundary: str, score: Exposure | None, name: str) -> Card:
+    number = score.score if score else None
+    if side.own_kernel is None:
+        return Card(name, "plain", "whose kernel is not known", (), number)
+    if side.own_kernel:
+        return Card(
+            name, "own", "own kernel", ("none of the host's within direct reach", *_monitor_facts(side)), number
+        )
+    facts = [text for metric, text in _facts(side).items() if metric in side.values]
+    bare = boundary == "process"
+    return Card(name, "bare" if bare else "shared", "host's kernel", (*facts, *([] if bare else holes(side))), number)
+
+
+def _facts(side: Side) -> Mapping[str, str]:
+    risk = f", {side.values[HIGH_RISK]:g} of high risk" if HIGH_RISK in side.values else ""
+    return {
+        REACHABLE: f"{side.of(REACHABLE)} system calls{risk}",
+        OPERATIONS: f"{side.of(OPERATIONS)} privileged operations",
+        CAPABILITIES: f"{side.values.get(CAPABILITIES, 0):g} capabilities",
+        OWN_NAMESPACES: f"{side.values.get(OWN_NAMESPACES, 0):g} of {NAMESPACES} namespaces its own",
+    }
+
+
+def _monitor_facts(side: Side) -> list[str]:
+    if ALLOWED not in side.values:
+        return ["what its machine monitor may call was not measured"]
+    used = f", makes {side.values[USED]:g}" if USED in side.values else ""
+    return [f"behind it a monitor that may make {side.of(ALLOWED)} host calls{used}"]
+
+
+def _study_cards(report: Report) -> list[Card]:
+    kind = str(report.run.study.get("kind")) if report.run.study else ""
+    found = []
+    for runtime in report.run.runtimes:
+        name = tables.runtime_label(report, runtime)
+        contained = contained_of(report.cells, runtime)
+        if kind == "interference":
+            facts = tuple(kept.text() for kept in kept_of(report.cells, runtime))
+            found.append(Card(name, "plain", "beside a noisy one", facts or ("not measured",)))
+        elif kind == "containment":
+            found.append(Card(name, "plain", "faults", (contained.text() if contained else "not measured",)))
+    return found

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.analysis.isolation import exposures
+from harness.analysis.exposure import exposures
+from harness.analysis.isolation import BOUNDARY
 from harness.analysis.phases import of_runtime
 from harness.interfaces import Renderer
 from harness.model.report import Report
@@ -45,14 +46,16 @@ class HtmlRenderer:
 
     def render(self, report: Report) -> str:
         return (
-            environment(t=tables, c=claims)
+            environment(t=tables, c=claims, i=isolation)
             .get_template("_page.html.j2")
             .render(
                 report=report,
                 run=report.run,
                 pictures=list(_pictures(report)),
-                rows=tables.rows(report, without=(tables.MARKER,)),
-                matrix=tables.exact_matrix(report),
+                rows=tables.rows(report, without=(tables.MARKER, BOUNDARY)),
+                matrix=isolation.without_boundary(tables.exact_matrix(report)),
+                between=isolation.boundary_matrix(report),
+                cards=isolation.glance(report),
                 reach=isolation.report_lines(report),
                 files=self._files,
                 notebooks=[name for name, fits in _NOTEBOOKS.items() if fits(report)],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.analysis.isolation import BOUNDARY
 from harness.interfaces import Renderer
 from harness.model.report import Report
 from harness.report import _claims as claims
 from harness.report import _density as density
+from harness.report import _isolation as isolation
 from harness.report import _tables as tables
-from harness.report._isolation import report_lines
 from harness.report._markdown_table import plain, table
 
 
@@ -27,7 +28,7 @@ def _facts(report: Report) -> Iterator[str]:
 
 
 def _measurements(report: Report) -> Iterator[str]:
-    rows = tables.rows(report)
+    rows = tables.rows(report, without=(BOUNDARY,))
     if not rows:
         return
     yield "\n## Measured\n"
@@ -51,12 +52,17 @@ def _density(report: Report) -> Iterator[str]:
 
 
 def _properties(report: Report) -> Iterator[str]:
-    matrix = tables.exact_matrix(report)
+    matrix = isolation.without_boundary(tables.exact_matrix(report))
     if matrix:
         yield "\n## Properties\n"
         yield from table(matrix[0], matrix[1:])
         if any(cell.endswith(tables.OWN_KERNEL_MARK) for line in matrix for cell in line):
             yield f"\n{plain(tables.OWN_KERNEL_NOTE)}"
+    between = isolation.boundary_matrix(report)
+    if between:
+        yield "\n## The process in between\n"
+        yield from table(between[0], between[1:])
+        yield f"\n{plain(isolation.BOUNDARY_NOTE)}"
 
 
 def _claims(report: Report) -> Iterator[str]:
@@ -74,7 +80,7 @@ def _findings(report: Report) -> Iterator[str]:
     if report.failures:
         yield "\n## Failed trials\n"
     for failure in report.failures:
-        yield f"- `{failure.trial_id}` ({failure.status}): {plain(failure.error)}"
+        yield f"- `{failure.trial_id}` ({tables.how(failure)}): {plain(failure.error)}"
     if report.missing:
         yield "\n## Not measured\n"
     for missing in report.missing:
@@ -94,9 +100,9 @@ class MarkdownRenderer:
 
 
 def _isolation(report: Report) -> Iterator[str]:
-    lines = report_lines(report)
+    lines = isolation.report_lines(report)
     if lines:
-        yield "\n## What of the host is within reach\n"
+        yield "\n## What of the host is within reach\n" if isolation.measured(report) else "\n## Isolation\n"
     yield from (f"- {plain(line.strip())}" for line in lines)
 
 

@@ -17,13 +17,14 @@ from itertools import groupby, zip_longest
 from rich.console import Console
 from rich.text import Text
 
+from harness.analysis.isolation import BOUNDARY
 from harness.interfaces import Renderer
 from harness.model.report import Claim, Report
 from harness.report import _claims as claim_words
 from harness.report import _compact as compact
 from harness.report import _density as density
+from harness.report import _isolation as isolation
 from harness.report import _tables as tables
-from harness.report._isolation import report_lines
 from harness.report._tables import Row
 
 PLAIN_WIDTH = 100
@@ -60,16 +61,18 @@ class TerminalRenderer:
         console = self._console()
         shown = sorted({report.run.headline, *compact.HEADLINES, *self._gated})
         _head(console, report)
-        for place, line in enumerate(report_lines(report)):
+        for place, line in enumerate(isolation.report_lines(report)):
             _prose(console, line, prefix="          " if place else "reach     ")
         if self._everything:
-            _table(console, report, tables.rows(report, without=(tables.MARKER,)))
+            _table(console, report, tables.rows(report, without=(tables.MARKER, BOUNDARY)))
             _marker_line(console, report)
-            _matrix(console, compact.fitting(tables.exact_matrix(report), console.width))
+            properties = tables.exact_matrix(report)
         else:
             _table(console, report, [row for row in tables.rows(report) if row.metric in shown])
             _medians(console, report, shown)
-            _matrix(console, compact.fitting(compact.property_matrix(report, console.width), console.width))
+            properties = compact.property_matrix(report, console.width)
+        for matrix in (isolation.without_boundary(properties), isolation.boundary_matrix(report)):
+            _matrix(console, compact.fitting(matrix, console.width))
         _matrix(console, density.matrix(report))
         for line in density.endings(report):
             _prose(console, line)
@@ -270,7 +273,7 @@ def _findings(console: Console, report: Report) -> None:
     if report.failures:
         console.print("\nfailed trials")
     for failure in report.failures:
-        _prose(console, failure.error, prefix=f"  {failure.trial_id} ({failure.status}): ")
+        _prose(console, failure.error, prefix=f"  {failure.trial_id} ({tables.how(failure)}): ")
 
 
 def _missing(console: Console, lines: Sequence[str]) -> None:

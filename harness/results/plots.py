@@ -58,7 +58,7 @@ class Plots:
 
     def exposure(self, *, ax: Axes | None = None) -> Axes:
         """How exposed the host is to each runtime, part by part; needs the bare process and the family `surface`."""
-        from harness.analysis.isolation import exposures  # noqa: PLC0415
+        from harness.analysis.exposure import exposures  # noqa: PLC0415
         from harness.analysis.summary import analyse  # noqa: PLC0415
         from harness.charts import isolation as charts  # noqa: PLC0415
         from harness.charts.run import label  # noqa: PLC0415

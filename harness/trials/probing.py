@@ -24,8 +24,12 @@ WAITING = WorkloadSpec(argv=("harness:probe", "wait"), ready=Ready("line", "wait
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was found of one runtime, by metric. `facts` say what it is; `took_ns` from preparing to its end."""
+    """What was found of one runtime, by metric. `facts` say what it is; `took_ns` from preparing to its end.
 
+    `backend` is empty for a sandbox that somebody else started.
+    """
+
+    backend: str
     boundary: str
     accelerator: str | None
     found: Mapping[str, Measurement | Absent]
@@ -68,4 +72,4 @@ def look_at(subject: Subject, tree: RootTree, probes: Sequence[Probe], context: 
         instance.stop(time.monotonic_ns() + STOP_NS)
         for probe in probes:
             probe.conclude(instance, emit)
-    return Look(boundary, arm.accelerator, found, arm.facts, time.monotonic_ns() - started_ns)
+    return Look(subject.backend.name, boundary, arm.accelerator, found, arm.facts, time.monotonic_ns() - started_ns)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.analysis import isolation
-from harness.analysis.isolation import Side
+from harness.analysis import exposure, isolation
+from harness.analysis.isolation import USED, Side
+from harness.errors import UsageError
 from harness.interfaces import ExecResult
 from harness.model.metrics import Absent, Measurement
 from harness.probes import _bracketing, _surface, _syscalls, _traced, boundary, surface
@@ -173,14 +174,14 @@ def test_the_bare_process_is_ten_by_construction_and_nothing_is_zero() -> None:
         "none",
         {**dict.fromkeys(BARE, 0), **{"isolation.kernel.shared": 1, "isolation.namespaces.own": 8, "isolation.lsm": 1}},
     )
-    assert isolation.exposure(bare, bare).score == 10.0
-    assert isolation.exposure(none, bare).score == 0.0
+    assert exposure.exposure(bare, bare).score == 10.0
+    assert exposure.exposure(none, bare).score == 0.0
 
 
 def test_what_acts_on_a_guests_own_kernel_exposes_nothing_but_its_monitor_counts() -> None:
     labels = {key: {"acts_on": "own kernel"} for key in BARE} | {"isolation.kernel.shared": {}}
     guest = {**BARE, "isolation.kernel.shared": 0, "isolation.boundary.syscalls.allowed": 180}
-    found = isolation.exposure(Side("vm", guest, labels), Side("process", BARE))
+    found = exposure.exposure(Side("vm", guest, labels), Side("process", BARE))
     assert found.parts["system calls"] == 0
     assert found.parts["machine monitor's calls"] == 0.5
     assert found.score == pytest.approx(10 * 2 * 0.5 / 16, abs=0.05)
@@ -189,19 +190,19 @@ def test_what_acts_on_a_guests_own_kernel_exposes_nothing_but_its_monitor_counts
 
 def test_too_little_measured_is_no_number() -> None:
     few = {key: BARE[key] for key in ("isolation.kernel.shared", "isolation.syscalls.reachable")}
-    found = isolation.exposure(Side("half", few), Side("process", BARE))
+    found = exposure.exposure(Side("half", few), Side("process", BARE))
     assert found.score is None
-    assert found.coverage < isolation.COVERAGE_MIN
-    lines = isolation.headlines([Side("process", BARE), Side("half", few)], {"process": "process"})
+    assert found.coverage < exposure.COVERAGE_MIN
+    lines = exposure.headlines([Side("process", BARE), Side("half", few)], {"process": "process"})
     assert any("half insufficient (21% measured)" in line for line in lines)
 
 
 def test_an_order_that_hangs_on_the_weights_is_told_from_one_that_does_not() -> None:
     bare = Side("process", BARE)
     half = {key: value / 2 for key, value in BARE.items()} | {"isolation.kernel.shared": 1}
-    assert isolation.order_held([bare, Side("half", half)], bare) == isolation.DRAWS
+    assert exposure.order_held([bare, Side("half", half)], bare) == exposure.DRAWS
     calls = Side("a", {**half, "isolation.syscalls.reachable": 360, "isolation.privileged_ops": 0})
-    assert isolation.order_held([calls, Side("b", half)], bare) < isolation.DRAWS
+    assert exposure.order_held([calls, Side("b", half)], bare) < exposure.DRAWS
 
 
 def test_headlines_tell_a_container_from_a_guest_and_name_the_hole() -> None:
@@ -212,6 +213,34 @@ def test_headlines_tell_a_container_from_a_guest_and_name_the_hole() -> None:
     assert "an engine's socket within reach: /run/docker.sock" in isolation.exposure_line(container)
     assert isolation.exposure_line(guest).startswith("vm: own kernel, none of the host's within direct reach")
     assert "not known" in isolation.exposure_line(Side("dark", {}))
+
+
+def test_another_weight_changes_the_score_and_says_so_and_a_wrong_one_is_refused() -> None:
+    bare, calls = Side("process", BARE), Side("calls", {**dict.fromkeys(BARE, 0), **{"isolation.kernel.shared": 1,
+                "isolation.syscalls.reachable": 360, "isolation.namespaces.own": 8, "isolation.lsm": 1}})  # fmt: skip
+    usual, other = (
+        exposure.exposure(calls, bare),
+        exposure.exposure(calls, bare, exposure.weighted({"system-calls": 6})),
+    )
+    assert (usual.score, other.score) == (2.1, 3.5), "3 of 14, and 6 of 17"
+    lines = exposure.headlines([bare, calls], {"process": "process"}, exposure.weighted({"host-root": 0}))
+    assert any("weights changed: host's root 0 instead of 1" in line for line in lines)
+    assert not any("weights changed" in line for line in exposure.headlines([bare, calls], {"process": "process"}))
+    for wrong, words in (({"syscalls": 1.0}, "no such part"), ({"host-root": -1.0}, "not a number from 0 up")):
+        with pytest.raises(UsageError, match=words):
+            exposure.weighted(wrong)
+
+
+def test_one_runtime_beside_another_row_by_row() -> None:
+    better = {"isolation.a": "lower", "isolation.b": "higher", "isolation.c": "lower", "isolation.d": "neither",
+              "isolation.e": "lower", "isolation.own": "lower", USED: "lower"}  # fmt: skip
+    one = Side("ours", dict.fromkeys(better, 1.0), {"isolation.own": {"acts_on": "own kernel"}})
+    other = Side("docker", {**dict.fromkeys(better, 2.0), "isolation.c": 1.0, "isolation.e": 0.0})
+    found = isolation.compared(one, other, better)
+    assert (found.less, found.more, found.same) == (("isolation.a",), ("isolation.b", "isolation.e"), 1)
+    (line,) = isolation.peer_lines([one, other], {"ours": "builtin", "docker": "docker"}, better)
+    assert line == "ours beside docker exposes less: a 1 not 2; more: b 1 not 2, e 1 not 0; 1 rows are the same"
+    assert isolation.peer_lines([one, other], {"ours": "builtin", "docker": "podman"}, better) == []
 
 
 # -- answers that nobody should believe ----------------------------------------------------------------------------
