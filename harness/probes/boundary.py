@@ -15,18 +15,14 @@ from pathlib import Path
 
 from harness.errors import HarnessError, TrialError
 from harness.interfaces import Emit, Instance
-from harness.model.metrics import Absent, Assume, Better, Measurement, Metric, Unit
+from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
 from harness.probes import _filters, _surface, _syscalls, _traced
 from harness.probes._bpf import codes
-from harness.probes._surface import Finding, Missing, Outcome
+from harness.probes._surface import Finding, Missing, Outcome, property_metric
 from harness.probes.isolation import NAMESPACES, capability_names
 from harness.probes.surface import HOST_KERNEL, host_symbols
 
 WORK_NS = 60_000_000_000
-
-
-def _metric(name: str, doc: str, unit: Unit = Unit.COUNT, better: Better = Better.LOWER) -> Metric:
-    return Metric(f"isolation.boundary.{name}", unit, better, doc, Assume.EXACT)
 
 
 USED = Metric(
@@ -35,20 +31,33 @@ USED = Metric(
     Better.LOWER,
     "different system calls of the host that its processes made during the fixed work, all threads and children",
 )
-ALLOWED = _metric("syscalls.allowed", "system calls that its least filtered thread could make, of those implemented")
-HIGH_RISK = _metric("syscalls.high_risk", "of them, calls that administer the kernel or see into other processes")
-UNFILTERED = _metric("threads.unfiltered", "its threads without any seccomp filter")
-ROOT = _metric("root", "one of its processes is uid 0 of the host", Unit.BOOL)
-CAPABILITIES = _metric("capabilities", "effective capabilities of its most privileged process, in any user namespace")
-NO_NEW_PRIVS = _metric("no_new_privs", "setuid programs give none of its threads anything", Unit.BOOL, Better.HIGHER)
-OWN_NAMESPACES = _metric("namespaces.own", "namespaces that are not the host's, of its first process", Unit.COUNT,
-                         Better.HIGHER)  # fmt: skip
+ALLOWED = property_metric(
+    "boundary.syscalls.allowed", "system calls that its least filtered thread could make, of those implemented"
+)
+HIGH_RISK = property_metric(
+    "boundary.syscalls.high_risk", "of them, calls that administer the kernel or see into other processes"
+)
+UNFILTERED = property_metric("boundary.threads.unfiltered", "its threads without any seccomp filter")
+ROOT = property_metric("boundary.root", "one of its processes is uid 0 of the host", Unit.BOOL)
+CAPABILITIES = property_metric(
+    "boundary.capabilities", "effective capabilities of its most privileged process, in any user namespace"
+)
+NO_NEW_PRIVS = property_metric(
+    "boundary.no_new_privs", "setuid programs give none of its threads anything", Unit.BOOL, Better.HIGHER
+)
+OWN_NAMESPACES = property_metric(
+    "boundary.namespaces.own", "namespaces that are not the host's, of its first process", better=Better.HIGHER
+)
 DESCRIPTORS = Metric(
     "isolation.boundary.descriptors", Unit.COUNT, Better.LOWER, "open file descriptors of its processes (labels: kinds)"
 )
-VMM_DEVICES = _metric("devices", "devices that the machine monitor emulates, by its own list")
-REGIONS = _metric("io_regions", "different regions of memory and ports that the machine monitor answers itself")
-LABELLED = _metric("lsm", "a security module's label confines all of its processes", Unit.BOOL, Better.HIGHER)
+VMM_DEVICES = property_metric("boundary.devices", "devices that the machine monitor emulates, by its own list")
+REGIONS = property_metric(
+    "boundary.io_regions", "different regions of memory and ports that the machine monitor answers itself"
+)
+LABELLED = property_metric(
+    "boundary.lsm", "a security module's label confines all of its processes", Unit.BOOL, Better.HIGHER
+)
 
 METRICS = (
     USED, ALLOWED, HIGH_RISK, UNFILTERED, ROOT, CAPABILITIES, NO_NEW_PRIVS, OWN_NAMESPACES, DESCRIPTORS, LABELLED,
@@ -66,6 +75,8 @@ def filtered(dumped: Mapping[int, _filters.Programs], implemented: frozenset[int
         return dict.fromkeys(_OF_FILTERS, Missing("absent", "it has no thread any more"))
     unfiltered = sum(not programs for programs in dumped.values())
     found: dict[Metric, Outcome] = {UNFILTERED: Finding(unfiltered, {"of": str(len(dumped))})}
+    if here := _syscalls.unknown_on():
+        return {**found, **dict.fromkeys((ALLOWED, HIGH_RISK), Missing("unsupported", here))}
     if not implemented:
         hidden = Missing("denied", "/proc/kallsyms is hidden: which calls this kernel implements is not known")
         return {**found, ALLOWED: hidden, HIGH_RISK: hidden}

@@ -12,34 +12,28 @@ from pathlib import Path
 
 from harness.container.defaults import CAPABILITIES
 from harness.interfaces import Emit, Instance, Json
-from harness.model.metrics import Absent, Assume, Better, Measurement, Metric, Unit
+from harness.model.metrics import Absent, Better, Measurement, Unit
+from harness.probes._surface import property_metric
 
 _LOOKS = 3
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 
 
-def _metric(name: str, unit: Unit, better: Better, doc: str) -> Metric:
-    return Metric(f"isolation.{name}", unit, better, doc, Assume.EXACT)
-
-
-KERNEL_SHARED = _metric("kernel.shared", Unit.BOOL, Better.LOWER, "the boot id inside is the host's")
-OWN_NAMESPACES = _metric("namespaces.own", Unit.COUNT, Better.HIGHER, "namespaces that are not the host's")
+KERNEL_SHARED = property_metric("kernel.shared", "the boot id inside is the host's", Unit.BOOL)
+OWN_NAMESPACES = property_metric("namespaces.own", "namespaces that are not the host's", better=Better.HIGHER)
 NAMESPACE = {
-    kind: _metric(f"namespace.{kind}", Unit.BOOL, Better.HIGHER, f"the {kind} namespace is not the host's")
+    kind: property_metric(f"namespace.{kind}", f"the {kind} namespace is not the host's", Unit.BOOL, Better.HIGHER)
     for kind in NAMESPACES
 }
-CAPS_EFFECTIVE = _metric("capabilities.effective", Unit.COUNT, Better.LOWER, "effective capabilities of the workload")
-CAPS_BOUNDING = _metric("capabilities.bounding", Unit.COUNT, Better.LOWER, "capabilities that a program could gain")
-SECCOMP = _metric("seccomp.mode", Unit.COUNT, Better.HIGHER, "0 none, 1 strict, 2 filter (seccomp(2))")
-NO_NEW_PRIVS = _metric("no_new_privs", Unit.BOOL, Better.HIGHER, "setuid programs give it nothing (prctl(2))")
-DEVICES = _metric("devices.visible", Unit.COUNT, Better.LOWER, "device nodes in its /dev")
-PROCESSES = _metric(
-    "host_processes.visible",
-    Unit.BOOL,
-    Better.LOWER,
-    "its /proc shows processes of the host (labels: how many)",
+CAPS_EFFECTIVE = property_metric("capabilities.effective", "effective capabilities of the workload")
+CAPS_BOUNDING = property_metric("capabilities.bounding", "capabilities that a program could gain")
+SECCOMP = property_metric("seccomp.mode", "0 none, 1 strict, 2 filter (seccomp(2))", better=Better.HIGHER)
+NO_NEW_PRIVS = property_metric("no_new_privs", "setuid programs give it nothing (prctl(2))", Unit.BOOL, Better.HIGHER)
+DEVICES = property_metric("devices.visible", "device nodes in its /dev")
+PROCESSES = property_metric(
+    "host_processes.visible", "its /proc shows processes of the host (labels: how many)", Unit.BOOL
 )
-INTERFACES = _metric("network_interfaces.visible", Unit.COUNT, Better.LOWER, "network interfaces in its /proc/net/dev")
+INTERFACES = property_metric("network_interfaces.visible", "network interfaces in its /proc/net/dev")
 
 
 def capability_names(mask: int) -> list[str]:

@@ -16,10 +16,10 @@ from typing import Any
 
 from harness.errors import HarnessError, TrialError
 from harness.interfaces import Emit, Instance
-from harness.model.metrics import Absent, Assume, Better, Measurement, Metric, Unit
+from harness.model.metrics import Absent, Better, Measurement, Metric, Unit
 from harness.probes import _bracketing, _filters, _surface, _syscalls
 from harness.probes._bpf import ABIS, call_of, codes, verdict
-from harness.probes._surface import Finding, Missing, Outcome
+from harness.probes._surface import Finding, Missing, Outcome, property_metric
 
 TIMEOUT_NS = 120_000_000_000
 OWN_KERNEL, HOST_KERNEL = "own kernel", "host kernel"
@@ -28,37 +28,41 @@ _NO_DEVICE = frozenset({2, 6, 19})  # ENOENT, ENXIO, ENODEV
 _NO_LEAK = frozenset({2, 61})  # ENOENT, ENODATA: no such file, or nothing in it
 
 
-def _metric(name: str, doc: str, unit: Unit = Unit.COUNT, better: Better = Better.LOWER) -> Metric:
-    return Metric(f"isolation.{name}", unit, better, doc, Assume.EXACT)
-
-
 BRACKETING = Metric(
     "isolation.host_counter_bracketing",
     Unit.RATIO,
     Better.LOWER,
     "of host-wide counters that rose meanwhile, the share whose value inside lies between two readings on the host",
 )
-REACHABLE = _metric("syscalls.reachable", "x86-64 system calls that reach the kernel, of those it implements")
-HIGH_RISK = _metric("syscalls.high_risk", "of them, calls that administer the kernel or see into other processes")
-I386 = _metric("syscalls.i386", "numbers of the 32-bit entry that no filter refuses, of 512")
-X32 = _metric("syscalls.x32", "numbers of the x32 entry that no filter refuses, of 512")
-VECTORS = _metric("syscalls.arguments", "calls that profiles judge by their arguments and that reach the kernel")
-BY_FILTERS = _metric("syscalls.by_filters", "the same as syscalls.reachable, from the filters that the host holds")
-DISAGREE = _metric("syscalls.disagree", "numbers of all three entries on which inside and outside disagree")
-FILTERS = _metric("seccomp.filters", "seccomp filters of the workload, by the host", better=Better.HIGHER)
-OPERATIONS = _metric("privileged_ops", "privileged operations that were permitted, of 22 that fail by construction")
-SYSCTLS = _metric("writable.sysctls", "files below /proc/sys that may be written, asked with access(2)")
-PSEUDO_FILES = _metric("writable.pseudo_files", "other kernel files in /proc and /sys that may be written")
-UNMASKED = _metric("unmasked", "kernel files that engines hide and that are to be had here, of 27")
-OPENED = _metric("devices.opened", "devices that could be opened with a node of its own making, of 7")
-ENGINES = _metric("engine_sockets", "sockets of container engines and libvirt within reach")
-HOST_MOUNTS = _metric(
+REACHABLE = property_metric("syscalls.reachable", "x86-64 system calls that reach the kernel, of those it implements")
+HIGH_RISK = property_metric(
+    "syscalls.high_risk", "of them, calls that administer the kernel or see into other processes"
+)
+I386 = property_metric("syscalls.i386", "numbers of the 32-bit entry that no filter refuses, of 512")
+X32 = property_metric("syscalls.x32", "numbers of the x32 entry that no filter refuses, of 512")
+VECTORS = property_metric(
+    "syscalls.arguments", "calls that profiles judge by their arguments and that reach the kernel"
+)
+BY_FILTERS = property_metric(
+    "syscalls.by_filters", "the same as syscalls.reachable, from the filters that the host holds"
+)
+DISAGREE = property_metric("syscalls.disagree", "numbers of all three entries on which inside and outside disagree")
+FILTERS = property_metric("seccomp.filters", "seccomp filters of the workload, by the host", better=Better.HIGHER)
+OPERATIONS = property_metric(
+    "privileged_ops", "privileged operations that were permitted, of 22 that fail by construction"
+)
+SYSCTLS = property_metric("writable.sysctls", "files below /proc/sys that may be written, asked with access(2)")
+PSEUDO_FILES = property_metric("writable.pseudo_files", "other kernel files in /proc and /sys that may be written")
+UNMASKED = property_metric("unmasked", "kernel files that engines hide and that are to be had here, of 27")
+OPENED = property_metric("devices.opened", "devices that could be opened with a node of its own making, of 7")
+ENGINES = property_metric("engine_sockets", "sockets of container engines and libvirt within reach")
+HOST_MOUNTS = property_metric(
     "mounts.host_writable", "writable mounts of other file systems: what is written stays on the host"
 )
-HOST_ROOT = _metric("host_root", "its user is uid 0 in the host's user namespace", Unit.BOOL)
-VIEWS = _metric("views.host", "of memory, swap, cpus, load and uptime, how many show the host's")
-LEAKS = _metric("leaks", "kernel logs, addresses, keys and the like that can be read, of 8")
-LABEL = _metric("lsm", "a security module's label confines it", Unit.BOOL, Better.HIGHER)
+HOST_ROOT = property_metric("host_root", "its user is uid 0 in the host's user namespace", Unit.BOOL)
+VIEWS = property_metric("views.host", "of memory, swap, cpus, load and uptime, how many show the host's")
+LEAKS = property_metric("leaks", "kernel logs, addresses, keys and the like that can be read, of 8")
+LABEL = property_metric("lsm", "a security module's label confines it", Unit.BOOL, Better.HIGHER)
 
 METRICS = (
     BRACKETING, REACHABLE, HIGH_RISK, I386, X32, VECTORS, BY_FILTERS, DISAGREE, FILTERS, OPERATIONS, SYSCTLS,
@@ -207,6 +211,8 @@ def _vectors(listed: object) -> Outcome:
 
 def from_outside(answer: Mapping[str, Any], programs: _filters.Programs) -> Mapping[Metric, Outcome]:
     """Return what the filters that the host holds let through, and how far that agrees with what was found inside."""
+    if here := _syscalls.unknown_on():
+        return dict.fromkeys(_OUTSIDE, Missing("unsupported", here))
     count = _syscalls.NUMBERS_MAX
     outside = {abi: codes(programs, abi, count) for abi in ABIS}
     has = implemented({}, shared=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -137,6 +138,27 @@ def test_counters_of_the_host_lie_between_its_own_readings() -> None:
 def test_what_this_kernel_implements_goes_by_its_own_names() -> None:
     assert _syscalls.implemented(frozenset({"read", "newstat", "umount"})) == {0, 4, 166}
     assert _syscalls.NUMBERS["mseal"] == 462
+
+
+def test_elsewhere_than_on_x86_64_system_calls_are_unsupported_and_never_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _syscalls.unknown_on("x86_64") == ""
+    here = os.uname()
+    elsewhere = os.uname_result((here.sysname, here.nodename, here.release, here.version, "aarch64"))
+    monkeypatch.setattr(os, "uname", lambda: elsewhere)
+    answer = {**ANSWER, "syscalls": {"method": "none", "errno": 95}}
+    found = {
+        **surface.judged(surface.Observed(answer, True, {}, {})),
+        **surface.from_outside(answer, ()),
+        **boundary.filtered({1: ()}, frozenset()),
+    }
+    of_calls = {metric: outcome for metric, outcome in found.items() if ".syscalls." in metric.name}
+    assert len(of_calls) == 9
+    for outcome in of_calls.values():
+        assert isinstance(outcome, Missing)
+        assert (outcome.status, outcome.reason[-7:]) == ("unsupported", "aarch64")
+    assert found[boundary.UNFILTERED] == Finding(1, {"of": "1"}), "what does not hang on numbers is told all the same"
 
 
 def test_calls_of_a_trace_are_counted_once_each() -> None:
