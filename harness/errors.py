@@ -96,7 +96,13 @@ class StoreError(HarnessError):
 
 
 class TrialError(HarnessError):
+    """One trial failed. `ending` says what became of the instance where that is known: of `model.records.ENDINGS`."""
+
     exit_code = 4
+
+    def __init__(self, message: str, *, hint: str | None = None, ending: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.ending = ending
 
 
 class BackendError(TrialError):

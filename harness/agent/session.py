@@ -221,12 +221,14 @@ class AgentSession:
     def _raise_if_over(self, milestone: str) -> None:
         error = self.find("error")
         if error is not None:
-            raise AgentError(f"agent: {error.detail}", hint=self.tail())
+            raise AgentError(f"agent: {error.detail}", hint=self.tail(), ending="agent-failed")
         ended = self.find(EXITED)
         if ended is not None and milestone == READY:
-            raise AgentError(f"workload: ended with code {ended.detail} before it was ready", hint=self.tail())
+            what = f"workload: ended with code {ended.detail} before it was ready"
+            raise AgentError(what, hint=self.tail(), ending="workload-ended")
         if self._marks_closed or self._reader_ended:
-            raise AgentError(f"instance: gone before {milestone}; last: {self._last()}", hint=self.tail())
+            what = f"instance: gone before {milestone}; last: {self._last()}"
+            raise AgentError(what, hint=self.tail(), ending="gone")
 
     def _last(self) -> str:
         return self.marks[-1].milestone if self.marks else "nothing"
@@ -275,7 +277,8 @@ class AgentSession:
             if self._control is not None:
                 return self._control
             if self._marks_closed or self._reader_ended:
-                raise AgentError(f"instance: gone before '{line}'; last: {self._last()}", hint=self.tail())
+                what = f"instance: gone before '{line}'; last: {self._last()}"
+                raise AgentError(what, hint=self.tail(), ending="gone")
         raise TrialTimeout(f"control channel: not open in time for '{line}'")
 
     def _last_words(self) -> str | None:

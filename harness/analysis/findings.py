@@ -156,9 +156,11 @@ def _failures(run: RunRecord, trials: Sequence[TrialRecord]) -> Iterator[Finding
         failed = [trial for trial in own if trial.status != "ok"]
         if failed:
             lo, hi = wilson_interval(len(failed), len(own))
+            kinds = Counter(trial.ending or trial.status for trial in failed)
+            how = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
             yield Finding(
                 "failures",
-                f"{runtime}: {len(failed)} of {len(own)} trials failed (95 % interval of the rate "
+                f"{runtime}: {len(failed)} of {len(own)} trials failed: {how} (95 % interval of the rate "
                 f"{lo:.0%} - {hi:.0%}); their blocks do not count for {runtime}",
                 f"logs/{failed[0].spec.trial_id}/ in the run directory",
             )

@@ -60,7 +60,13 @@ def analyse(run: RunRecord, trials: Sequence[TrialRecord], notes: Sequence[Findi
         cells=cells,
         identity=same,
         failures=tuple(
-            Failure(trial.spec.trial_id, trial.spec.runtime, trial.status, trial.error or "no reason recorded")
+            Failure(
+                trial.spec.trial_id,
+                trial.spec.runtime,
+                trial.status,
+                trial.error or "no reason recorded",
+                trial.ending or "",
+            )
             for trial in trials
             if trial.status != "ok"
         ),

@@ -54,7 +54,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What became of a guest: a kind for machines, a line for people, and what helps."""
+    """What became of a guest: a kind for machines (of `records.ENDINGS`), a line for people, and what helps."""
 
     kind: Kind
     message: str

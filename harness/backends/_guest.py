@@ -20,7 +20,7 @@ from harness.backends import _connection, _endings, _helpers, _metering, _saved
 from harness.backends._boot_marks import BootSession
 from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
 from harness.container import syscalls
-from harness.errors import TrialError, TrialTimeout
+from harness.errors import BackendError, TrialError, TrialTimeout
 from harness.host.netns import Attachment
 from harness.interfaces import Boundary, CgroupMemory, ExecResult, Json, SavedForm
 from harness.model.milestones import DELETED, EXITED, KERNEL, OOM, READY, REQUESTED, RETURNED, STOPPING, VMM_EXEC, Mark
@@ -141,6 +141,8 @@ class Guest:
                 _saved.restore(self._connection, self._saved_in, domain_xml(self.spec))
             else:
                 _connection.create(self._connection, domain_xml(self.spec), by_daemon=self.spec.by_daemon)
+        except BackendError as error:
+            raise BackendError(error.message, hint=error.hint, ending="not-started") from error
         finally:
             self._helpers = _helpers.running() - before if self.spec.shares else set()
 
@@ -230,8 +232,10 @@ class Guest:
             own = self.session.find("error") or (self.session.find(EXITED) and not self.session.find(OOM))
             ending = None if own else self._ending(gone=not isinstance(error, TrialTimeout))
             if ending is not None:
-                raise type(error)(ending.message, hint=ending.hint or error.hint) from error
-            raise type(error)(error.message, hint=_endings.agent_hint(error.message) or error.hint) from error
+                hint = ending.hint or error.hint
+                raise type(error)(ending.message, hint=hint, ending=ending.kind) from error
+            hint = _endings.agent_hint(error.message) or error.hint
+            raise type(error)(error.message, hint=hint, ending=error.ending) from error
 
     def _ending(self, *, gone: bool) -> _endings.Ending | None:
         oom = self.session.find(OOM)

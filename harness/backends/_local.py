@@ -29,6 +29,7 @@ from harness.images import trial_volumes
 from harness.interfaces import ArmSpec, Boundary, Capability, CgroupMemory, ExecResult, Json, RunContext
 from harness.model.milestones import DELETED, INIT, REQUESTED, RETURNED, STOPPING, Mark
 from harness.model.records import Attestation
+from harness.model.units import format_bytes
 
 _ANSWER_NS = 30_000_000_000
 _EXIT_NS = 2_000_000_000
@@ -229,11 +230,20 @@ class LocalInstance:
     def wait(self, milestone: str, deadline_ns: int) -> Mark:
         try:
             return self._session.wait(milestone, deadline_ns)
-        except AgentError:
+        except AgentError as error:
             said = self.complaint()
-            if said is None:
-                raise
-            raise BackendError(f"{self._runtime}: {said}") from None
+            if said is not None:
+                raise BackendError(f"{self._runtime}: {said}", ending="not-started") from None
+            raise self._out_of_memory() or error from None
+
+    def _out_of_memory(self) -> AgentError | None:
+        """Return what is told of one whose memory limit had the kernel kill a process, None where it did not."""
+        group = self._container.group if isinstance(self._container, Container) else None
+        kills = group.stats().memory.oom_kills_count if group is not None else None
+        if not kills:
+            return None
+        what = f"{self.boundary}: out of memory ({format_bytes(self.memory_bytes)}): the kernel killed {kills} of it"
+        return AgentError(what, hint="raise limits.memory", ending="cgroup-oom")
 
     def inside(self) -> Mapping[str, Json]:
         seen = self._session.inside(time.monotonic_ns() + _ANSWER_NS)

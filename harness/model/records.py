@@ -30,6 +30,22 @@ def is_base(runtime: str) -> bool:
 Status = Literal["ok", "failed", "timeout"]
 RunStatus = Literal["running", "complete", "interrupted", "failed"]
 
+ENDINGS: Mapping[str, str] = {
+    "not-started": "the runtime or the VMM refused to start it",
+    "workload-ended": "the workload ended by itself, with a code that is no success or before it was ready",
+    "agent-failed": "the agent inside could not go on",
+    "gone": "it ended or was reset without a word",
+    "cgroup-oom": "the host's kernel killed a process of it, because the limit of its cgroup was reached",
+    "guest-oom": "the guest's own kernel had no memory left: it panicked, or killed a process",
+    "guest-panic": "the guest's kernel panicked",
+    "guest-silent": "the guest runs, and its kernel has said nothing",
+    "vmm-killed": "someone killed the VMM, or the host's kernel did",
+    "vmm-crashed": "the VMM ended by a fault of its own",
+    "vmm-failed": "the VMM ended with an error",
+    "vmm-paused": "the VMM does not run the guest any more, though it is there",
+}
+"""What became of an instance whose trial failed, for machines. A newer version may write others."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrialSpec:
@@ -95,6 +111,7 @@ class Level:
 class TrialRecord:
     """One trial, whether it worked or not. `marks` in ns since `requested`; `metrics` only what was measured.
 
+    `ending`: of a failed trial, one of ENDINGS, None where only `error` tells.
     `levels`: of a trial that started more and more instances (`density:`), what was read at each number of them.
     """
 
@@ -102,6 +119,7 @@ class TrialRecord:
     status: Status
     started: str
     error: str | None = None
+    ending: str | None = None
     accelerator: str | None = None
     marks: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, MetricValue] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.analysis.findings import KILLED
 from harness.model.records import READY_METRIC
-from harness.model.report import Cell, Effect, Missing, Report
+from harness.model.report import Cell, Effect, Failure, Missing, Report
 from harness.model.units import format_bytes, format_ns, format_ratio
 
 HEADLINE_ARMS_MAX = 4
@@ -287,6 +287,11 @@ def seen_lines(report: Report) -> list[str]:
         memory = " or ".join(format_bytes(size) for size in seen.memory_bytes)
         runtimes.setdefault(f"{whose} {seen.kernel}, {cpus}, {memory}", []).append(runtime_label(report, seen.runtime))
     return [f"{', '.join(names)}: {line}" for line, names in runtimes.items()]
+
+
+def how(failure: Failure) -> str:
+    """Return in a word how a trial failed: what became of its instance where that is known, else its status."""
+    return failure.ending or failure.status
 
 
 def missing_text(missing: Missing, most: int = 3) -> str:

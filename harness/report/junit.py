@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 from harness.interfaces import Renderer
 from harness.model.report import Report
 from harness.report import _junit
+from harness.report import _tables as tables
 
 
 class JUnitRenderer:
@@ -28,7 +29,7 @@ def _case(report: Report, suite: ET.Element, runtime: str) -> None:
     case = ET.SubElement(suite, "testcase", classname=report.run.scenario, name=runtime)
     failed = [failure for failure in report.failures if failure.runtime == runtime]
     if failed:
-        lines = (f"{one.trial_id} ({one.status}): {_junit.printable(one.error)}" for one in failed)
+        lines = (f"{one.trial_id} ({tables.how(one)}): {_junit.printable(one.error)}" for one in failed)
         ET.SubElement(case, "error", type="trial", message=f"{len(failed)} trials failed").text = "\n".join(lines)
 
 

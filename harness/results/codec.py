@@ -63,6 +63,8 @@ def trial_line(record: TrialRecord) -> str:
         "attestation": None if record.attestation is None else asdict(record.attestation),
         "noise": asdict(record.noise),
     }
+    if record.ending is not None:
+        document["ending"] = record.ending
     if record.levels:
         document["levels"] = [{"n": level.n, "metrics": _metrics_json(level.metrics)} for level in record.levels]
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
@@ -97,6 +99,7 @@ def _trial(document: Mapping[str, Any]) -> TrialRecord:
         status=_one_of(document, "status", _STATUSES),
         started=str(document["started"]),
         error=document.get("error"),
+        ending=document.get("ending"),
         accelerator=document.get("accelerator"),
         marks={name: int(at_ns) for name, at_ns in document.get("marks", {}).items()},
         metrics=_metrics(document.get("metrics", {})),

@@ -189,6 +189,7 @@ class RampContender:
             status=outcome.status,
             started=started,
             error=outcome.error,
+            ending=outcome.ending,
             accelerator=self.arm.accelerator,
             metrics=ledger.values,
             absent=ledger.absent,

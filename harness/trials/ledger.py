@@ -10,6 +10,7 @@ from harness.errors import TrialError, TrialTimeout
 from harness.model.metrics import Absent, Measurement, Metric
 from harness.model.records import Attestation, MetricValue, Status, TrialSpec
 
+STREAMS = ("stderr", "stdout", "console")
 Progress = Callable[[TrialSpec, str], None]
 """Called when a trial enters a phase: starting, ready, stopping. Not between `requested` and `ready`."""
 
@@ -41,12 +42,20 @@ class Ledger:
 class Outcome:
     status: Status = "ok"
     error: str | None = None
+    ending: str | None = None
     attestation: Attestation | None = None
 
     def fail(self, error: TrialError) -> None:
         if self.status == "ok":  # the first failure is the cause, later ones its consequences
             self.status = "timeout" if isinstance(error, TrialTimeout) else "failed"
-            self.error = error.message
+            self.error = _with_hint(error)
+            self.ending = error.ending
+
+
+def _with_hint(error: TrialError) -> str:
+    """Return what a record says of an error. Hints that only quote the instance's streams are told from these."""
+    quotes = error.hint is None or error.hint.startswith(tuple(f"{name}: " for name in STREAMS))
+    return error.message if quotes else f"{error.message} ({error.hint})"
 
 
 def now() -> str:

@@ -43,6 +43,7 @@ class StudyContender:
             status=outcome.status,
             started=started,
             error=outcome.error,
+            ending=outcome.ending,
             accelerator=self.arm.accelerator,
             metrics=ledger.values,
             absent=ledger.absent,

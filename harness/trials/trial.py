@@ -15,7 +15,7 @@ from harness.interfaces import Arm, Instance, Probe
 from harness.model.milestones import EXITED, READY, REQUESTED, STOPPING
 from harness.model.records import TrialRecord, TrialSpec
 from harness.model.units import format_ns
-from harness.trials.ledger import Ledger, Outcome, Progress, now, say_nothing
+from harness.trials.ledger import STREAMS, Ledger, Outcome, Progress, now, say_nothing
 
 STOP_NS = 30_000_000_000
 ATTEST_NS = 120_000_000_000
@@ -78,6 +78,7 @@ def run_trial(
         status=outcome.status,
         started=started,
         error=outcome.error,
+        ending=outcome.ending,
         accelerator=arm.accelerator,
         marks=marks,
         metrics=ledger.values,
@@ -166,7 +167,8 @@ def _refuse_death_after_ready(instance: Instance, outcome: Outcome) -> None:
         return
     if ended.detail not in {"", "0"}:
         after = format_ns(max(0, ended.at_ns - ready.at_ns))
-        outcome.fail(TrialError(f"workload: ended with code {ended.detail}, {after} after it was ready"))
+        message = f"workload: ended with code {ended.detail}, {after} after it was ready"
+        outcome.fail(TrialError(message, ending="workload-ended"))
 
 
 def keep_logs(instance: Instance, outcome: Outcome, log_dir: Path) -> None:
@@ -182,7 +184,8 @@ def keep_logs(instance: Instance, outcome: Outcome, log_dir: Path) -> None:
         raise StoreError(f"{log_dir}: cannot be written: {error.strerror}") from error
     if outcome.status == "ok":
         return
-    for name, content in (("stderr", stderr), ("stdout", stdout), ("console", logs["console.log"])):
+    told = (outcome.ending or "").startswith(("guest-", "vmm-"))  # by the console's own words
+    for name, content in zip(STREAMS, (stderr, stdout, b"" if told else logs["console.log"]), strict=True):
         words = _last_words(content)
         if words:
             outcome.error = f"{outcome.error} | {name}: {words}"

@@ -3,11 +3,13 @@
 import os
 import signal
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from harness.backends import _endings
 from harness.backends._endings import Evidence, explain, last_line, refused
+from harness.model.records import ENDINGS
 
 SEEN = Evidence(console=b"", last="kernel", memory_bytes=64 << 20, status=0)
 PANIC = b"[ 2.1] Kernel panic - not syncing: System is deadlocked on memory\r\n[ 2.1] CPU: 0 PID: 1\r\n"
@@ -35,6 +37,10 @@ def test_each_ending_has_its_kind_and_words(seen: Evidence, kind: str, words: st
     assert ending.kind == kind
     assert words in ending.message
     assert "\n" not in ending.message
+
+
+def test_every_kind_of_ending_is_defined_once() -> None:
+    assert set(get_args(_endings.Kind)) <= set(ENDINGS)
 
 
 def test_a_guest_that_runs_and_has_spoken_is_not_explained_away() -> None:

@@ -41,6 +41,12 @@ def test_a_line_holds_the_published_keys_and_no_others():
     assert "\n" not in trial_line(replace(TRIALS[0], error="two\nlines"))
 
 
+def test_what_became_of_an_instance_is_kept():
+    record = replace(TRIALS[0], status="failed", error="guest: kernel panic", ending="guest-panic")
+    assert json.loads(trial_line(record))["ending"] == "guest-panic"
+    assert parse_trial(trial_line(record), "here") == record
+
+
 def test_minor_versions_and_unknown_keys_are_read():
     record = parse_trial(json.dumps(PUBLISHED), "here")
     assert record.spec.trial_id == "b03-vm"

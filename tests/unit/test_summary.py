@@ -175,7 +175,9 @@ def test_a_metric_that_some_trials_lack_is_told():
 def test_findings_of_the_example():
     assert codes(REPORT) == ["tcg", "failures", "noise", "outliers"]
     assert "software emulation" in finding(REPORT, "tcg").message
-    assert "1 of 11 trials failed (95 % interval of the rate 2% - 38%)" in finding(REPORT, "failures").message
+    assert (
+        "1 of 11 trials failed: 1 timeout (95 % interval of the rate 2% - 38%)" in finding(REPORT, "failures").message
+    )
     assert finding(REPORT, "noise").message.startswith("cpu-pressure: 3 of 33")
     assert finding(REPORT, "outliers").message.endswith("(kept): b03-vm")
     assert REPORT.cell("startup.ready", "vm").n == 10

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import BackendError, TrialError
+from harness.errors import AgentError, BackendError, TrialError
 from harness.model.metrics import Better, Measurement, Metric, Unit
 from harness.model.milestones import Mark
 from harness.model.records import TrialSpec
@@ -48,6 +48,20 @@ def test_a_failed_launch_has_every_metric_absent_with_the_reason(tmp_path: Path)
     record = run_trial(FakeArm(fail), SPEC, [CountingProbe()], timeout_ns=1, log_dir=tmp_path)
     assert (record.status, record.error) == ("failed", "libvirt: the domain did not start: no space")
     assert record.absent == {"fake.length": "not measured: the trial failed before"}
+
+
+def test_what_became_of_it_and_what_helps_are_in_the_record(tmp_path: Path) -> None:
+    class Panicked(FakeInstance):
+        def wait(self, milestone, deadline_ns):
+            raise AgentError("guest: kernel panic: x", hint="raise limits.memory", ending="guest-panic")
+
+        def console(self):
+            return b"Kernel panic - not syncing: x"
+
+    record = trial(Panicked(), tmp_path)
+    assert record.ending == "guest-panic"
+    assert record.error == "guest: kernel panic: x (raise limits.memory) | stderr: last words"
+    assert (tmp_path / "console.log").exists()
 
 
 def test_an_instance_that_does_not_stop_cleanly_fails_its_trial(tmp_path: Path) -> None:
