@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +17,9 @@ import pytest
 from harness.analysis import exposure, isolation
 from harness.analysis.isolation import USED, Side
 from harness.errors import UsageError
-from harness.interfaces import ExecResult
+from harness.interfaces import Boundary, ExecResult
 from harness.model.metrics import Absent, Measurement
-from harness.probes import _bracketing, _surface, _syscalls, _traced, boundary, surface
+from harness.probes import _bracketing, _ftrace, _surface, _syscalls, _traced, boundary, surface
 from harness.probes._bpf import KILLED, Call, Program, call_of, codes, parse, verdict
 from harness.probes._surface import Finding, Missing
 from tests.fakes import FakeInstance
@@ -172,6 +175,86 @@ def test_what_qemu_says_of_itself() -> None:
     lines = ["00-03 (prio 0, i/o): hpet\r", "01-02 (prio 0, ram): pc.ram", "03-04 (prio 1, i/o): io @0000000000000010"]
     regions = "".join(f"  {line}\n" for line in lines)
     assert boundary.regions_of(regions).value == 2
+
+
+KVM_SAYS = """\
+provider: kvm\r
+    pf_taken (cumulative): 0\r
+    halt_exits (cumulative): 40\r
+    io_exits (cumulative): 900\r
+    exits (cumulative): 1000\r
+    halt_poll_success_ns (cumulative, ns): 12\r
+"""
+
+
+@dataclass
+class _Machine(FakeInstance):
+    """A VM that does the fixed work at once; 500 exits more each time that it is asked."""
+
+    boundary: Boundary = "vm"
+    kvm: str = "enabled"
+    asked: int = 0
+
+    def monitor(self, command: str) -> str:
+        if command == "info kvm":
+            return f"kvm support: {self.kvm}\r\n"
+        self.asked += 1
+        return KVM_SAYS.replace("1000", str(1000 + 500 * self.asked)).replace("900", str(900 + 30 * self.asked))
+
+    def exec(self, argv: Sequence[str], timeout_ns: int) -> ExecResult:
+        return ExecResult(0, b"", b"")
+
+
+def test_exits_of_a_machine_are_those_of_the_work_alone_and_absent_without_kvm() -> None:
+    found = boundary.vm_exits(_Machine())
+    assert isinstance(found, Finding)
+    assert (found.value, found.labels["reasons"]) == (500, "io 30")
+    emulated, container = boundary.vm_exits(_Machine(kvm="disabled")), boundary.vm_exits(FakeInstance())
+    assert isinstance(emulated, Missing)
+    assert emulated.reason.startswith("TCG: there are no VM exits")
+    assert isinstance(container, Missing)
+
+
+TRACE = """\
+# tracer: function
+          sleep-41  [000] ...1.   1.000001: vfs_read <-ksys_read
+          sleep-41  [001] d.h1.   1.000002: tick_irq_enter <-irq_enter_rcu
+          sleep-41  [000] d..1.   1.000003: vfs_read <-ksys_read
+          a [b] c-42  [000] .....   1.000004: do_futex.part.0 <-__x64_sys_futex
+CPU:0 [LOST 7 EVENTS]
+"""
+
+
+def test_functions_are_traced_in_an_instance_of_our_own_which_is_removed_whatever_happens(tmp_path: Path) -> None:
+    (tmp_path / "instances").mkdir()
+
+    def work() -> None:
+        (instance,) = (tmp_path / "instances").iterdir()
+        said = {name: (instance / name).read_text() for name in ("set_ftrace_pid", "current_tracer", "tracing_on")}
+        assert said == {"set_ftrace_pid": "41 42", "current_tracer": "function", "tracing_on": "1"}
+        (instance / "trace").write_text(TRACE)
+        (instance / "per_cpu/cpu0").mkdir(parents=True)
+        (instance / "per_cpu/cpu0/stats").write_text("entries: 4\noverrun: 7\n")
+
+    def make(instance: Path) -> None:
+        (instance / "options").mkdir(parents=True)
+
+    found = _ftrace.during(tmp_path, (41, 42), work, make, shutil.rmtree)
+    assert found == _ftrace.Traced(frozenset({"vfs_read", "do_futex.part.0"}), 3, 7)
+    with pytest.raises(ZeroDivisionError):
+        _ftrace.during(tmp_path, (41,), lambda: print(1 // 0), make, shutil.rmtree)
+    assert list((tmp_path / "instances").iterdir()) == []
+
+
+def test_where_functions_cannot_be_traced_the_reason_is_told(tmp_path: Path) -> None:
+    (tmp_path / "available_tracers").write_text("blk nop\n")
+    absent, none = _ftrace.place([tmp_path / "nowhere"]), _ftrace.place([tmp_path / "nowhere", tmp_path])
+    assert isinstance(absent, Missing)
+    assert absent == Missing("absent", "tracefs is not mounted (mount -t tracefs tracefs /sys/kernel/tracing)")
+    assert isinstance(none, Missing)
+    assert none.status == "unsupported"
+    (tmp_path / "available_tracers").write_text("function nop\n")
+    assert _ftrace.place([tmp_path]) == tmp_path
 
 
 # -- the composite -------------------------------------------------------------------------------------------------
