@@ -19,6 +19,10 @@ COLUMNS: tuple[tuple[Metric, str], ...] = (
 NOTE = "medians over trials of what all take together: memory, cores when idle; how long the last one took to be ready"
 
 
+TITLE = "By number of instances"
+_BAR_COLUMNS = 40
+
+
 def matrix(report: Report) -> list[list[str]]:
     """Return the table, its head first; columns that nobody has are left out. Empty where no trial had levels."""
     found = {
@@ -46,6 +50,27 @@ def _cell(value: float | None, metric: Metric) -> str:
     if metric.unit is Unit.RATIO:
         return f"{value:.4f}"
     return tables.format_value(value, metric.unit.value)
+
+
+def bars(report: Report) -> list[str]:
+    """Return a picture in letters: a bar for what is each runtime's own at each number of instances, from 0.
+
+    It is of PSS where no cgroup tells what is an instance's own. Empty where no trial had levels.
+    """
+    steps = density.steps(report.records, density.OWN.name) or density.steps(report.records, density.PSS.name)
+    most = max((step.estimate.value for step in steps), default=0)
+    if most <= 0:
+        return []
+    order = {name: place for place, name in enumerate(report.run.runtimes)}
+    lines = [
+        (f"{step.n} x {tables.runtime_label(report, step.runtime)}", step.estimate.value)
+        for step in sorted(steps, key=lambda step: (order[step.runtime], step.n))
+    ]
+    width = max(len(name) for name, _ in lines)
+    return [
+        f"{name.rjust(width)} |{'#' * round(value / most * _BAR_COLUMNS)} {tables.format_value(value, 'bytes')}"
+        for name, value in lines
+    ]
 
 
 def endings(report: Report) -> list[str]:

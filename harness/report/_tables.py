@@ -91,9 +91,10 @@ def wording(effect: Effect) -> str:
 
 
 def runtime_label(report: Report, runtime: str) -> str:
-    """Return a runtime's name, a VM's with its accelerator: `vm (tcg)`."""
+    """Return a runtime's name, a VM's with its accelerator: `vm (tcg)`, `vm (kvm, nested)` inside another."""
     accelerator = report.accelerators.get(runtime)
-    return f"{runtime} ({accelerator})" if accelerator else runtime
+    nested = ", nested" if report.run.arms.get(runtime, {}).get("nested") else ""
+    return f"{runtime} ({accelerator}{nested})" if accelerator else runtime
 
 
 def rows(report: Report, *, without: tuple[str, ...] = ()) -> list[Row]:

@@ -17,7 +17,9 @@ from harness.analysis.phases import of_runtime
 from harness.interfaces import Renderer
 from harness.model.report import Report
 from harness.report import _claims as claims
+from harness.report import _density as density
 from harness.report import _isolation as isolation
+from harness.report import _ledger as ledger
 from harness.report import _tables as tables
 from harness.report._environment import environment
 
@@ -46,7 +48,7 @@ class HtmlRenderer:
 
     def render(self, report: Report) -> str:
         return (
-            environment(t=tables, c=claims, i=isolation)
+            environment(t=tables, c=claims, i=isolation, d=density, m=ledger)
             .get_template("_page.html.j2")
             .render(
                 report=report,
@@ -54,6 +56,8 @@ class HtmlRenderer:
                 pictures=list(_pictures(report)),
                 rows=tables.rows(report, without=(tables.MARKER, BOUNDARY)),
                 matrix=isolation.without_boundary(tables.exact_matrix(report)),
+                held=ledger.matrix(report),
+                numbers=density.matrix(report),
                 between=isolation.boundary_matrix(report),
                 cards=isolation.glance(report),
                 reach=isolation.report_lines(report),

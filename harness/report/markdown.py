@@ -10,6 +10,7 @@ from harness.model.report import Report
 from harness.report import _claims as claims
 from harness.report import _density as density
 from harness.report import _isolation as isolation
+from harness.report import _ledger as ledger
 from harness.report import _tables as tables
 from harness.report._markdown_table import plain, table
 
@@ -44,11 +45,21 @@ def _measurements(report: Report) -> Iterator[str]:
 def _density(report: Report) -> Iterator[str]:
     matrix = density.matrix(report)
     if matrix:
-        yield "\n## By number of instances\n"
+        yield f"\n## {density.TITLE}\n"
         yield from table(matrix[0], matrix[1:], frozenset(range(1, len(matrix[0]))))
+        picture = density.bars(report)
+        yield from ("\n```", *picture, "```") if picture else ()
         yield f"\n{plain(density.NOTE)}"
     for line in density.endings(report):
         yield f"- {plain(line)}"
+
+
+def _ledger(report: Report) -> Iterator[str]:
+    matrix = ledger.matrix(report)
+    if matrix:
+        yield f"\n## {ledger.TITLE}\n"
+        yield from table(matrix[0], matrix[1:], frozenset(range(1, len(matrix[0]))))
+        yield f"\n{plain(ledger.NOTE)}"
 
 
 def _properties(report: Report) -> Iterator[str]:
@@ -94,7 +105,10 @@ class MarkdownRenderer:
 
     def render(self, report: Report) -> str:
         lines = [f"# {plain(report.run.scenario)}\n", f"**{plain(tables.headline(report))}**\n"]
-        for part in (_facts, _findings_first, _isolation, _measurements, _density, _properties, _claims, _findings):
+        parts = (
+            _facts, _findings_first, _isolation, _measurements, _ledger, _density, _properties, _claims, _findings,
+        )  # fmt: skip
+        for part in parts:
             lines.extend(part(report))
         return "\n".join(lines) + "\n"
 

@@ -24,6 +24,7 @@ from harness.report import _claims as claim_words
 from harness.report import _compact as compact
 from harness.report import _density as density
 from harness.report import _isolation as isolation
+from harness.report import _ledger as ledger
 from harness.report import _tables as tables
 from harness.report._tables import Row
 
@@ -67,6 +68,7 @@ class TerminalRenderer:
             _table(console, report, tables.rows(report, without=(tables.MARKER, BOUNDARY)))
             _marker_line(console, report)
             properties = tables.exact_matrix(report)
+            _matrix(console, compact.fitting(ledger.matrix(report), console.width))
         else:
             _table(console, report, [row for row in tables.rows(report) if row.metric in shown])
             _medians(console, report, shown)

@@ -181,3 +181,12 @@ def test_the_report_shows_what_there_was_at_each_number_and_why_a_trial_ended(fa
     ]
     assert _density.endings(report) == ["vm (tcg): 1 at most: memory budget: 1 take 10.0 MiB of 15.0 MiB"]
     assert "## By number of instances" in load("report", "markdown").render(report)
+    assert lines_of_picture(load("report", "markdown").render(report)) == [
+        "1 x vm (tcg) |#################### 11.0 MiB",
+        "2 x vm (tcg) |######################################## 22.0 MiB",
+    ]
+    assert '<h2 id="numbers">' in load("report", "html").render(report)
+
+
+def lines_of_picture(text: str) -> list[str]:
+    return text.split("```")[1].strip().splitlines()

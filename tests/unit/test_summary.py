@@ -7,6 +7,7 @@ from harness.analysis.statistics import median
 from harness.analysis.summary import analyse, counted
 from harness.model.records import MetricValue, Noise
 from harness.model.report import Finding
+from harness.report._tables import runtime_label
 from tests.example_run import example_run, example_trials, fail
 
 TRIALS = example_trials()
@@ -211,6 +212,7 @@ def test_kvm_inside_a_virtual_machine_is_told():
     report = analyse(replace(run, arms={**run.arms, "vm": {**run.arms["vm"], "nested": True}}), TRIALS)
     assert finding(report, "nested").message.startswith("vm: ran with KVM on a host that is a virtual machine itself")
     assert "nested" not in codes(analyse(run, TRIALS))
+    assert runtime_label(report, "vm").endswith(", nested)")
 
 
 def test_what_a_lever_of_a_vm_changes_besides_time_is_told_and_nothing_else_is():
