@@ -49,6 +49,7 @@ EPERM, ENOSYS = 0x00050001, 0x00050026
 
 READ, SOCKET, CLONE, PTRACE, PERSONALITY, CHROOT, MOUNT, REBOOT, KEYCTL = 0, 41, 56, 101, 135, 161, 165, 169, 250
 UNSHARE, BPF, IO_URING_SETUP, CLONE3 = 272, 321, 425, 435
+NAME_TO_HANDLE_AT, PROCESS_VM_READV, PKEY_ALLOC, CACHESTAT, FCHMODAT2 = 303, 310, 330, 451, 452
 
 SMALL = Profile("SCMP_ACT_ERRNO", rules=(Rule(("read", "write"), "SCMP_ACT_ALLOW"),))
 
@@ -118,6 +119,11 @@ def docker() -> bytes:
         pytest.param(CHROOT, (), ALLOW, id="chroot"),
         pytest.param(REBOOT, (), EPERM, id="reboot"),
         pytest.param(CLONE3, (), ENOSYS, id="clone3"),
+        pytest.param(PKEY_ALLOC, (), ENOSYS, id="pkey_alloc"),
+        pytest.param(CACHESTAT, (), ENOSYS, id="cachestat"),
+        pytest.param(FCHMODAT2, (), ENOSYS, id="fchmodat2"),
+        pytest.param(PROCESS_VM_READV, (), EPERM, id="process_vm_readv"),
+        pytest.param(NAME_TO_HANDLE_AT, (), EPERM, id="name_to_handle_at"),
         pytest.param(CLONE, (0x11,), ALLOW, id="fork"),
         pytest.param(CLONE, (0x3D0F00,), ALLOW, id="thread"),
         pytest.param(CLONE, (0x10000011,), EPERM, id="clone-user"),
@@ -207,10 +213,18 @@ ONLY_THEIRS = {
     "leave it to the kernel to ask for CAP_SYS_BOOT or CAP_SYS_NICE": (169, 237, 238, 239),
     "let clone3(2) make namespaces: its flags cannot be seen": (435,),
     "let keyrings be used, pid descriptors be copied, and the root be changed": (250, 438, 155),
+    "file handles, memory of others, protection keys: not in Docker 20.10": (
+        303,
+        310,
+        311,
+        329,
+        330,
+        331,
+    ),
 }
 ONLY_OURS = {
     "vmsplice and io_pgetevents: allowed by Docker": (278, 333),
-    "newer than their profile: futex_waitv to futex_requeue but set_mempolicy_home_node": (449, *range(451, 457)),
+    "newer than their profile: futex_waitv": (449,),
 }
 
 
@@ -251,6 +265,27 @@ def test_reach_beside_containers_common() -> None:
     assert theirs - ours == {number for numbers in ONLY_THEIRS.values() for number in numbers}
     assert ours - theirs <= {number for numbers in ONLY_OURS.values() for number in numbers}
     assert len(ours & theirs) > 280
+
+
+# -- beside Docker ---------------------------------------------------------------------------------------------------
+
+
+@needs_library
+@x86_64_only
+@pytest.mark.parametrize("arch", [X86_64, I386], ids=["x86-64 and x32", "i386"])
+def test_no_call_is_let_through_that_docker_refuses(docker: bytes, arch: int) -> None:
+    """Docker 20.10.24's filter as the kernel held it (Linux 6.18, libseccomp 2.5.4), number by number."""
+    theirs = (Path(__file__).parents[1] / "data" / "docker-20.10.24" / "default.bpf").read_bytes()
+    numbers = [*range(512), *(number | X32_BIT for number in range(512) if arch == X86_64)]
+    wider = [n for n in numbers if run(docker, n, arch=arch) == ALLOW != run(theirs, n, arch=arch)]
+    assert wider == []
+    narrower = {n & ~X32_BIT for n in numbers if run(docker, n, arch=arch) != ALLOW == run(theirs, n, arch=arch)}
+    assert narrower == {425, 426, 427}, "io_uring"
+    for family in range(60):
+        assert run(docker, SOCKET, (family,)) != ALLOW or run(theirs, SOCKET, (family,)) == ALLOW
+    for flag in range(32):
+        assert run(docker, CLONE, (1 << flag,)) != ALLOW or run(theirs, CLONE, (1 << flag,)) == ALLOW
+        assert run(docker, PERSONALITY, (1 << flag,)) != ALLOW or run(theirs, PERSONALITY, (1 << flag,)) == ALLOW
 
 
 # -- rules of all kinds ----------------------------------------------------------------------------------------------
