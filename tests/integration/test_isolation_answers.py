@@ -120,12 +120,14 @@ def test_what_kills_a_whole_section_is_denied_and_never_isolated(oci: Oci, place
 
 
 def test_a_bare_process_and_the_runtimes_defaults_side_by_side() -> None:
-    said = CliRunner().invoke(probe, ["--runtime", "process", "--runtime", "builtin", "--json"])
+    asked = ("process", "builtin", "builtin:seccomp=unconfined")
+    said = CliRunner().invoke(probe, [*(word for name in asked for word in ("--runtime", name)), "--json"])
     assert said.exit_code == 0, said.output
     document = json.loads(said.stdout)
     assert (document["schema"], document["failed"]) == ("harness.probe/1", {})
-    bare, own = (document["runtimes"][name]["values"] for name in ("process", "builtin"))
-    for values in (bare, own):
+    bare, own, open_ = document["runtimes"].values()
+    bare, own, open_ = bare["values"], own["values"], open_["values"]
+    for values in (bare, own, open_):
         assert all(set(v) == {"value", "unit", "method", "acts_on", "status", "detail"} for v in values.values())
         assert {v["acts_on"] for v in values.values()} == {"host-kernel"}
     for key in (
@@ -138,6 +140,12 @@ def test_a_bare_process_and_the_runtimes_defaults_side_by_side() -> None:
         assert 0 < own[key]["value"] < bare[key]["value"], key
     assert own["syscalls_reachable"]["value"] == own["syscalls_by_filters"]["value"]
     assert (bare["boundary_threads_unfiltered"]["value"], own["boundary_threads_unfiltered"]["value"]) == (2, 0)
+    assert (open_["seccomp_mode"]["value"], open_["seccomp_filters"]["value"]) == (0, 0)
+    assert (
+        open_["boundary_threads_unfiltered"]["value"] == int(open_["boundary_threads_unfiltered"]["detail"]["of"]) > 0
+    )
+    for key in ("syscalls_reachable", "boundary_syscalls_allowed"):
+        assert (open_[key]["value"], open_[key]["detail"]["blocked"]) == (int(open_[key]["detail"]["of"]), "")
     used = own["boundary_syscalls_used"]
     if shutil.which("strace"):
         assert {"execve", "memfd_create", "pipe"} <= set(names(used))
