@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.analysis.statistics import MIN_VALUES, drift, outliers, wilson_interval
+from harness.host.facts import describe
 from harness.model.records import RunRecord, TrialRecord
 from harness.model.report import Cell, Finding, Missing
 
@@ -46,6 +47,7 @@ def findings(
         *_acceleration(accelerators),
         *_counted(run),
         *_nested(run),
+        *_hosts(run),
         *_networks(run),
         *_levers(run),
         *_few_blocks(run, kept),
@@ -110,6 +112,24 @@ def _nested(run: RunRecord) -> Iterator[Finding]:
             "metal",
             "bare metal, for figures that shall hold there",
         )
+
+
+def _hosts(run: RunRecord) -> Iterator[Finding]:
+    """Of runtimes on other hosts: a comparison with them is one of the hosts, too."""
+    elsewhere = {name: host for name, arm in run.arms.items() if isinstance(host := arm.get("host"), dict)}
+    if not elsewhere:
+        return
+    where = "; ".join(f"{name}: on {host.get('name')} ({describe(host)})" for name, host in elsewhere.items())
+    hosts = {str(host.get("boot_id")) for host in elsewhere.values()}
+    if len(elsewhere) == len(run.runtimes) and len(hosts) == 1:
+        yield Finding("elsewhere", f"{where}: all trials were made there, by that host's clock")
+        return
+    yield Finding(
+        "hosts-differ",
+        f"{where}: its trials were made there, by that host's clock. What the table shows between hosts is the "
+        "difference of hosts and of runtimes in one",
+        "for the runtimes alone: run the harness on that host, or give all VMs that are compared one uri",
+    )
 
 
 def _networks(run: RunRecord) -> Iterator[Finding]:

@@ -145,17 +145,23 @@ def knows_qemu(cache: Path) -> bool:
 def check_uri(uri: str) -> None:
     """Raise CapabilityError for another host, whose clock and files are not ours, and for what is not QEMU's.
 
-    A remote transport (ssh, tcp, tls, ext) to this very host is as good as a local one.
+    Trials on another host do not come here: the harness of that host makes them (harness.backends._remote). A remote
+    transport (ssh, tcp, tls, ext) to this very host is as good as a local one.
     """
     parts = urlsplit(uri)
     driver = parts.scheme.partition("+")[0]
     if driver != "qemu":
         raise CapabilityError(f"libvirt: {uri}: not a URI of the QEMU driver", hint="for instance uri: qemu:///system")
-    if parts.hostname not in {None, *_THIS_HOST}:
+    if not is_here(uri):
         raise CapabilityError(
             f"libvirt: {uri}: a remote host cannot be timed by this host's clock",
-            hint="run the harness on that host with uri: qemu:///system",
+            hint="harness run has its trials made there: uri: qemu+ssh://HOST/system; all else: run the harness there",
         )
+
+
+def is_here(uri: str | None) -> bool:
+    """Return whether a URI means this host."""
+    return uri is None or urlsplit(uri).hostname in {None, *_THIS_HOST}
 
 
 def is_daemon(uri: str | None) -> bool:

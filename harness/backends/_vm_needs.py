@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.backends import _accelerator, _connection, _ksm, _kvm_help, _vm_storage
+from harness.backends import _accelerator, _connection, _ksm, _kvm_help, _remote, _remote_link, _vm_storage
 from harness.backends._vm_levers import QBOOT
 from harness.backends._vm_options import Options, guest_kernel
 from harness.errors import CapabilityError
@@ -20,7 +20,13 @@ _HUGE_HINT = "sysctl vm.nr_hugepages=N (of 2 MiB), and mount -t hugetlbfs none /
 
 
 def needs(options: Options) -> Sequence[Capability]:
-    """Return all of it but for what mounts need; cheap, starts nothing."""
+    """Return all of it but for what mounts need; cheap, starts nothing. A guest on another host needs nothing here."""
+    try:
+        remote = _remote.elsewhere(options)
+    except CapabilityError as error:
+        return (Capability("host", available=False, reason=error.message, hint=error.hint),)
+    if remote is not None:
+        return _remote_link.needs(remote, "libvirt", options)
     return (
         _need_emulator(),
         _need_libvirt(options),

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from harness.backends import _connection
 from harness.errors import CapabilityError, TrialError
 from harness.host.memory import read_sizes
 from harness.images.storage.usage import allocated_bytes
@@ -59,7 +60,7 @@ def needs(start: Start, backend: str, options: object) -> tuple[Capability, ...]
     stored = getattr(options, "stored", None)  # of libvirt's options
     if backend != "libvirt":
         reason, hint = ONLY_VMS, "start: resumed or start: warm is what it has instead"
-    elif getattr(options, "uri", None) is not None:
+    elif _connection.is_daemon(getattr(options, "uri", None)):
         reason, hint = "a libvirt daemon's guest is not saved", "leave out uri"
     elif start == "restored-internal" and getattr(stored, "driver", "") != "qcow2":
         reason, hint = "its root is no qcow2 that could hold the state", "storage: qcow2"

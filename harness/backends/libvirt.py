@@ -22,6 +22,7 @@ from harness.backends import (
     _metering,
     _network,
     _nic,
+    _remote,
     _saved,
     _vm_boot,
     _vm_mounts,
@@ -171,10 +172,14 @@ class LibvirtBackend:
 
     def mount_needs(self, options: BaseModel, mounts: Sequence[MountSpec]) -> Sequence[Capability]:
         assert isinstance(options, Options)
+        if not _connection.is_here(options.uri):
+            return _remote.mount_needs(mounts)
         return _vm_mounts.needs(mounts, options.share, options.machine, kernel_has(options, cache_dir()))
 
     def prepare(self, spec: ArmSpec, options: BaseModel, context: RunContext) -> Arm:
         assert isinstance(options, Options)
+        if options.uri is not None:
+            _connection.check_uri(options.uri)
         kind = _network.choose(spec, "none", _nic.refused(by_daemon=_connection.is_daemon(options.uri)))
         mounts = VmMounts(spec, options.share, options.machine, kernel_has(options, context.cache))
         boot = _vm_boot.prepare(options, context.cache, kind, mounts, context.say)

@@ -109,6 +109,7 @@ def _identity(loaded: LoadedScenario, former: RunDirectory | None) -> tuple[int,
 
 SAME_ON_RESUME = (
     "accelerator", "machine", "qemu", "libvirt", "kernel_digest", "agent_sha256", "launcher_sha256", "cgroup_mode",
+    "host_class",
 )  # fmt: skip
 """Facts of a runtime that change what is measured: the blocks of one run must not differ in them.
 

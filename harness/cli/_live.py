@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, Self, TextIO
 
+from harness.host.facts import describe
 from harness.model.milestones import READY
 from harness.model.records import MetricValue, RunRecord, TrialRecord, TrialSpec
 from harness.report._tables import format_value
@@ -44,6 +45,8 @@ def header(plan: Plan, directory: Path, record: RunRecord) -> list[str]:
         *(f"note: {warning}" for warning in record.warnings),
     ]
     for runtime, arm in record.arms.items():
+        if isinstance(host := arm.get("host"), dict):
+            lines.append(f"{runtime}   on {host.get('name')}: {describe(host)}")
         if arm.get("accelerator_reason"):
             lines.append(
                 f"{runtime}   {arm.get('machine')}, accelerator {arm['accelerator']}: {arm['accelerator_reason']}"

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from harness import plugins
 from harness.analysis import density
 from harness.backends import _warm
+from harness.backends._remote import Remote, elsewhere
 from harness.cli._output import note
 from harness.errors import CapabilityError, ImageError
 from harness.host.paths import data_dir
@@ -28,6 +29,7 @@ from harness.model.spec import MountSpec, RootTree
 from harness.results.store import RunDirectory
 from harness.trials import resolve
 from harness.trials.density import RampContender
+from harness.trials.remote import Order, RemoteContender
 from harness.trials.reported import probes_with, within
 from harness.trials.runner import Contender
 from harness.trials.study import StudyContender
@@ -124,6 +126,7 @@ def _refuse_missing(needs: Mapping[str, Sequence[Capability]]) -> None:
 class _RuntimesSubject:
     """Runtimes that all start one image. `store`, open as long as the run, keeps the tree from being removed."""
 
+    loaded: LoadedScenario
     scenario: Scenario
     backends: tuple[Backend, ...]
     probes: tuple[Probe, ...]
@@ -156,9 +159,14 @@ class _RuntimesSubject:
     def prepare(self, context: RunContext, cleanup: contextlib.ExitStack) -> Prepared:
         by_name = {backend.name: backend for backend in self.backends}
         probes = within(self.probes, context.token)
-        contenders, facts = {}, {}
+        contenders: dict[str, Contender] = {}
+        facts: dict[str, Mapping[str, Json]] = {}
         for name, runtime in self.scenario.runtimes.items():
             spec = self.specs[name]
+            remote = elsewhere(runtime.options)
+            if remote is not None:
+                contenders[name], facts[name] = self._prepare_elsewhere(name, remote, context, cleanup)
+                continue
             made = by_name[runtime.backend].prepare(spec, runtime.options, context)
             cleanup.callback(made.close)
             arm = cleanup.enter_context(
@@ -170,6 +178,17 @@ class _RuntimesSubject:
             )
             facts[name] = arm.facts
         return Prepared(contenders, facts)
+
+    def _prepare_elsewhere(
+        self, name: str, remote: Remote, context: RunContext, cleanup: contextlib.ExitStack
+    ) -> tuple[Contender, Mapping[str, Json]]:
+        """Have a runtime prepared on another host, where all its trials are made."""
+        timeout_ns = self.specs[name].workload.timeout_ns
+        order = Order(self.loaded, name, self.tree, self.store, self.metrics, timeout_ns)
+        contender = RemoteContender(remote, order, context)
+        cleanup.push(contender.end)
+        contender.prepare()
+        return contender, contender.facts
 
 
 def _runtimes(loaded: LoadedScenario, scenario: Scenario, former: RunDirectory | None) -> Subject:
@@ -187,7 +206,7 @@ def _runtimes(loaded: LoadedScenario, scenario: Scenario, former: RunDirectory |
     reported = workload.metrics[0].name if workload.metrics else ""
     if scenario.density is not None:
         reported = density.MARGINAL.name
-    return _RuntimesSubject(scenario, backends, probes, tree, store, specs, reported)
+    return _RuntimesSubject(loaded, scenario, backends, probes, tree, store, specs, reported)
 
 
 def _tree(loaded: LoadedScenario, scenario: Scenario, store: Store) -> RootTree:

@@ -58,6 +58,9 @@ VERBS = {
     "clean": Verb("harness.cli.clean", "clean", "List and remove what a dead run left behind."),
 }
 
+HIDDEN = {"remote-serve": Verb("harness.cli.remote", "remote_serve", "Make trials for the harness of another host.")}
+"""What no person types."""
+
 EPILOG = """\b
 Exit codes:
   0  ok                             4  trials failed, or something was left behind
@@ -77,7 +80,7 @@ class LazyGroup(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        verb = VERBS.get(cmd_name)
+        verb = VERBS.get(cmd_name) or HIDDEN.get(cmd_name)
         if verb is None:
             return None
         command: click.Command = getattr(importlib.import_module(verb.module), verb.attribute)
@@ -86,7 +89,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in VERBS:
+        if args and not args[0].startswith("-") and args[0] not in {*VERBS, *HIDDEN}:
             from harness.model.document import did_you_mean  # noqa: PLC0415
 
             ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], VERBS)}")

@@ -292,7 +292,7 @@ def _refuse_incomplete(job: Job, directory: RunDirectory) -> None:
 
 def _clean_up(job: Job, composition: Composition) -> None:
     """Whatever happened, nothing with this run's token stays; in a good run there are only its own directories."""
-    own = {f"directory: {base / composition.token}" for base in (runtime_dir(), ownership.work_base())}
+    own = {f"directory: {(base / composition.token).resolve()}" for base in (runtime_dir(), ownership.work_base())}
     backends = composition.subject.backends
     try:
         found = ownership.reap(composition.token, backends, dry_run=False)

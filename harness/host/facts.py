@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.model.units import format_bytes
+
 # Debian's package of each program whose version belongs into a run's record.
 _TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -61,6 +63,19 @@ def host_facts(root: Path = Path("/")) -> dict[str, Any]:
         "ksm": _flag(root / "sys/kernel/mm/ksm/run"),
         "python": platform.python_version(),
     }
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """Return a host in one line: what a reader needs to judge whether numbers carry over to another machine."""
+    cpus, memory, virtualised = facts.get("cpu_count"), facts.get("memory_bytes"), facts.get("virtualisation")
+    parts = [
+        facts.get("cpu_model"),
+        f"{cpus} CPU{'' if cpus == 1 else 's'}" if isinstance(cpus, int) else None,
+        format_bytes(memory) if isinstance(memory, int) else None,
+        f"Linux {facts['kernel']}" if facts.get("kernel") else None,
+        None if virtualised in (None, "none") else f"itself a guest ({virtualised})",
+    ]
+    return ", ".join(str(part) for part in parts if part) or "not recorded"
 
 
 def _chosen(text: str | None) -> str | None:

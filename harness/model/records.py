@@ -43,6 +43,7 @@ ENDINGS: Mapping[str, str] = {
     "vmm-crashed": "the VMM ended by a fault of its own",
     "vmm-failed": "the VMM ended with an error",
     "vmm-paused": "the VMM does not run the guest any more, though it is there",
+    "host-lost": "the connection to the host that it was started on ended before the trial did",
 }
 """What became of an instance whose trial failed, for machines. A newer version may write others."""
 

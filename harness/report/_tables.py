@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.analysis.findings import KILLED
+from harness.host.facts import describe
 from harness.model.records import READY_METRIC
 from harness.model.report import Cell, Effect, Failure, Missing, Report
 from harness.model.units import format_bytes, format_ns, format_ratio
@@ -91,10 +92,19 @@ def wording(effect: Effect) -> str:
 
 
 def runtime_label(report: Report, runtime: str) -> str:
-    """Return a runtime's name, a VM's with its accelerator: `vm (tcg)`, `vm (kvm, nested)` inside another."""
-    accelerator = report.accelerators.get(runtime)
-    nested = ", nested" if report.run.arms.get(runtime, {}).get("nested") else ""
-    return f"{runtime} ({accelerator}{nested})" if accelerator else runtime
+    """Return a runtime's name, a VM's with its accelerator: `vm (tcg)`, `vm (kvm, nested)` inside another.
+
+    One that ran on another host names that: `vm (kvm, on far)`.
+    """
+    arm = report.run.arms.get(runtime, {})
+    host = arm.get("host")
+    words = [
+        report.accelerators.get(runtime),
+        "nested" if arm.get("nested") else None,
+        f"on {host['name']}" if isinstance(host, dict) else None,
+    ]
+    said = ", ".join(word for word in words if word)
+    return f"{runtime} ({said})" if said else runtime
 
 
 def rows(report: Report, *, without: tuple[str, ...] = ()) -> list[Row]:
@@ -249,18 +259,8 @@ def counts(report: Report) -> str:
 
 
 def host_line(report: Report) -> str:
-    """Return the host in one line: what a reader needs to judge whether numbers carry over to another machine."""
-    host = report.run.host
-    cpus, memory = host.get("cpu_count"), host.get("memory_bytes")
-    virtualisation = host.get("virtualisation")
-    parts = [
-        host.get("cpu_model"),
-        f"{cpus} CPU{'' if cpus == 1 else 's'}" if isinstance(cpus, int) else None,
-        format_bytes(memory) if isinstance(memory, int) else None,
-        f"Linux {host['kernel']}" if host.get("kernel") else None,
-        None if virtualisation in (None, "none") else f"itself a guest ({virtualisation})",
-    ]
-    return ", ".join(str(part) for part in parts if part) or "not recorded"
+    """Return the host of the run in one line; what other hosts made trials is among the findings."""
+    return describe(report.run.host)
 
 
 def identity_line(report: Report) -> str:
