@@ -19,7 +19,7 @@ struct spec {
 	uid_t uid;
 	gid_t gid;
 	enum ready_kind ready;
-	int ready_port;
+	int ready_port, vsock; /* vsock: guest: the first of three ports of the host, instead of virtio-serial; 0: none */
 	bool vm, hold; /* hold: wait for the host's word before the workload runs */
 	uint64_t upper_bytes;
 	long pids;
@@ -41,7 +41,7 @@ bool buf_file(struct buf *buf, int dirfd, const char *path); /* append a file; f
 void json_key(struct buf *buf, const char *key);             /* `,"key":` or `"key":` after `{` */
 
 /* marks.c */
-bool marks_use_port(void); /* guest: I/O port 0xe9 (isa-debugcon) instead of FD_MARKS; false when it is forbidden */
+bool marks_use_port(void); /* guest: an I/O port (0xe9, isa-debugcon) instead of FD_MARKS; false when it is forbidden */
 void marks_drop_port(void); /* in the workload's child: it shall not write marks */
 void mark(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void mark_on(int fd, const char *name, const char *detail); /* the same through another channel, to compare them */
@@ -52,7 +52,7 @@ void connect_host(const char *path);
 
 /* vm.c: what a guest's init must do before a workload can run. */
 void vm_boot(struct spec *spec);
-void vm_open_console(const struct spec *spec); /* fds 1, 2 and 5 become virtio-serial ports */
+void vm_open_console(const struct spec *spec); /* fds 1, 2 and 5 become virtio-serial ports, or sockets to the host */
 void vm_power_off(void) __attribute__((noreturn));
 
 int kvm_probe(void); /* kvm.c */

@@ -87,6 +87,8 @@ static void set_number(struct spec *spec, const char *key, const char *value)
 		spec->gid = (gid_t)number(key, value);
 	else if (strcmp(key, "ready_port") == 0)
 		spec->ready_port = (int)number(key, value);
+	else if (strcmp(key, "vsock") == 0)
+		spec->vsock = (int)number(key, value);
 	else if (strcmp(key, "upper_bytes") == 0)
 		spec->upper_bytes = (uint64_t)number(key, value);
 	else if (strcmp(key, "pids") == 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from harness.model.spec import NetworkKind
 from harness.model.units import format_bytes
 
 _BUS = {"q35": "virtio_pci", "pc": "virtio_pci", "microvm": "virtio_mmio"}
-_LATE_MODULES = ("virtio_console",)
 _SECTOR_BYTES = 512
 _HEADERS_BYTES = 4096  # of an ELF file, its program headers among them
 
@@ -72,8 +71,18 @@ class Boot:
         return {"kernel": self.system.release, "system": {"suite": self.system.suite, "packages": packages}}
 
 
-def prepare(options: Options, cache: Path, network: NetworkKind, mounts: VmMounts, say: Callable[[str], None]) -> Boot:
-    """Return what the guests of an arm boot; a system's disk is made unless it is there. Raises: CapabilityError."""
+def prepare(
+    options: Options,
+    cache: Path,
+    network: NetworkKind,
+    mounts: VmMounts,
+    say: Callable[[str], None],
+    console: Sequence[str] = ("virtio_console",),
+) -> Boot:
+    """Return what the guests of an arm boot; a system's disk is made unless it is there. Raises: CapabilityError.
+
+    `console`: the modules of the channels that are opened late.
+    """
     chosen = guest_kernel(options, cache)
     if options.boot == "disk":
         if stock.find(cache) is None:
@@ -82,7 +91,7 @@ def prepare(options: Options, cache: Path, network: NetworkKind, mounts: VmMount
     devices = (_BUS[options.machine], *_vm_storage.modules(options), *_nic.modules(network, options.nic))
     for_workload = (*devices, *mounts.modules, *options.extra_modules)
     early = kernel.module_files(chosen, for_workload)
-    late = (*_LATE_MODULES, "virtio_balloon") if options.hardware.has_balloon else _LATE_MODULES
+    late = (*console, "virtio_balloon") if options.hardware.has_balloon else tuple(console)
     every = kernel.module_files(chosen, (*for_workload, *late))
     paths = [*early, *(path for path in every if path not in early)]
     names = [path.lstrip("/") for path in initramfs.module_paths(paths)]

@@ -51,7 +51,6 @@ PACKAGES = {
     "runc": "runc",
     "setpriv": "util-linux",
     "skopeo": "skopeo",
-    "ssh": "openssh-client",
     "strace": "strace",
     "systemd-nspawn": "systemd-container",
     "thin_ls": "thin-provisioning-tools",
@@ -135,29 +134,22 @@ def start(argv: Sequence[str], *, keep_fds: Sequence[int] = (), stderr: IO[bytes
     )  # fmt: skip
 
 
-def converse(argv: Sequence[str], *, stderr: IO[bytes]) -> Running:
-    """Start a program that is talked to by its stdin and stdout; its end is the caller's affair.
-
-    It has a process group of its own, so that Ctrl-C does not end it under the caller's hands.
-    Raises: CapabilityError when the program is missing.
-    """
-    program = find_program(argv[0])
-    log.debug("+ %s &", shlex.join(argv))
-    return subprocess.Popen(
-        list(argv), executable=program, process_group=0,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-    )  # fmt: skip
-
-
-def spawn(argv: Sequence[str], log: int) -> int:
+def spawn(argv: Sequence[str], log: int, errors: int | None = None) -> int:
     """Return the pid of a program that was started on a timed path: `argv[0]` is its path, `log` gets what it says.
+
+    `errors`: what gets its stderr instead.
 
     It has a process group of its own, and our environment. By vfork(2), so that it is executed when this returns, and
     the size of this process does not matter. Raises: OSError.
     """
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
     closed = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()]
-    actions = (null, (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2), *closed)
+    actions = (
+        null,
+        (os.POSIX_SPAWN_DUP2, log, 1),
+        (os.POSIX_SPAWN_DUP2, log if errors is None else errors, 2),
+        *closed,
+    )
     default = (signal.SIGPIPE, signal.SIGXFSZ)  # which Python ignores
     return os.posix_spawn(
         argv[0], list(argv), os.environ, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=default
