@@ -51,6 +51,7 @@ PACKAGES = {
     "runc": "runc",
     "setpriv": "util-linux",
     "skopeo": "skopeo",
+    "ssh": "openssh-client",
     "strace": "strace",
     "systemd-nspawn": "systemd-container",
     "thin_ls": "thin-provisioning-tools",
@@ -131,6 +132,20 @@ def start(argv: Sequence[str], *, keep_fds: Sequence[int] = (), stderr: IO[bytes
     return subprocess.Popen(
         list(argv), executable=program, pass_fds=keep_fds, process_group=0,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
+    )  # fmt: skip
+
+
+def converse(argv: Sequence[str], *, stderr: IO[bytes]) -> Running:
+    """Start a program that is talked to by its stdin and stdout; its end is the caller's affair.
+
+    It has a process group of its own, so that Ctrl-C does not end it under the caller's hands.
+    Raises: CapabilityError when the program is missing.
+    """
+    program = find_program(argv[0])
+    log.debug("+ %s &", shlex.join(argv))
+    return subprocess.Popen(
+        list(argv), executable=program, process_group=0,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
     )  # fmt: skip
 
 
