@@ -215,6 +215,14 @@ def test_exits_of_a_machine_are_those_of_the_work_alone_and_absent_without_kvm()
     assert isinstance(container, Missing)
 
 
+def test_exits_as_qemu_tells_them_of_a_machine_on_kvm() -> None:
+    told = (Path(__file__).parents[1] / "data" / "qemu-7.2.22" / "info-stats-vcpu").read_text()
+    found = boundary.exits_of(told)
+    assert found["exits"] > 1000 > found["irq_window_exits"] > 0
+    assert "insn_emulation" not in found
+    assert boundary.exits_of("") == {}
+
+
 TRACE = """\
 # tracer: function
           sleep-41  [000] ...1.   1.000001: vfs_read <-ksys_read
