@@ -1,4 +1,5 @@
 #include "agent.h"
+#include "../probe/probe.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -81,6 +82,13 @@ void relay_output(struct relay *relay, int *source, bool is_err, const struct sp
 	sink(relay, is_err, chunk, (size_t)len);
 }
 
+/* A fault that shall be this very process', and no child's (csrc/probe/faults.c). */
+static bool is_own_fault(char **argv, size_t argc)
+{
+	return argc == 4 && strcmp(argv[0], BUILT_IN "probe") == 0 && strcmp(argv[1], "fault") == 0 &&
+	       strncmp(argv[2], INIT_FAULT, strlen(INIT_FAULT)) == 0;
+}
+
 static void serve_exec(const struct spec *spec, const char *arguments)
 {
 	unsigned long long timeout_ns;
@@ -107,7 +115,10 @@ static void serve_exec(const struct spec *spec, const char *arguments)
 	argc = 0;
 	for (char *at = words; at < words + len; at += strlen(at) + 1)
 		argv[argc++] = at;
-	run_command(spec, argv, timeout_ns, &body);
+	if (is_own_fault(argv, argc))
+		buf_fmt(&body, "%d 0 0\n", init_fault(argv[2] + strlen(INIT_FAULT), argv[3]));
+	else
+		run_command(spec, argv, timeout_ns, &body);
 	reply("OK", &body);
 	free(words), free(argv), free(body.data);
 }

@@ -104,6 +104,29 @@ static int panic(const char *host_boot_id)
 	return write(fd, "c", 1) == 1 ? 0 : 5;
 }
 
+/*
+ * What becomes of a sandbox whose first process itself fails: the agent calls this, not a child of it. 0: it lives on.
+ * Kinds: `exit` with a code; `kill` by its own hand, which the kernel ignores of a pid 1; `memory` beyond a limit.
+ */
+int init_fault(const char *kind, const char *argument)
+{
+	size_t bytes = strtoul(argument, NULL, 10);
+	if (strcmp(kind, "exit") == 0)
+		_exit((int)(bytes & 0x7f));
+	if (strcmp(kind, "kill") == 0)
+		return kill(getpid(), SIGKILL) < 0;
+	if (strcmp(kind, "memory") != 0)
+		return 2;
+	bytes = bytes > BYTES_MAX ? BYTES_MAX : bytes;
+	char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (at == MAP_FAILED)
+		return 3;
+	for (size_t i = 0; i < bytes; i += PAGE)
+		at[i] = 1;
+	munmap(at, bytes);
+	return 0;
+}
+
 int fault(const char *kind, const char *argument)
 {
 	size_t bytes = strtoul(argument, NULL, 10);

@@ -4,6 +4,7 @@
  */
 #include "probe.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,8 @@ static uint64_t spin(uint64_t until_ns)
 	return loops;
 }
 
-static uint64_t read_at_random(uint64_t until_ns)
+/* The window begins, at START_NS, when all of the memory is there. */
+static uint64_t read_at_random(uint64_t window_ns, uint64_t *start_ns)
 {
 	char *at = mmap(NULL, VICTIM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (at == MAP_FAILED)
@@ -38,8 +40,8 @@ static uint64_t read_at_random(uint64_t until_ns)
 	for (size_t i = 0; i < VICTIM_BYTES; i += PAGE)
 		at[i] = 1;
 	uint64_t reads = 0, x = 88172645463325252u, sum = 0;
-	uint64_t from_ns = now_ns(), window_ns = until_ns > from_ns ? until_ns - from_ns : 0;
-	while (now_ns() < from_ns + window_ns) {
+	*start_ns = now_ns();
+	while (now_ns() < *start_ns + window_ns) {
 		for (int i = 0; i < 1000; i++) {
 			x ^= x << 13, x ^= x >> 7, x ^= x << 17;
 			sum += (unsigned char)at[x % VICTIM_BYTES];
@@ -105,9 +107,29 @@ static uint64_t bounded_ms(const char *text)
 	return ms < 1 ? 1 : ms > MILLISECONDS_MAX ? MILLISECONDS_MAX : (uint64_t)ms;
 }
 
-int victim(const char *kind, const char *milliseconds)
+/* The guest's own count of time that its hypervisor gave to others, in ticks of 10 ms, and all ticks (proc_stat(5)). */
+static int stolen(void)
 {
-	uint64_t start = now_ns(), until_ns = start + bounded_ms(milliseconds) * 1000000, done;
+	struct buf text = {0};
+	unsigned long long ticks[8] = {0}, all = 0;
+	if (!buf_file(&text, AT_FDCWD, "/proc/stat") ||
+	    sscanf(text.data, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", ticks, ticks + 1, ticks + 2, ticks + 3, ticks + 4,
+		   ticks + 5, ticks + 6, ticks + 7) != 8)
+		return 3;
+	for (int i = 0; i < 8; i++)
+		all += ticks[i];
+	free(text.data);
+	printf("%llu %llu\n", ticks[7], all);
+	return 0;
+}
+
+int victim(const char *kind, const char *milliseconds, const char *where)
+{
+	uint64_t start = now_ns(), window_ns = bounded_ms(milliseconds) * 1000000, until_ns = start + window_ns, done;
+	if (strcmp(kind, "disk") == 0)
+		return disk_victim(window_ns, where);
+	if (strcmp(kind, "steal") == 0)
+		return stolen();
 	if (strcmp(kind, "wakeup") == 0)
 		return wake_ups(until_ns), 0;
 	if (strcmp(kind, "beat") == 0)
@@ -115,7 +137,7 @@ int victim(const char *kind, const char *milliseconds)
 	if (strcmp(kind, "cpu") == 0)
 		done = spin(until_ns);
 	else if (strcmp(kind, "memory") == 0)
-		done = read_at_random(until_ns);
+		done = read_at_random(window_ns, &start);
 	else if (strcmp(kind, "fork") == 0)
 		done = fork_and_wait(until_ns);
 	else
@@ -126,11 +148,14 @@ int victim(const char *kind, const char *milliseconds)
 
 /* -- what disturbs ------------------------------------------------------------------------------------------------ */
 
-static void write_memory(uint64_t until_ns)
+/* Return how many MiB were written. */
+static uint64_t write_memory(uint64_t until_ns)
 {
+	uint64_t made = 0;
 	char *at = mmap(NULL, PRESS_BYTES_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	for (int byte = 0; at != MAP_FAILED && now_ns() < until_ns; byte++)
+	for (int byte = 0; at != MAP_FAILED && now_ns() < until_ns; byte++, made += PRESS_BYTES_MAX >> 20)
 		memset(at, byte, PRESS_BYTES_MAX);
+	return made;
 }
 
 /* So many processes at once, again and again, and no more than FORKS_MAX altogether. */
@@ -177,18 +202,24 @@ static uint64_t spin_many(uint64_t until_ns, int count)
 	return sum;
 }
 
-int press(const char *kind, const char *milliseconds, const char *count)
+int press(const char *kind, const char *milliseconds, const char *where)
 {
 	uint64_t until_ns = now_ns() + bounded_ms(milliseconds) * 1000000, refused = 0, made = 0;
+	int failed = 0;
 	alarm(MILLISECONDS_MAX / 1000 + 1);
 	if (strcmp(kind, "cpu") == 0)
-		made = spin_many(until_ns, atoi(count));
+		made = spin_many(until_ns, atoi(where));
+	else if (strcmp(kind, "disk") == 0)
+		failed = disk_press(until_ns, where, &made);
+	else if (strcmp(kind, "network") == 0)
+		failed = network_press(until_ns, where, &made);
 	else if (strcmp(kind, "memory") == 0)
-		write_memory(until_ns);
+		made = write_memory(until_ns);
 	else if (strcmp(kind, "fork") == 0)
 		made = fork_much(until_ns, &refused);
 	else
 		return 2;
-	printf("%llu %llu\n", (unsigned long long)made, (unsigned long long)refused);
-	return 0;
+	if (!failed)
+		printf("%llu %llu\n", (unsigned long long)made, (unsigned long long)refused);
+	return failed;
 }

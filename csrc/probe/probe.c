@@ -42,8 +42,8 @@ int probe(int argc, char **argv)
 		return surface(argc > 2 && strcmp(argv[2], "symbols") == 0);
 	if (strcmp(what, "work") == 0)
 		return fixed_work();
-	if (argc == 4 && strcmp(what, "victim") == 0)
-		return finish(victim(argv[2], argv[3]));
+	if ((argc == 4 || argc == 5) && strcmp(what, "victim") == 0)
+		return finish(victim(argv[2], argv[3], argc == 5 ? argv[4] : ""));
 	if (argc == 5 && strcmp(what, "press") == 0)
 		return finish(press(argv[2], argv[3], argv[4]));
 	if (argc == 4 && strcmp(what, "fault") == 0)
@@ -55,6 +55,7 @@ int probe(int argc, char **argv)
 		for (;;)
 			pause();
 	}
-	fprintf(stderr, "harness-probe [surface [symbols] | work | wait | victim KIND MS | press KIND MS COUNT | fault KIND WHAT]\n");
+	fprintf(stderr, "harness-probe [surface [symbols] | work | wait | victim KIND MS [WHERE] | press KIND MS WHERE"
+			" | fault KIND WHAT]\n");
 	return 2;
 }

@@ -31,9 +31,16 @@ void add_leaks(struct buf *json);
 void add_sockets(struct buf *json);
 
 int dump_filters(int argc, char **tids); /* filters.c: on the host, as root */
-int victim(const char *kind, const char *milliseconds); /* press.c: prints what it got done */
-int press(const char *kind, const char *milliseconds, const char *count);
+/* press.c: prints what it got done. `where`: a directory for disks, ADDRESS:PORT for networks, else how many. */
+int victim(const char *kind, const char *milliseconds, const char *where);
+int press(const char *kind, const char *milliseconds, const char *where);
+/* press_io.c; what is not 0 is an exit code, with the reason on stderr */
+int disk_victim(uint64_t window_ns, const char *directory);
+int disk_press(uint64_t until_ns, const char *directory, uint64_t *made);
+int network_press(uint64_t until_ns, const char *where, uint64_t *made);
 int fault(const char *kind, const char *argument); /* faults.c */
+#define INIT_FAULT "init-"
+int init_fault(const char *kind, const char *argument); /* faults.c: of the agent itself, which serves it by `exec` */
 int fixed_work(void);			 /* work.c */
 
 /* names.c: a counted list of names, of which the first few are kept. */

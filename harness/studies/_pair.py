@@ -17,7 +17,7 @@ from harness.images.roots import open_tree
 from harness.images.store import Store
 from harness.interfaces import Arm, ArmSpec, Backend, Capability, Instance, RunContext
 from harness.model.milestones import READY
-from harness.model.spec import Limits, Ready, WorkloadSpec
+from harness.model.spec import Limits, MountSpec, NetworkKind, Ready, RootTree, WorkloadSpec
 
 WAITING = WorkloadSpec(("harness:probe", "wait"), ready=Ready("line", "waiting"))
 _START_NS = 120 * 10**9
@@ -54,13 +54,25 @@ def needs(names: tuple[tuple[str, Mapping[str, Any]], ...], image: str) -> list[
     return [*found, Capability("image", there, image if there else f"{image}: not in the store", hint)]
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What both instances have alike."""
+
+    image: str
+    limits: Limits
+    workload: WorkloadSpec = WAITING
+    network: NetworkKind | None = None
+    mounts: tuple[MountSpec, ...] = ()
+
+
 @dataclass
 class Pair:
-    """Two prepared runtimes, which may be the same. `store`, open as long, keeps the image's tree."""
+    """Two prepared runtimes, which may be the same. `store`, open as long, keeps the image's `tree`."""
 
     watched: Arm
     beside: Arm
     store: Store
+    tree: RootTree
 
     @contextlib.contextmanager
     def started(self, trial_id: str) -> Iterator[tuple[Instance, Instance]]:
@@ -83,19 +95,23 @@ def start(arm: Arm, trial_id: str, cleanup: contextlib.ExitStack) -> Instance:
 
 
 def prepare(
-    arm: str, image: str, limits: Limits, watched: tuple[str, Mapping[str, Any]], beside: tuple[str, Mapping[str, Any]],
+    arm: str, ground: Ground, watched: tuple[str, Mapping[str, Any]], beside: tuple[str, Mapping[str, Any]],
     context: RunContext,
 ) -> Pair:  # fmt: skip
     """Prepare both runtimes over one image. Raises: what their backends raise."""
     store = Store(data_dir() / "images")
-    tree = open_tree(store, store.find(image), image)
-    backend, options = load(*watched)
-    first = backend.prepare(ArmSpec(arm, tree, WAITING, limits), options, context)
+    tree = open_tree(store, store.find(ground.image), ground.image)
+
+    def one(name: str, chosen: tuple[str, Mapping[str, Any]]) -> Arm:
+        backend, options = load(*chosen)
+        spec = ArmSpec(name, tree, ground.workload, ground.limits, ground.network, ground.mounts)
+        return backend.prepare(spec, options, context)
+
+    first = one(arm, watched)
     if beside == watched:
-        return Pair(first, first, store)
+        return Pair(first, first, store, tree)
     try:
-        backend, options = load(*beside)
-        return Pair(first, backend.prepare(ArmSpec(f"{arm}-b", tree, WAITING, limits), options, context), store)
+        return Pair(first, one(f"{arm}-b", beside), store, tree)
     except BaseException:
         first.close()
         raise

@@ -1,0 +1,257 @@
+"""The faults of the study `containment`: how each is caused in a sandbox of our own, bounded, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import TrialError
+from harness.interfaces import Instance
+from harness.model.spec import Limits
+from harness.studies import _caps, _pair
+from harness.studies._host_watch import boot_id
+
+LIMITS = Limits(cpus=1, memory_bytes=128 << 20, pids=64)
+OVER_BYTES = 256 << 20
+EXIT_CODE = 3
+GONE_NS = 10_000_000_000
+Fault = Literal[
+    "memory", "processes", "disk", "init_killed", "init_exit", "init_memory", "panic", "killed", "runtime"
+]  # fmt: skip
+FAULTS: Mapping[Fault, str] = {
+    "memory": "a child takes 256 MiB under a limit of 128 MiB: it alone is killed",
+    "processes": "a fork bomb, as many as it can get under a limit of 64: further ones are refused",
+    "disk": "256 MiB written to its root: refused when what it may have is full",
+    "init_killed": "its first process sends itself SIGKILL: ignored of a pid 1, or it ends and takes all with it",
+    "init_exit": "its first process exits with 3: it ends (a guest's kernel panics) and takes all with it",
+    "init_memory": "its first process takes 256 MiB under a limit of 128 MiB: it ends and takes all with it",
+    "panic": "the kernel is made to panic, where it is proven not to be the host's: the sandbox ends",
+    "killed": "the process between it and the host (VMM, or its first process) is killed: nothing of it is left",
+    "runtime": "the runtime's process that stands over it (shim, conmon) is killed: it can be removed still",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Whether a fault ended as it should, and what was seen. `gone_ns`: from it until all its processes had ended."""
+
+    as_expected: bool
+    seen: str
+    gone_ns: int | None = None
+
+
+# -- what was seen -----------------------------------------------------------------------------------------------------
+
+
+def living(pids: Sequence[int]) -> list[int]:
+    """Return which of some processes live; a zombie does not."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state not in {"Z", "X"}:
+                found.append(pid)
+    return found
+
+
+def _gone_ns(pids: Sequence[int], since_ns: int) -> int | None:
+    """Wait until all have ended; return how long that took, None where some live on for too long."""
+    while living(pids):
+        if time.monotonic_ns() - since_ns > GONE_NS:
+            return None
+        time.sleep(0.002)
+    return time.monotonic_ns() - since_ns
+
+
+def _is_alive(instance: Instance) -> bool:
+    try:
+        return instance.exec(["harness:probe", "nothing"], GONE_NS).returncode == 0
+    except TrialError:
+        return False
+
+
+def _alive(instance: Instance) -> str:
+    return f"sandbox {'alive' if _is_alive(instance) else 'dead'}"
+
+
+def _how_it_ended(instance: Instance) -> list[str]:
+    try:
+        instance.inside()
+    except TrialError as error:
+        return [f"{error.message}{f' ({error.ending})' if error.ending else ''}"]
+    return []
+
+
+def _ended(instance: Instance, pids: Sequence[int], since_ns: int, said: str) -> Outcome:
+    """Return the outcome of a fault that ends a sandbox: all is gone by itself, and nothing is left once removed."""
+    gone_ns = _gone_ns(pids, since_ns)
+    words = [said] if said else []
+    if instance.boundary == "vm":  # its console and its monitor tell more than the agent's silence
+        words += _how_it_ended(instance)
+    try:
+        instance.stop(time.monotonic_ns() + GONE_NS)
+    except TrialError as error:
+        words += [] if instance.boundary == "vm" else [error.message]
+    left = living(pids)
+    words.append(f"left: {len(left)} processes" if left else "nothing left")
+    return Outcome(gone_ns is not None and not left, "; ".join(dict.fromkeys(words)), gone_ns)
+
+
+# -- faults that it outlives -------------------------------------------------------------------------------------------
+
+
+def _memory(instance: Instance) -> Outcome:
+    said = instance.exec(["harness:probe", "fault", "memory", str(OVER_BYTES)], GONE_NS)
+    text = said.stdout.decode("ascii", "replace").strip() or f"ended with {said.returncode}"
+    alive = _is_alive(instance)
+    return Outcome(text == "killed 9" and alive, f"child {text}, sandbox {'alive' if alive else 'dead'}")
+
+
+def _processes(instance: Instance) -> Outcome:
+    made, why = _pair.ask(instance, "fault", "processes", "0", bound_ms=10_000)
+    expected = why == errno.EAGAIN and made < LIMITS.pids
+    return Outcome(expected, f"{made} processes, then {errno.errorcode.get(why, 'no refusal')}")
+
+
+def _disk(instance: Instance) -> Outcome:
+    said = instance.exec(["harness:probe", "fault", "disk", str(OVER_BYTES)], 2 * GONE_NS)
+    if said.returncode:  # a root in memory takes the sandbox's own, and whoever writes there is killed for it
+        alive = _is_alive(instance)
+        return Outcome(alive, f"the writer ended with {said.returncode}, sandbox {'alive' if alive else 'dead'}")
+    written, why = map(int, said.stdout.split())
+    full = why in {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
+    return Outcome(full, f"{written >> 20} MiB, then {errno.errorcode.get(why, 'no refusal')}")
+
+
+# -- faults that end it ------------------------------------------------------------------------------------------------
+
+
+def _of_init(instance: Instance, kind: str, argument: int) -> Outcome:
+    """A fault of the agent itself: where it ends by it, nothing answers."""
+    pids, since_ns = instance.pids(), time.monotonic_ns()
+    try:
+        said = instance.exec(["harness:probe", "fault", f"init-{kind}", str(argument)], GONE_NS)
+    except TrialError:
+        return _ended(instance, pids, since_ns, "")
+    alive = _is_alive(instance)
+    words = f"answered with {said.returncode}, sandbox {'alive' if alive else 'dead'}"
+    return Outcome(alive, words) if alive else replace(_ended(instance, pids, since_ns, words), as_expected=False)
+
+
+def _init_killed(instance: Instance) -> Outcome:
+    return _of_init(instance, "kill", 0)
+
+
+def _init_exit(instance: Instance) -> Outcome:
+    return _of_init(instance, "exit", EXIT_CODE)
+
+
+def _init_memory(instance: Instance) -> Outcome:
+    return _of_init(instance, "memory", OVER_BYTES)
+
+
+def own_kernel(instance: Instance) -> bool:
+    """Return whether an instance is a VM whose kernel was proven, by its boot id, not to be the host's."""
+    inside, host = instance.inside().get("boot_id"), boot_id()
+    return instance.boundary == "vm" and isinstance(inside, str) and len(inside) == len(host) and inside != host
+
+
+def _panic(instance: Instance) -> Outcome:
+    """The exec never answers: the kernel that ran it is gone."""
+    assert own_kernel(instance)
+    pids, since_ns, said = instance.pids(), time.monotonic_ns(), ""
+    with contextlib.suppress(TrialError):
+        done = instance.exec(["harness:probe", "fault", "panic", boot_id()], GONE_NS)
+        said = f"the program inside ended with {done.returncode}"
+    found = _ended(instance, pids, since_ns, said)
+    told = b"Kernel panic" in instance.console()
+    words = "its console says: Kernel panic" if told else "its console says nothing of it"
+    return replace(found, as_expected=found.as_expected and told, seen=f"{found.seen}; {words}")
+
+
+def _killed(instance: Instance) -> Outcome:
+    pids, since_ns = instance.pids(), time.monotonic_ns()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pids[0], signal.SIGKILL)
+    return _ended(instance, pids, since_ns, "")
+
+
+def _parent(pid: int) -> int:
+    """Return the parent of a process, 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def runtime_over(pid: int) -> int | None:
+    """Return the runtime's process over a sandbox's first process, None where that is the harness itself or init."""
+    ours, at = {0, 1}, os.getpid()
+    while at not in {0, 1}:
+        ours.add(at)
+        at = _parent(at)
+    parent = _parent(pid)
+    return None if parent in ours else parent
+
+
+def _runtime(instance: Instance) -> Outcome:
+    pids = instance.pids()
+    over = runtime_over(pids[0])
+    assert over is not None
+    name = Path(f"/proc/{over}/comm").read_text().strip()
+    os.kill(over, signal.SIGKILL)
+    end_ns = time.monotonic_ns() + GONE_NS
+    while living([over]) and time.monotonic_ns() < end_ns:
+        time.sleep(0.002)
+    words = f"{name} killed; {_alive(instance)}"
+    found = _ended_by_removal(instance, pids, words)
+    for pid in living(pids):  # ours, and nobody else's task any more
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return found
+
+
+def _ended_by_removal(instance: Instance, pids: Sequence[int], said: str) -> Outcome:
+    words = [said]
+    try:
+        instance.stop(time.monotonic_ns() + GONE_NS)
+    except TrialError as error:
+        words.append(error.message)
+    left = living(pids)
+    words.append(f"left after its removal: {len(left)} processes" if left else "nothing left after its removal")
+    return Outcome(not left, "; ".join(words))
+
+
+LIVES_ON: Mapping[Fault, Callable[[Instance], Outcome]] = {"memory": _memory, "processes": _processes, "disk": _disk}
+ENDS: Mapping[Fault, Callable[[Instance], Outcome]] = {
+    "init_killed": _init_killed,
+    "init_exit": _init_exit,
+    "init_memory": _init_memory,
+    "panic": _panic,
+    "killed": _killed,
+    "runtime": _runtime,
+}
+
+
+def refusal(fault: Fault, instance: Instance) -> str | None:
+    """Return why a fault is not tried on an instance, None where it is."""
+    if fault == "panic" and not own_kernel(instance):
+        return "shared kernel: a panic here would be the host's, so it is never tried"
+    if fault == "runtime" and instance.boundary == "vm":
+        return "its VMM is the one: see killed"
+    if fault == "runtime" and runtime_over(instance.pids()[0]) is None:
+        return "no process of its runtime stands over it but the harness itself"
+    return None
+
+
+def oom_kills(instance: Instance) -> int | None:
+    """Return how many processes the host's kernel has killed for memory in an instance's cgroup, None where untold."""
+    group = _caps.group_of(instance)
+    return group.stats().memory.oom_kills_count if group else None
