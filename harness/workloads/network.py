@@ -67,13 +67,13 @@ class _Network:
                     timeout_ns=options.timeout_ns)  # fmt: skip
         trips = _driven.all_answered(site.serve(one)).latency_ns
         rate = _driven.all_answered(site.serve(many)).rate_per_s
-        into, spent = _driven.spending(site, lambda: _stream(options, site))
+        into, out = _stream(options, site), _stream(options, site, "--reverse")
         return (
-            Measurement(IN, into.rate),
-            Measurement(OUT, _stream(options, site, "--reverse").rate),
+            Measurement(IN, into.stream.rate, into.labels),
+            Measurement(OUT, out.stream.rate, out.labels),
             *(Measurement(metric, trips[name.removeprefix("p")]) for name, metric in ROUND.items()),
             Measurement(RATE, rate),
-            spent.per(CPU, into.received_bytes / (1 << 20)),
+            into.spent.per(CPU, into.stream.received_bytes / (1 << 20)),
         )
 
 
@@ -85,21 +85,38 @@ class Stream:
     rate: int
 
 
-def _stream(options: Options, site: Site, *words: str) -> Stream:
-    """Return one stream, from or to a server that serves it alone. Raises: ValueError.
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A stream that arrived, what CPU time it took, and what became of the tries before it."""
+
+    stream: Stream
+    spent: _driven.Spent
+    failed: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return how many tries there were, and why each but the last is no value."""
+        return {"tries": str(len(self.failed) + 1), **({"failed": "; ".join(self.failed)} if self.failed else {})}
+
+
+def _stream(options: Options, site: Site, *words: str) -> Tried:
+    """Return one stream, from or to a server that serves it alone. Raises: ValueError that names every try.
 
     A slow side of iperf3 may lose its control connection when a test ends: no fault of the network that is measured, so
-    it is asked again, some times.
+    it is asked again, some times. What is measured is the first try that came to its end, and that one alone.
     """
-    for left in reversed(range(TRIES)):
+    failed: list[str] = []
+    while True:
         serve = ("iperf3", "--server", "--one-off", "--daemon", "--port", str(options.iperf))
         _driven.succeeded(site.inside(serve, options.timeout_ns), "iperf3")
         try:
-            return _client(options, site, words)
+            stream, spent = _driven.spending(site, lambda: _client(options, site, words))
         except ValueError as error:
-            if not left or "control" not in str(error):
-                raise
-    raise AssertionError
+            failed.append(str(error))
+            if len(failed) == TRIES or "control" not in str(error):
+                raise ValueError("; then ".join(failed)) from error
+        else:
+            return Tried(stream, spent, tuple(failed))
 
 
 def _client(options: Options, site: Site, words: Sequence[str]) -> Stream:

@@ -201,6 +201,26 @@ def test_iperf():
         network.parse_iperf(json.dumps(IPERF).encode())
 
 
+def test_iperf_that_lost_its_control_connection_is_asked_again_and_every_try_is_recorded():
+    lost = json.dumps({"error": "control socket has closed unexpectedly"})
+    arrived = json.dumps({"end": {"sum_sent": {"bytes": 1 << 20},
+                                  "sum_received": {"bytes": 1 << 20, "bits_per_second": 8000.0}}})  # fmt: skip
+    answers = iter([lost, lost, arrived, arrived])
+    site = FakeSite(lambda argv: next(answers) if "--client" in argv else "")
+    found = by_name(network.PLUGIN.drive(options(network.PLUGIN, rounds=200), site))
+    labels = found["network.in"].labels
+    assert labels["tries"] == "3"
+    assert labels["failed"].count("control socket has closed unexpectedly") == 2
+    assert found["network.out"].labels == {"tries": "1"}
+    assert found["network.cpu"].value == 1_000_000  # of the try that arrived alone
+
+
+def test_iperf_that_never_arrives_is_a_failure_that_names_every_try():
+    site = FakeSite(lambda argv: '{"error": "control socket"}' if "--client" in argv else "")
+    with pytest.raises(ValueError, match=r"(control socket.*; then iperf3: ){3}control"):
+        list(network.PLUGIN.drive(options(network.PLUGIN, rounds=200), site))
+
+
 def test_stress_ng():
     line = "stress-ng: metrc: [9] cpu                  50      0.14      0.13      0.00       346.01         380.0\n"
     assert stress.parse_metrics(line, "cpu") == (50, 346.01)
