@@ -28,7 +28,7 @@ _LIBVIRTS_OWN = (
     "char device redirected",
     "terminating",
 )
-_MORE_MEMORY = "raise limits.memory (or the runtime's memory:)"
+_MORE_MEMORY = "raise limits.memory, or the runtime's memory:"
 _DAMAGED = "its disk is damaged or cut off: remove it below data/images/disks, the next run makes it anew"
 
 
@@ -66,7 +66,7 @@ def explain(seen: Evidence) -> Ending | None:
     panic = _PANIC.search(seen.console)
     size = format_bytes(seen.memory_bytes)
     if seen.killed:
-        what = f"guest: out of memory ({size}): its kernel killed {seen.killed} processes"
+        what = f"guest: out of memory ({size}): its kernel killed {seen.killed} of its processes"
         return Ending("guest-oom", what, _MORE_MEMORY)
     if panic is not None:
         return _panicked(printable(panic[1]), size)

@@ -229,7 +229,8 @@ class Guest:
         try:
             yield
         except TrialError as error:
-            own = self.session.find("error") or (self.session.find(EXITED) and not self.session.find(OOM))
+            ended = error.ending == "workload-ended" and not self.session.find(OOM)
+            own = ended or self.session.find("error")
             ending = None if own else self._ending(gone=not isinstance(error, TrialTimeout))
             if ending is not None:
                 hint = ending.hint or error.hint

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import CapabilityError, ImageError
+from harness.errors import CapabilityError, CommandError, ImageError
 from harness.host.process import find_program, run
+from harness.images.disk_errors import disk_errors_told
 from harness.images.store import commit_file
 from harness.images.tree import walk
 from harness.model.spec import RootTree
@@ -26,6 +27,8 @@ _UUID = "68617261-6573-7300-8000-000000000001"  # any fixed one: a random one wo
 _TIMEOUT_NS = 600 * 10**9
 _BLOCK_BYTES = 4096
 _INODE_BYTES = 256
+_FULL = "No space left on device"
+_ROOM = "make room there: harness image gc, or HARNESS_HOME on another disk"
 _ROOM_BYTES, _ROOM_INODES = 1 << 30, 65536  # of a disk that is written to; the file is sparse
 
 
@@ -43,7 +46,7 @@ def disk_image(tree: RootTree, directory: Path, fs: DiskFs = "erofs", *, writabl
 
     A `writable` one, ext4 alone, has a journal and 1 GiB of room, and is the lowest image of a chain (`disk_chain`).
 
-    Raises: CapabilityError when the program that makes it is missing; CommandError when it fails.
+    Raises: CapabilityError when the program that makes it is missing; ImageError without room; CommandError.
     """
     make = _make_erofs if fs == "erofs" else functools.partial(_make_ext4, writable=writable)
     hexadecimal = tree.digest.removeprefix("sha256:")
@@ -65,10 +68,16 @@ def disk_image(tree: RootTree, directory: Path, fs: DiskFs = "erofs", *, writabl
 def _make(tree: RootTree, path: Path, make: Callable[[RootTree, Path], None]) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
     partial.unlink(missing_ok=True)  # of a process that died: we hold the lock
+    what = f"disk of the image {tree.digest[:19]}: {path.parent}"
     try:
-        make(tree, partial)
-        with partial.open("r+b") as file:
-            commit_file(file, partial, path)
+        with disk_errors_told(what, _ROOM):
+            make(tree, partial)
+            with partial.open("r+b") as file:
+                commit_file(file, partial, path)
+    except CommandError as error:
+        if _FULL not in error.stderr_tail:
+            raise
+        raise ImageError(f"{what}: {_FULL.lower()}", hint=_ROOM) from error
     finally:
         partial.unlink(missing_ok=True)
 

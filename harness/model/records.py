@@ -33,6 +33,7 @@ RunStatus = Literal["running", "complete", "interrupted", "failed"]
 ENDINGS: Mapping[str, str] = {
     "not-started": "the runtime or the VMM refused to start it",
     "workload-ended": "the workload ended by itself, with a code that is no success or before it was ready",
+    "disk-full": "the workload ended by itself, and has said that a disk has no room for what it writes",
     "agent-failed": "the agent inside could not go on",
     "gone": "it ended or was reset without a word",
     "cgroup-oom": "the host's kernel killed a process of it, because the limit of its cgroup was reached",

@@ -19,6 +19,8 @@ from harness.trials.ledger import STREAMS, Ledger, Outcome, Progress, now, say_n
 
 STOP_NS = 30_000_000_000
 ATTEST_NS = 120_000_000_000
+_PANIC, _NO_ROOM = b"Kernel panic", b"No space left on device"
+_ROOM_HINT = "more room: limits.memory where the writable layer is a tmpfs, storage:, or the size of the volume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,21 +184,36 @@ def keep_logs(instance: Instance, outcome: Outcome, log_dir: Path) -> None:
                 (log_dir / name).write_bytes(content)
     except OSError as error:
         raise StoreError(f"{log_dir}: cannot be written: {error.strerror}") from error
-    if outcome.status == "ok":
-        return
-    told = (outcome.ending or "").startswith(("guest-", "vmm-"))  # by the console's own words
-    for name, content in zip(STREAMS, (stderr, stdout, b"" if told else logs["console.log"]), strict=True):
+    if outcome.status != "ok":
+        _add_last_words(outcome, stderr, stdout, logs["console.log"])
+
+
+def _add_last_words(outcome: Outcome, stderr: bytes, stdout: bytes, console: bytes) -> None:
+    """Add to a failure the line of its output that explains it, of the first stream that has one."""
+    if outcome.ending == "workload-ended" and _NO_ROOM in stderr:
+        outcome.ending = "disk-full"
+        outcome.error = f"{outcome.error} ({_ROOM_HINT})"
+    if outcome.ending not in {None, "gone"} and (_told_by_console(outcome) or _PANIC not in console):
+        console = b""
+    for name, content in zip(STREAMS, (stderr, stdout, console), strict=True):
         words = _last_words(content)
         if words:
             outcome.error = f"{outcome.error} | {name}: {words}"
             return
 
 
+def _told_by_console(outcome: Outcome) -> bool:
+    """Return whether the error has the console's own words."""
+    return (outcome.ending or "").startswith(("guest-", "vmm-"))
+
+
 def _last_words(content: bytes) -> str:
-    """Return the line that explains an end: a kernel's panic, with what helps where we know it, else the last line."""
-    panic = content.find(b"Kernel panic")
-    if panic < 0:
-        lines = content[-2000:].decode("utf-8", "replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
-    line = content[panic:].split(b"\n", 1)[0].decode("utf-8", "replace").strip()
-    return f"{line} (raise limits.memory)" if "memory" in line.lower() else line
+    """Return the line that explains an end: a panic or a full disk, with what helps where we know it; else the last."""
+    for sign in (_PANIC, _NO_ROOM):
+        found = content.find(sign)
+        if found >= 0:
+            start = found if sign == _PANIC else content.rfind(b"\n", 0, found) + 1
+            line = content[start:].split(b"\n", 1)[0].decode("utf-8", "replace").strip()
+            return f"{line} (raise limits.memory)" if sign == _PANIC and "memory" in line.lower() else line
+    lines = content[-2000:].decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""

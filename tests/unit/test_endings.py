@@ -21,7 +21,7 @@ ROOT = b"[ 2.1] Kernel panic - not syncing: VFS: Unable to mount root fs on unkn
     [
         (replace(SEEN, console=PANIC), "guest-oom", "out of memory (64.0 MiB): kernel panic: System is deadlocked"),
         (replace(SEEN, console=ROOT), "guest-panic", "kernel panic: VFS: Unable to mount root fs"),
-        (replace(SEEN, killed=2), "guest-oom", "its kernel killed 2 processes"),
+        (replace(SEEN, killed=2), "guest-oom", "its kernel killed 2 of its processes"),
         (replace(SEEN, status=signal.SIGKILL), "vmm-killed", "QEMU was killed by SIGKILL from outside"),
         (replace(SEEN, status=signal.SIGSEGV, log="boom"), "vmm-crashed", "QEMU crashed (SIGSEGV): boom"),
         (replace(SEEN, status=1 << 8, log="boom"), "vmm-failed", "QEMU ended with code 1: boom"),

@@ -64,6 +64,24 @@ def test_what_became_of_it_and_what_helps_are_in_the_record(tmp_path: Path) -> N
     assert (tmp_path / "console.log").exists()
 
 
+def test_a_full_disk_is_told_by_the_line_that_says_so(tmp_path: Path) -> None:
+    class Full(FakeInstance):
+        def wait(self, milestone, deadline_ns):
+            raise AgentError("workload: ended with code 1 before it was ready", ending="workload-ended")
+
+        def output(self):
+            return b"", b"writing\ndd: error writing '/big': No space left on device\n0+0 records out\n"
+
+        def console(self):
+            return b"[1.0] Key type registered"
+
+    record = trial(Full(), tmp_path)
+    assert record.ending == "disk-full"
+    assert record.error is not None
+    assert record.error.startswith("workload: ended with code 1 before it was ready (more room: limits.memory")
+    assert record.error.endswith("| stderr: dd: error writing '/big': No space left on device")
+
+
 def test_an_instance_that_does_not_stop_cleanly_fails_its_trial(tmp_path: Path) -> None:
     record = trial(FakeInstance(stop_error=TrialError("output: incomplete")), tmp_path)
     assert record.status == "failed"

@@ -98,7 +98,7 @@ def test_a_guest_without_memory_for_its_workload_is_told_so(tree: RootTree, cont
     arm = prepare(tree, context, grows, memory_mib=96, machine="microvm")
     guest = arm.launch("t0")
     with pytest.raises(
-        AgentError, match=r"guest: out of memory \(96.0 MiB\): its kernel killed \d+ processes"
+        AgentError, match=r"guest: out of memory \(96.0 MiB\): its kernel killed \d+ of its processes"
     ) as caught:
         guest.wait(READY, soon())
     guest.stop(soon(5))
