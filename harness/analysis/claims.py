@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.analysis.claims_isolation import FEATURE as ISOLATION
+from harness.analysis.claims_isolation import REACH, joined, study_claim
 from harness.analysis.claims_layers import (
     AUFS,
     BINDS,
@@ -71,6 +73,7 @@ COMPARISON = tuple(_ROWS)
 
 
 SCENARIOS = {
+    ISOLATION: REACH,
     "Portability": "portability",
     EFFICIENCY: "layers",
     CHANGES: "build-cache",
@@ -91,8 +94,10 @@ def claims(run: RunRecord, kept: Sequence[TrialRecord], cells: Sequence[Cell], i
         rows = (*_comparison(run, kept, cells, identity), *rows)
     elif run.study.get("kind") == "portability":
         rows = (shipped(run, kept, cells, _ROWS["Portability"]), *rows)
+    elif found := study_claim(run, cells, _ROWS[ISOLATION]):
+        rows = (found, *rows)
     blocks = len({trial.spec.block for trial in kept})
-    return tuple(replace(row, scenario=_scenario(row.feature), blocks=blocks) for row in rows)
+    return tuple(replace(row, scenario=row.scenario or _scenario(row.feature), blocks=blocks) for row in rows)
 
 
 def _scenario(feature: str) -> str:
@@ -102,12 +107,13 @@ def _scenario(feature: str) -> str:
 def whole_table(tables: Sequence[tuple[str, Sequence[Claim]]]) -> tuple[Claim, ...]:
     """Return every row of the text once, from several runs: (run id, its rows).
 
-    Of the runs that show a row the one with most blocks wins, the first of equals. What no run has anything on is not
-    shown, and the row says which scenario measures it.
+    Of the runs that show a row the one with most blocks wins, the first of equals; on isolation three kinds of runs
+    speak together. What no run has anything on is not shown, and the row says which scenario measures it.
     """
     rows = []
     for feature in (*_ROWS, *STATEMENTS):
         found = [replace(row, run_id=run) for run, own in tables for row in own if row.feature == feature]
+        found = joined(found) if feature == ISOLATION else found
         found.sort(key=lambda row: -row.blocks)
         shown = [row for row in found if row.verdict != "not shown"]
         others = sorted({row.verdict for row in shown[1:]} - {row.verdict for row in shown[:1]})
@@ -320,7 +326,7 @@ def _isolation(vm: _Side, container: _Side) -> Row:
     if wrong:
         return Row(*texts, "fails", wrong, short=short)
     reason = "as the text means it, the VM by a kernel of its own and the container within the host's kernel"
-    remark = "load of neighbours and faults are not part of this row: scenarios noisy-neighbour and containment"
+    remark = "what neighbours disturb and what breaks is shown by the scenarios noisy-neighbour and containment"
     return Row(*texts, "holds", reason, remark, short)
 
 
@@ -345,6 +351,7 @@ def _isolation_text(side: _Side) -> str:
         ("isolation.namespaces.own", "{:g} own namespaces"),
         ("isolation.capabilities.effective", "{:g} effective capabilities"),
         ("isolation.syscalls.reachable", "{:g} system calls reachable"),
+        ("isolation.privileged_ops", "{:g} privileged operations"),
     ):
         value = side.median(metric)
         if value is not None:

@@ -187,12 +187,15 @@ _INTERFERENCE, _CONTAINMENT = "interference.", "containment."
 class Kept:
     """What a runtime keeps of one kind of its work beside a noisy one, and how far its A/A control is from 1.
 
-    `kept` is the median over the blocks, None where it was not measured; `floor` is the control's worst block.
+    `kept` is the median over the blocks, None where it was not measured; `lo` and `hi` are its 95 % interval, None
+    below six blocks; `floor` is the control's worst block.
     """
 
     kind: str
     kept: float | None
     floor: float
+    lo: float | None = None
+    hi: float | None = None
 
     @property
     def shown(self) -> bool:
@@ -218,7 +221,7 @@ def kept_of(cells: Sequence[Cell], runtime: str) -> list[Kept]:
             low = same.minimum if same and same.minimum is not None else 1.0
             high = same.maximum if same and same.maximum is not None else 1.0
             kind = metric.removeprefix(_INTERFERENCE).removesuffix(_KEPT)
-            found.append(Kept(kind, cell.median, max(1 - low, high - 1, 0.0)))
+            found.append(Kept(kind, cell.median, max(1 - low, high - 1, 0.0), cell.lo, cell.hi))
     return found
 
 
