@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.agent import prepared as requests
-from harness.backends import _connection, _endings, _helpers, _metering, _saved
+from harness.backends import _connection, _endings, _helpers, _metering, _saved, _vm_events
 from harness.backends._boot_marks import BootSession
 from harness.backends._domain import CHANNELS, GuestSpec, domain_xml
 from harness.container import syscalls
@@ -165,6 +165,10 @@ class Guest:
     def monitor(self, command: str) -> str:
         """Return what QEMU's own monitor says. Raises: BackendError."""
         return _connection.monitor(self._connection, self.spec.name, command)
+
+    def listening(self) -> contextlib.AbstractContextManager[list[str]]:
+        """Return a block during which a list is filled with what QEMU says by itself. Raises: BackendError."""
+        return _vm_events.listening(self._connection, self.spec.name)
 
     def forgotten(self) -> bool:
         """Return whether libvirt lists the guest no more."""

@@ -37,6 +37,15 @@ def group_of(instance: Instance) -> cgroups.Group | None:
     return cgroups.Group.restored(layout, found, ()) if found else None
 
 
+def path_of(instance: Instance, controller: str) -> str:
+    """Return where a controller has an instance, below the root of its tree; empty where it has no place of its own."""
+    tree, pids = cgroups.detect().of(controller), instance.pids()
+    with contextlib.suppress(ContainerError):
+        if tree is not None and pids and (path := own_path(tree, pids[0])) != own_path(tree):
+            return path
+    return ""
+
+
 def waited_ns(group: cgroups.Group | None, resource: str) -> int | None:
     """Return how long tasks of a group have waited for `cpu`, `memory` or `io`, None where that is not counted."""
     found = group.stats().pressure.get(resource) if group else None

@@ -255,3 +255,8 @@ def oom_kills(instance: Instance) -> int | None:
     """Return how many processes the host's kernel has killed for memory in an instance's cgroup, None where untold."""
     group = _caps.group_of(instance)
     return group.stats().memory.oom_kills_count if group else None
+
+
+def memory_group(instance: Instance) -> str:
+    """Return the path of the cgroup that limits an instance's memory, as the kernel's log has it; empty without one."""
+    return _caps.path_of(instance, "memory")

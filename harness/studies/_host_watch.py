@@ -28,25 +28,30 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the kernel has said. `killed`: the groups in which it killed for memory; `trouble`: what none may cause."""
+    """What the kernel has said. `killed`: own groups in which it killed for memory; `trouble`: what none may cause."""
 
     killed: tuple[str, ...]
     trouble: tuple[str, ...]
 
 
-def judge(lines: Sequence[str], neighbour: str) -> Told:
+def _is_in(group: str | None, other: str) -> bool:
+    return bool(other) and (group == other or (group or "").startswith(f"{other}/"))
+
+
+def judge(lines: Sequence[str], own: str, neighbour: str) -> Told:
     """Return what lines of the kernel's log say; a kill for memory beyond a group, or in the neighbour's, is trouble.
 
+    `neighbour` is the path of its group, empty where it has none.
     Kills in other groups are those of others on this host: a limit of theirs was reached.
     """
     killed, trouble = [], []
     for line in lines:
         found = _KILL.search(line)
-        if found and (found["why"] != "CONSTRAINT_MEMCG" or neighbour in (found["group"] or "")):
+        if found and (found["why"] != "CONSTRAINT_MEMCG" or _is_in(found["group"], neighbour)):
             trouble.append(f"killed for memory: {found['group'] or found['why']}")
-        elif found:
+        elif found and _is_in(found["group"], own):
             killed.append(found["group"] or "")
-        elif _TROUBLE.search(line):
+        elif not found and _TROUBLE.search(line):
             trouble.append(line)
     return Told(tuple(killed), tuple(trouble))
 
@@ -54,8 +59,8 @@ def judge(lines: Sequence[str], neighbour: str) -> Told:
 class HostWatch:
     """The host's kernel from now on. Raises: OSError where its log may not be read."""
 
-    def __init__(self, neighbour: str) -> None:
-        self._neighbour = neighbour
+    def __init__(self, own: str, neighbour: str) -> None:
+        self._own, self._neighbour = own, neighbour
         self._boot_id = boot_id()
         self._fd = os.open(_LOG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.lseek(self._fd, 0, os.SEEK_END)
@@ -73,7 +78,7 @@ class HostWatch:
                 lost = ("lines of the kernel's log were lost",)
                 continue
             lines.append(record.partition(";")[2].partition("\n")[0])
-        told = judge(lines, self._neighbour)
+        told = judge(lines, self._own, self._neighbour)
         other = () if boot_id() == self._boot_id else ("the host's kernel is another one",)
         return Told(told.killed, (*told.trouble, *lost, *other))
 

@@ -19,7 +19,18 @@ from harness.interfaces import Capability, Emit, Instance, Json, RunContext, Stu
 from harness.model.fields import Strict, to_tuple
 from harness.model.metrics import Absent, Assume, Better, Measurement, Metric, Unit
 from harness.studies import _pair
-from harness.studies._faults import ENDS, FAULTS, GONE_NS, LIMITS, LIVES_ON, Fault, Outcome, oom_kills, refusal
+from harness.studies._faults import (
+    ENDS,
+    FAULTS,
+    GONE_NS,
+    LIMITS,
+    LIVES_ON,
+    Fault,
+    Outcome,
+    memory_group,
+    oom_kills,
+    refusal,
+)
 from harness.studies._heart import Heart
 from harness.studies._host_watch import HostWatch, Told
 
@@ -76,11 +87,11 @@ class ArmOptions(Strict):
 class _Host:
     """The host's own words, where they may be read."""
 
-    def __init__(self, neighbour: str) -> None:
+    def __init__(self, own: str, neighbour: str) -> None:
         self.trouble: list[str] = []
         self.why = ""
         try:
-            self._watch: HostWatch | None = HostWatch(neighbour)
+            self._watch: HostWatch | None = HostWatch(own, neighbour)
         except OSError as error:
             self._watch, self.why = None, f"/dev/kmsg: {error.strerror}"
 
@@ -111,18 +122,26 @@ class _Trial:
     def one(self, fault: Fault, cause: Callable[[Instance], Outcome], broken: Instance) -> None:
         """Cause one fault and say what came of it. Raises: TrialError."""
         before = oom_kills(broken)
-        with Heart(self.neighbour, self.beat_ms) as heart:
+        with _listening(broken) as monitor, Heart(self.neighbour, self.beat_ms) as heart:
             outcome = cause(broken)
         gap_ns, told = heart.gap_ns, self.host.told()
         still = gap_ns is not None and gap_ns <= max(GAP_NS_MAX, 5 * self.quiet_ns)
         self.emit(Measurement(GAP[fault], gap_ns) if gap_ns is not None else Absent(GAP[fault], "the neighbour died"))
         held = outcome.as_expected and still and not told.trouble
         labels = {"seen": outcome.seen, **_evidence(before, oom_kills(broken), told)}
+        if monitor:
+            labels["monitor"] = "; ".join(monitor)
         self.emit(Measurement(CONTAINED[fault], int(held), labels))
         if fault in DETECTED:
             lives = Absent(DETECTED[fault], f"it did not end: {outcome.seen}")
             self.emit(lives if outcome.gone_ns is None else Measurement(DETECTED[fault], outcome.gone_ns))
         self.verdicts.append(held)
+
+
+def _listening(instance: Instance) -> contextlib.AbstractContextManager[list[str]]:
+    """Return a block during which a VM's monitor fills the list; nothing fills it where there is none."""
+    listening: Callable[[], contextlib.AbstractContextManager[list[str]]] | None = getattr(instance, "listening", None)
+    return contextlib.nullcontext([]) if listening is None else listening()
 
 
 def _evidence(before: int | None, after: int | None, told: Told) -> dict[str, str]:
@@ -149,12 +168,14 @@ class ContainmentArm:
     pair: _pair.Pair
     beat_ms: int
     faults: Sequence[Fault]
+    token: str
     facts: Mapping[str, Json]
     accelerator: str | None
 
     def measure(self, trial_id: str, emit: Emit) -> None:
         with self.pair.started(trial_id) as (broken, neighbour):
-            trial = _Trial(neighbour, self.beat_ms, self._quiet_ns(neighbour), _Host(f"{trial_id}-b"), emit)
+            host = _Host(f"/harness-{self.token}", memory_group(neighbour))
+            trial = _Trial(neighbour, self.beat_ms, self._quiet_ns(neighbour), host, emit)
             emit(Measurement(QUIET, trial.quiet_ns))
             for fault in FAULTS:
                 why = refusal(fault, broken) if fault in self.faults else "not among the study's faults"
@@ -214,7 +235,8 @@ class ContainmentStudy:
         assert isinstance(arm_options, ArmOptions)
         both = (arm_options.backend, arm_options.options)
         pair = _pair.prepare(arm, _pair.Ground(options.image, LIMITS), both, both, context)
-        return ContainmentArm(pair, options.beat_ms, options.faults, pair.watched.facts, pair.watched.accelerator)
+        facts, accelerator = pair.watched.facts, pair.watched.accelerator
+        return ContainmentArm(pair, options.beat_ms, options.faults, context.token, facts, accelerator)
 
 
 PLUGIN: Study = ContainmentStudy()
