@@ -5,9 +5,9 @@ two tables, one of what the workload reaches, one of what stands in between.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness.analysis.exposure import Exposure, exposures, headlines, weighted
+from harness.analysis.exposure import exposures, headlines, weighted
 from harness.analysis.isolation import (
     ALLOWED,
     BOUNDARY,
@@ -134,39 +134,47 @@ def report_lines(report: Report) -> tuple[str, ...]:
 class Card:
     """One runtime in a few words. `kind` is own, shared, bare (no isolation at all) or plain (not of the surface).
 
-    `score` is the composite, whose parts stand below it on every page; None where there is none.
+    `backend` is empty where it has the runtime's name. `score` is the composite, whose parts stand below it on every
+    page; None where there is none.
     """
 
     name: str
     kind: str
     badge: str
     facts: tuple[str, ...]
+    backend: str = ""
     score: float | None = None
 
 
 def glance(report: Report) -> list[Card]:
     """Return a card a runtime; empty for a run that tells nothing of isolation."""
-    if not measured(report):
-        return _study_cards(report)
-    scores = {one.runtime: one for one in exposures(report)}
-    kinds = boundaries(report)
+    scores = {one.runtime: one.score for one in exposures(report)}
+    kinds, backends = boundaries(report), {trial.spec.runtime: trial.spec.backend for trial in report.records}
+    cards = (
+        [(side.runtime, _card(side, kinds.get(side.runtime, ""))) for side in sides(report)]
+        if measured(report)
+        else _study_cards(report)
+    )
     return [
-        _card(side, kinds.get(side.runtime, ""), scores.get(side.runtime), tables.runtime_label(report, side.runtime))
-        for side in sides(report)
+        replace(
+            card,
+            name=tables.runtime_label(report, runtime),
+            backend="" if backends.get(runtime) == runtime else backends.get(runtime, ""),
+            score=scores.get(runtime),
+        )
+        for runtime, card in cards
     ]
 
 
-def _card(side: Side, boundary: str, score: Exposure | None, name: str) -> Card:
-    number = score.score if score else None
+def _card(side: Side, boundary: str) -> Card:
     if side.own_kernel is None:
-        return Card(name, "plain", "whose kernel is not known", (), number)
+        return Card("", "plain", "whose kernel is not known", ())
     if side.own_kernel:
-        return Card(
-            name, "own", "own kernel", ("none of the host's within direct reach", *_monitor_facts(side)), number
-        )
+        return Card("", "own", "own kernel", ("none of the host's within direct reach", *_monitor_facts(side)))
     facts = [text for metric, text in _facts(side).items() if metric in side.values]
-    bare = boundary == "process"
-    return Card(name, "bare" if bare else "shared", "host's kernel", (*facts, *([] if bare else holes(side))), number)
+    if boundary == "process":
+        return Card("", "bare", "no isolation", tuple(facts))
+    return Card("", "shared", "host's kernel", (*facts, *holes(side)))
 
 
 def _facts(side: Side) -> Mapping[str, str]:
@@ -186,15 +194,15 @@ def _monitor_facts(side: Side) -> list[str]:
     return [f"behind it a monitor that may make {side.of(ALLOWED)} host calls{used}"]
 
 
-def _study_cards(report: Report) -> list[Card]:
+def _study_cards(report: Report) -> list[tuple[str, Card]]:
     kind = str(report.run.study.get("kind")) if report.run.study else ""
     found = []
     for runtime in report.run.runtimes:
-        name = tables.runtime_label(report, runtime)
         contained = contained_of(report.cells, runtime)
         if kind == "interference":
             facts = tuple(kept.text() for kept in kept_of(report.cells, runtime))
-            found.append(Card(name, "plain", "beside a noisy one", facts or ("not measured",)))
+            found.append((runtime, Card("", "plain", "beside a noisy one", facts or ("not measured",))))
         elif kind == "containment":
-            found.append(Card(name, "plain", "faults", (contained.text() if contained else "not measured",)))
+            text = contained.text() if contained else "not measured"
+            found.append((runtime, Card("", "plain", "when it breaks", (text,))))
     return found

@@ -42,7 +42,7 @@ def report():
 def test_cards_tell_kinds_of_isolation_apart(report):
     bare, container, vm = isolation.glance(report)
     assert [(card.kind, card.badge) for card in (bare, container, vm)] == [
-        ("bare", "host's kernel"), ("shared", "host's kernel"), ("own", "own kernel"),
+        ("bare", "no isolation"), ("shared", "host's kernel"), ("own", "own kernel"),
     ]  # fmt: skip
     assert container.facts[0] == "289 of 362 system calls, 4 of high risk"
     assert vm.facts[0] == "none of the host's within direct reach"
