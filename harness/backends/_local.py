@@ -242,7 +242,8 @@ class LocalInstance:
         kills = group.stats().memory.oom_kills_count if group is not None else None
         if not kills:
             return None
-        what = f"{self.boundary}: out of memory ({format_bytes(self.memory_bytes)}): the kernel killed {kills} of its processes"
+        size = format_bytes(self.memory_bytes)
+        what = f"{self.boundary}: out of memory ({size}): the kernel killed {kills} of its processes"
         return AgentError(what, hint="raise limits.memory", ending="cgroup-oom")
 
     def inside(self) -> Mapping[str, Json]:

@@ -104,6 +104,7 @@ def test_a_guest_without_memory_for_its_workload_is_told_so(tree: RootTree, cont
     guest.stop(soon(5))
     arm.close()
     assert "limits.memory" in (caught.value.hint or "")
+    assert caught.value.ending == "guest-oom"
     assert any(mark.milestone == OOM for mark in guest.marks)
 
 
@@ -111,8 +112,9 @@ def test_a_vmm_that_is_killed_is_told_from_a_guest_that_ends(tree: RootTree, con
     arm = prepare(tree, context)
     guest = arm.launch("t0")
     os.kill(guest.pids()[0], signal.SIGKILL)
-    with pytest.raises(AgentError, match="VMM: QEMU was killed by SIGKILL from outside"):
+    with pytest.raises(AgentError, match="VMM: QEMU was killed by SIGKILL from outside") as caught:
         guest.wait(INIT, soon())
+    assert caught.value.ending == "vmm-killed"
     guest.stop(soon(5))
     arm.close()
 
@@ -126,8 +128,9 @@ def test_what_cannot_start_is_refused_at_once_with_the_reason(tree: RootTree, co
     root = replace(arm._parts.root, disks=(broken,))
     arm._parts = replace(arm._parts, root=root)
     start_ns = time.monotonic_ns()
-    with pytest.raises(BackendError, match=r"VMM: QEMU did not start: .*qcow2"):
+    with pytest.raises(BackendError, match=r"VMM: QEMU did not start: .*qcow2") as caught:
         arm.launch("t0")
+    assert caught.value.ending == "not-started"
     assert time.monotonic_ns() - start_ns < 10 * SECOND_NS, "it is known at once"
     arm.close()
 
