@@ -8,7 +8,9 @@ const contrast = e => { const [a, b] = [luminance(getComputedStyle(e).color), lu
   return (a + 0.05) / (b + 0.05); };
 found.wide = document.documentElement.scrollWidth - innerWidth;
 found.dark = matchMedia("(prefers-color-scheme: dark)").matches;
-found.contrast = Math.min(...[...document.querySelectorAll("p, li, td, th, dd, dt, a, figcaption, h1, h2, h3")].map(contrast));
+found.contrast = Math.min(...[...document.querySelectorAll("p, li, td, th, dd, dt, a, figcaption, h1, h2, h3, .badge")].map(contrast));
+found.cards = [...document.querySelectorAll(".card")].map(c => { const badge = c.querySelector(".badge");
+  return { badge: badge.textContent, colour: getComputedStyle(badge).color, bottom: c.getBoundingClientRect().bottom }; });
 found.headings = [...document.querySelectorAll("h1, h2, h3")].map(h => Number(h.tagName[1]));
 found.images = [...document.querySelectorAll("svg[role=img]")].map(s => [s.getAttribute("aria-label"), s.querySelector("desc").textContent]);
 found.overlaps = [...document.querySelectorAll("svg")].flatMap(svg => {

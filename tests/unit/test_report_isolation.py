@@ -32,11 +32,16 @@ def _with_surface(record):
     return replace(record, metrics={**record.metrics, **found})
 
 
-@pytest.fixture(scope="module")
-def report():
+def surface_report():
+    """Return a report on a run that looked at the surface too."""
     run = example_run()
     run = replace(run, metrics={**run.metrics, **dict.fromkeys((*EVERYWHERE, *BETWEEN), LOWER)})
     return analyse(run, [_with_surface(record) for record in example_trials()])
+
+
+@pytest.fixture(scope="module")
+def report():
+    return surface_report()
 
 
 def test_cards_tell_kinds_of_isolation_apart(report):
