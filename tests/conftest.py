@@ -173,6 +173,7 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "apt": functools.partial(_program, "apt-get"),
     "git": functools.partial(_program, "git"),
     "libvirtd": functools.partial(_program, "libvirtd"),
+    "sshd": functools.partial(_program, "sshd"),
     "cloud-hypervisor": functools.partial(_program, "cloud-hypervisor"),
     "crun": functools.partial(_program, "crun"),
     "firecracker": functools.partial(_program, "firecracker"),

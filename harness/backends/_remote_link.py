@@ -82,7 +82,7 @@ class Link:
         try:
             self.greeting = self._greeted()
         except BaseException:
-            self.close()
+            self.close(patience_ns=0)
             raise
 
     def _greeted(self) -> Mapping[str, Any]:
@@ -193,13 +193,13 @@ class Link:
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1].strip() if lines else "it said nothing"
 
-    def close(self) -> None:
+    def close(self, patience_ns: int = _END_NS) -> None:
         """Close the connection: the harness there removes what it has and ends. Calling it again does nothing."""
         if self._ssh.stdin is not None:
             with contextlib.suppress(OSError):  # what was not sent cannot be sent any more
                 self._ssh.stdin.close()
             self._ssh.stdin = None
-        process.await_end(self._ssh, _END_NS)
+        process.await_end(self._ssh, patience_ns)
         for stream in (self._ssh.stdout, self._stderr):
             if stream is not None:
                 stream.close()

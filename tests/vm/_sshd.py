@@ -1,13 +1,13 @@
 """Another host, as far as one machine can be one: a real sshd in network, UTS and mount namespaces of its own.
 
 It has its own host name, loopback, /run, home of the harness and host key; kernel, CPUs and cgroups are this host's.
+The sockets of runs lie in a directory of the test, where a libvirtd in namespaces of its own sees them, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -57,23 +57,20 @@ class Host:
 
     def left(self) -> list[str]:
         """Return what there is of any run on this host: its directories, and guests that it started."""
-        runs = self._root("run/harness"), self.home / "cache" / "runs"
+        runs = self.place / "run", Path(f"/proc/{self.pid}/root/run/harness"), self.home / "cache" / "runs"
         found = [str(entry) for base in runs if base.is_dir() for entry in base.iterdir() if entry.name[0] != "."]
         return found + [f"qemu {pid}" for pid in self._processes() if b"qemu-system" in _argv(pid)]
-
-    def _root(self, path: str) -> Path:
-        return Path(f"/proc/{self.pid}/root") / path
 
     def connections(self) -> list[int]:
         """Return the pids of the harnesses that serve here."""
         return [pid for pid in self._processes() if b"remote-serve" in _argv(pid) and b"python" in _argv(pid)]
 
     def _processes(self) -> list[int]:
-        mine = os.readlink(f"/proc/{self.pid}/ns/uts")
+        mine = Path(f"/proc/{self.pid}/ns/uts").readlink()
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if entry.name.isdigit() and os.readlink(entry / "ns" / "uts") == mine:
+                if entry.name.isdigit() and (entry / "ns" / "uts").readlink() == mine:
                     found.append(int(entry.name))
         return found
 
@@ -118,7 +115,7 @@ def _write_files(place: Path, cache: Path) -> None:
     (place / "sshd_config").write_text(
         f"ListenAddress {ADDRESS}:{PORT}\nHostKey {place}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"PasswordAuthentication no\nPermitRootLogin prohibit-password\nAuthorizedKeysFile {place}/authorized_keys\n"
-        f"SetEnv HARNESS_HOME={shlex.quote(str(place / 'home'))}\n"
+        f"SetEnv HARNESS_HOME={place}/home HARNESS_RUNTIME={place}/run\n"
     )
 
 

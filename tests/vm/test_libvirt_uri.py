@@ -174,7 +174,7 @@ def test_a_killed_harness_leaves_no_guest_because_the_daemon_ends_it(daemon: _li
     ("uri", "words"),
     [
         pytest.param("qemu+unix:///system?socket=/nonexistent", ["/nonexistent", "is the daemon running"], id="silent"),
-        pytest.param("qemu+ssh://elsewhere/system", ["cannot be timed by this host's clock"], id="remote"),
+        pytest.param("qemu+tls://elsewhere/system", ["go over ssh alone", "qemu+ssh://elsewhere/system"], id="remote"),
         pytest.param("xen:///system", ["not a URI of the QEMU driver"], id="other-driver"),
     ],
 )
