@@ -25,6 +25,14 @@ def hides_unified(layout: cgroups.Layout) -> bool:
     return layout.mode == "hybrid"
 
 
+def beside(path: Path) -> Path:
+    """Return a path by which a thread that is aside, and what it starts, reach what the host has at `path`.
+
+    Source: proc(5), /proc/PID/root; PID is the process, whose first thread never goes aside.
+    """
+    return Path(f"/proc/{os.getpid()}/root{os.path.realpath(path)}")
+
+
 class Aside:
     """The thread; `without_unified` hides the cgroup2 mount of a hybrid host. Raises: CapabilityError."""
 

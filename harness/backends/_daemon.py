@@ -91,6 +91,10 @@ class Daemon:
             self._child.send_signal(signal.SIGTERM)
         process.await_end(self._child, _END_NS)
 
+    def outside(self, path: Path) -> Path:
+        """Return a path to what the daemon sees at `path`, whose mounts are its own."""
+        return Path(f"/proc/{self._child.pid}/root{path}")
+
     def close(self) -> None:
         self._undo.close()
 

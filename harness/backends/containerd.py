@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _daemon, _peer
+from harness.backends import _containerd, _daemon, _peer
 from harness.backends._command import Command, Running
 from harness.backends._door import ARGV, INSIDE
 from harness.errors import CapabilityError, CommandError
@@ -27,6 +27,7 @@ from harness.model.spec import MountSpec, NetworkKind
 _TIMEOUT_NS = 600_000_000_000
 _ASK_NS = 10_000_000_000
 _FORCE_NS = 20_000_000_000
+_NAMESPACE = "harness"
 _CONFIG = """version = 2
 root = "{data}/root"
 state = "/run/engine"
@@ -50,15 +51,11 @@ def _daemon_argv(data: Path, socket: Path) -> list[str]:
     return [str(find_program("containerd")), "--config", f"{data}/config.toml", "--log-level", "warn"]
 
 
-def _ctr(socket: Path) -> list[str]:
-    return [str(find_program("ctr")), "--address", str(socket), "--namespace", "harness"]
-
-
 def _answers(socket: Path) -> bool:
     if not socket.exists():
         return False
     try:
-        run([*_ctr(socket), "version"], timeout_ns=_ASK_NS)
+        run([*_containerd.ctr(socket, _NAMESPACE), "version"], timeout_ns=_ASK_NS)
     except CommandError:
         return False
     return True
@@ -119,11 +116,11 @@ class _Recipe:
         with ExitStack() as undo:
             daemon = _daemon.acquire(ground.context, DAEMON)
             undo.callback(_daemon.release, ground.context, DAEMON)
-            self._command = _ctr(daemon.socket)
+            self._command = _containerd.ctr(daemon.socket, _NAMESPACE)
             self._image = f"harness.local/image:{ground.spec.tree.digest.rpartition(':')[2][:16]}"
             try:
                 diff_id = self._import()
-                self.tree = self._layer(diff_id)
+                self.tree = _containerd.layer(self._command, "overlayfs", f"view-{ground.spec.runtime}", diff_id)
             except CommandError as error:
                 raise CapabilityError(f"{ground.spec.runtime}: {error.message}") from error
             self.facts: Mapping[str, Json] = {
@@ -148,15 +145,6 @@ class _Recipe:
             layer.unlink(missing_ok=True)
             archive.unlink(missing_ok=True)
         return diff_id
-
-    def _layer(self, diff_id: str) -> Path:
-        """Return the directory of the image's only layer: what a view of it would mount; the view itself is dropped."""
-        view = f"view-{self._ground.spec.runtime}"
-        words = ["snapshots", "--snapshotter", "overlayfs", "view", "--mounts", view, diff_id]
-        mounts = json.loads(run([*self._command, *words], timeout_ns=_ASK_NS).stdout)
-        if len(mounts) != 1 or mounts[0]["Type"] != "bind":
-            raise CapabilityError(f"ctr: snapshots: a view of one layer is not one bind mount: {mounts}")
-        return Path(mounts[0]["Source"])
 
     def ready(self, start: _peer.Start) -> None:
         return

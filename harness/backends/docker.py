@@ -7,8 +7,7 @@ capabilities, seccomp profile and masks.
 from __future__ import annotations
 
 import ipaddress
-import json
-import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,18 +16,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.backends import _daemon, _network, _peer
+from harness.backends import _containerd, _daemon, _docker_left, _network, _peer
+from harness.backends._aside import beside
 from harness.backends._command import Command, Running
 from harness.backends._docker_api import Api
+from harness.backends._docker_left import HOST_SOCKET, LABEL
 from harness.backends._door import ARGV, INSIDE
-from harness.errors import BackendError, CapabilityError
+from harness.errors import BackendError, CapabilityError, CommandError
 from harness.host.netns import RunNetwork
 from harness.host.process import find_program, run
 from harness.interfaces import Arm, ArmSpec, Capability, Json, RunContext
 from harness.model.spec import MountSpec
 
-HOST_SOCKET = Path("/var/run/docker.sock")
-_LABEL = "harness.token"
 _TAR_NS = 600_000_000_000
 _NOT_OURS = "a daemon that is there already is not in the run's network"
 _ADDRESSES = ipaddress.IPv4Network("10.213.0.128/25")
@@ -124,7 +123,7 @@ def create_document(ground: _peer.Ground, start: _peer.Start, wanted: Wanted) ->
         "Cmd": list(ARGV[1:]),
         "User": "0:0",
         "WorkingDir": "/",
-        "Labels": {_LABEL: ground.context.token},
+        "Labels": {LABEL: ground.context.token},
         "HostConfig": host,
         **({} if ground.network == "host" else {"Hostname": spec.runtime}),
     }
@@ -150,7 +149,7 @@ def run_words(ground: _peer.Ground, start: _peer.Start, wanted: Wanted) -> list[
         "run", "--rm", "--name", start.name, "--memory", str(limits.memory_bytes), "--memory-swap",
         str(limits.memory_bytes), "--cpus", str(limits.cpus), "--pids-limit", str(limits.pids), "--network",
         ground.network, "--cgroupns", "private", "--user", "0:0", "--workdir", "/", "--label",
-        f"{_LABEL}={ground.context.token}", "--entrypoint", ARGV[0],
+        f"{LABEL}={ground.context.token}", "--entrypoint", ARGV[0],
         "--mount", f"type=bind,source={start.door},target={INSIDE},readonly",
     ]  # fmt: skip
     if ground.network != "host":
@@ -168,6 +167,27 @@ def run_words(ground: _peer.Ground, start: _peer.Start, wanted: Wanted) -> list[
     return [*words, wanted.image, *ARGV[1:]]
 
 
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where an engine keeps its images, whose containerd it is asked of."""
+
+    socket: Path
+    namespace: str
+    snapshotter: str
+
+
+def containerd_store(info: Mapping[str, Any], usual: Path) -> Store | None:
+    """Return containerd's image store, None where Docker has its own, by the answer to GET /info.
+
+    Source: Docker Engine API: DriverStatus since Docker 23, `Containerd` since v1.46; before it the `usual` socket.
+    """
+    if ["driver-type", "io.containerd.snapshotter.v1"] not in (info.get("DriverStatus") or []):
+        return None
+    told = info.get("Containerd") or {}
+    namespace = (told.get("Namespaces") or {}).get("Containers") or "moby"
+    return Store(Path(told.get("Address") or usual), namespace, info["Driver"])
+
+
 # -- the engine ------------------------------------------------------------------------------------------------------
 
 
@@ -175,13 +195,12 @@ class _Recipe:
     def __init__(self, ground: _peer.Ground, options: Options) -> None:
         self._ground, self._options = ground, options
         with ExitStack() as undo:
-            socket = options.socket
-            if socket is None:
-                socket = self._daemon(undo).socket
+            self._own = self._daemon(undo) if options.socket is None else None
+            socket = self._own.socket if self._own else beside(options.socket or HOST_SOCKET)
             self._socket = socket
             self._api = Api(socket)
             undo.callback(self._api.close)
-            self._image = f"harness-{ground.context.token}:{ground.spec.tree.digest.rpartition(':')[2][:16]}"
+            self._image = f"{_docker_left.repository(ground.context.token)}:{_tag(ground.spec)}"
             self._docker = [str(find_program("docker")), "--host", f"unix://{socket}"] if options.via == "cli" else []
             with _prepared():
                 self._import()
@@ -205,7 +224,7 @@ class _Recipe:
         return daemon
 
     def _import(self) -> None:
-        """Give the engine the image's tree as one layer, unless another arm has done so."""
+        """Give the engine the image's tree as one layer; each arm has a name of its own for it, by which it goes."""
         archive = self._ground.context.work / f"{self._ground.spec.runtime}.tar"
         archive.parent.mkdir(parents=True, exist_ok=True)
         tree = str(self._ground.spec.tree.path)
@@ -220,14 +239,21 @@ class _Recipe:
 
     def _layer(self) -> Path:
         """Return the directory that holds the image's only layer. Raises: CapabilityError where nobody tells it."""
-        driver = self._api.call("GET", f"/images/{self._image}/json")["GraphDriver"]
-        upper = (driver.get("Data") or {}).get("UpperDir")
-        if not upper:
+        image, info = self._api.call("GET", f"/images/{self._image}/json"), self._api.call("GET", "/info")
+        upper = ((image.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
+        if upper:
+            return Path(upper)
+        usual = Path("/run/engine/containerd" if self._own else "/run/containerd", "containerd.sock")
+        store = containerd_store(info, usual)
+        if store is None:
             raise CapabilityError(
-                f"docker: storage driver {driver.get('Name')}: does not tell where the image's layer is",
-                hint="the agent attests that directory; overlay2 tells it",
+                f"docker: storage driver {info.get('Driver')}: does not tell where the image's layer is",
+                hint="the agent attests that directory; overlay2 tells it, and containerd's image store",
             )
-        return Path(upper)
+        socket = self._own.outside(store.socket) if self._own else beside(store.socket)
+        command = _containerd.ctr(socket, store.namespace)
+        view = f"harness-{self._ground.context.token}"
+        return _containerd.layer(command, store.snapshotter, view, image["RootFS"]["Layers"][0])
 
     def _facts(self) -> dict[str, Json]:
         version, info = self._api.call("GET", "/version"), self._api.call("GET", "/info")
@@ -288,12 +314,17 @@ class _Recipe:
         self._undo.close()
 
 
+def _tag(spec: ArmSpec) -> str:
+    """Return what follows the colon of an image's name: the tree and the arm (at most 128 of `[A-Za-z0-9_.-]`)."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{spec.tree.digest.rpartition(':')[2][:16]}-{spec.runtime}")[:128]
+
+
 @contextmanager
 def _prepared() -> Iterator[None]:
     """Before a run, what the daemon refuses is a missing prerequisite. Raises: CapabilityError."""
     try:
         yield
-    except BackendError as error:
+    except (BackendError, CommandError) as error:
         raise CapabilityError(error.message, hint=error.hint) from error
 
 
@@ -333,29 +364,14 @@ class DockerBackend:
         )
 
     def tokens(self) -> set[str]:
-        return _peer.tokens() | {token for token, _ in _host_containers(None)}
+        return _peer.tokens() | {thing.token for thing in _docker_left.find()}
 
     def reap(self, token: str, *, dry_run: bool) -> Sequence[str]:
-        lines = list(_peer.reap(token, dry_run=dry_run))
-        for _, identity in _host_containers(token):
-            lines.append(f"container: {identity[:12]} of the host's docker")
-            if not dry_run:
-                with closing(Api(HOST_SOCKET)) as api:
-                    api.call("DELETE", f"/containers/{identity}", {"force": "1", "v": "1"})
-        return lines
-
-
-def _host_containers(token: str | None) -> list[tuple[str, str]]:
-    """Return token and id of each container that runs left at the host's daemon; none where there is no daemon."""
-    if os.geteuid() != 0 or not HOST_SOCKET.is_socket():
-        return []
-    filters = json.dumps({"label": [_LABEL if token is None else f"{_LABEL}={token}"]})
-    with closing(Api(HOST_SOCKET)) as api:
-        try:
-            found = api.call("GET", "/containers/json", {"all": "1", "filters": filters})
-        except BackendError:
-            return []
-    return [(entry["Labels"][_LABEL], entry["Id"]) for entry in found or []]
+        lines = _peer.reap(token, dry_run=dry_run)
+        left = [thing for thing in _docker_left.find() if thing.token == token]
+        if left and not dry_run:
+            _docker_left.remove(left)
+        return [*lines, *(thing.line for thing in left)]
 
 
 PLUGIN = DockerBackend()

@@ -101,3 +101,16 @@ def test_a_bundle_has_the_limits_and_the_built_in_containers_security() -> None:
     assert len(document["process"]["capabilities"]["bounding"]) == 14
     assert _oci.namespaces("bridge", "/proc/1/fd/9")[-1] == {"type": "network", "path": "/proc/1/fd/9"}
     assert {"type": "network"} not in _oci.namespaces("host", None)
+
+
+def test_where_docker_keeps_its_images_is_asked_of_its_containerd_where_it_leaves_them_to_it() -> None:
+    """As GET /info answers in API v1.44 and v1.47 with the containerd image store, and with overlay2."""
+    usual = Path("/run/engine/containerd/containerd.sock")
+    status = [["driver-type", "io.containerd.snapshotter.v1"]]
+    assert docker.containerd_store({"Driver": "overlay2", "DriverStatus": [["Supports d_type", "true"]]}, usual) is None
+    assert docker.containerd_store({"Driver": "vfs", "DriverStatus": None}, usual) is None
+    found = docker.containerd_store({"Driver": "overlayfs", "DriverStatus": status}, usual)
+    assert found == docker.Store(usual, "moby", "overlayfs")
+    told = {"Address": "/run/c.sock", "Namespaces": {"Containers": "mine", "Plugins": "plugins.moby"}}
+    found = docker.containerd_store({"Driver": "stargz", "DriverStatus": status, "Containerd": told}, usual)
+    assert found == docker.Store(Path("/run/c.sock"), "mine", "stargz")
