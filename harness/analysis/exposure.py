@@ -61,10 +61,10 @@ PARTS = (
     Part("privileged operations", OPERATIONS, 2),
     Part("capabilities", CAPABILITIES, 2),
     Part("writable sysctls", "isolation.writable.sysctls", 2),
+    Part("host's root", "isolation.host_root", 1, whole=1),
     Part("host counters seen", "isolation.host_counter_bracketing", 1),
     Part("devices opened", "isolation.devices.opened", 1),
     Part("namespaces shared", OWN_NAMESPACES, 1, whole=NAMESPACES, inverse=True),
-    Part("host's root", "isolation.host_root", 1, whole=1),
     Part("no security label", "isolation.lsm", 1, whole=1, inverse=True),
     Part("machine monitor's calls", ALLOWED, 2, vm_only=True),
 )
