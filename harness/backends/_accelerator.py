@@ -151,13 +151,18 @@ def probe(cache: Path, key: str, make_guest: Callable[[], Guest], say: Callable[
     return verdict
 
 
+def with_nested(reason: str) -> str:
+    """Return why KVM is usable, and that this host is itself a guest where it is."""
+    return f"{reason}; nested: {_kvm_help.NESTED}" if _kvm_help.is_guest() else reason
+
+
 def choose(wanted: str, verdict: Callable[[], Verdict]) -> tuple[str, str]:
     """Return (accelerator, reason) for `accel: auto|kvm|tcg`. Raises CapabilityError for kvm that is not usable."""
     if wanted == "tcg":
         return "tcg", "asked for by the scenario"
     found = verdict()
     if found.usable:
-        return "kvm", found.reason + (f"; nested: {_kvm_help.NESTED}" if _kvm_help.is_guest() else "")
+        return "kvm", with_nested(found.reason)
     if wanted == "kvm":
         raise CapabilityError(
             f"kvm: not usable: {found.reason}",

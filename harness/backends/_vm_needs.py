@@ -111,7 +111,7 @@ def _need_accel(options: Options) -> Capability:
     if verdict is None:
         return Capability("accel", available=True, reason="kvm, if a guest boots with it (tried at a run)")
     if verdict.usable:
-        return Capability("accel", available=True, reason=f"kvm: {verdict.reason}")
+        return Capability("accel", available=True, reason=f"kvm: {_accelerator.with_nested(verdict.reason)}")
     remedy = _kvm_help.remedy()
     if options.accel == "kvm":
         return Capability(

@@ -126,6 +126,19 @@ class Run:
         return pd.DataFrame(density_rows(self.records), columns=columns)
 
     @cached_property
+    def failures(self) -> pd.DataFrame:
+        """One row a trial that gave no complete result. `ending`: what became of the instance, None where unknown.
+
+        The endings are those of `harness.model.records.ENDINGS`.
+        """
+        rows = [
+            (record.spec.trial_id, record.spec.runtime, record.spec.block, record.status, record.ending, record.error)
+            for record in self.records
+            if record.status != "ok"
+        ]
+        return pd.DataFrame(rows, columns=["trial_id", "runtime", "block", "status", "ending", "error"])
+
+    @cached_property
     def noise(self) -> pd.DataFrame:
         """One row a trial: how disturbed the host was, NaN where it does not tell; `flags` joined by commas."""
         rows = [

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends import _accelerator, _kvm_help
+from harness.backends import _accelerator, _kvm_help, _vm_needs
 from harness.backends._accelerator import Verdict, choose, device_missing
+from harness.backends._vm_options import Options
 from harness.errors import AgentError, CapabilityError, TrialTimeout
 from harness.model.milestones import Mark
 
@@ -18,6 +19,23 @@ def test_auto_takes_kvm_when_a_guest_booted_and_tcg_with_the_reason_when_none_di
     accelerator, why = choose("auto", lambda: YES)
     assert (accelerator, why.partition(";")[0]) == ("kvm", YES.reason)
     assert choose("auto", lambda: NO) == ("tcg", f"kvm is not usable: {NO.reason}")
+
+
+@pytest.mark.parametrize("guest", [True, False])
+def test_kvm_on_a_host_that_is_a_guest_is_called_nested(guest: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kvm_help, "is_guest", lambda: guest)
+    assert ("; nested: this host is a virtual machine itself" in choose("kvm", lambda: YES)[1]) == guest
+
+
+def test_where_kvm_works_the_doctor_says_so_with_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_accelerator, "device_missing", lambda: None)
+    monkeypatch.setattr(_vm_needs, "_known_verdict", lambda _options: YES)
+    need = _vm_needs._need_accel(Options(accel="kvm"))
+    assert (need.available, need.reason.partition(";")[0]) == (True, f"kvm: {YES.reason}")
+    monkeypatch.setattr(_vm_needs, "_known_verdict", lambda _options: NO)
+    need = _vm_needs._need_accel(Options(accel="kvm"))
+    assert (need.available, need.reason) == (False, f"kvm is not usable: {NO.reason}")
+    assert need.hint
 
 
 def test_kvm_never_falls_back() -> None:

@@ -135,6 +135,12 @@ def test_noise_has_one_row_a_trial(reference):
         reference.samples("b01-vm")
 
 
+def test_failures_have_one_row_each_with_what_became_of_the_instance(run):
+    ended = replace(run, records=(replace(run.records[0], status="failed", ending="guest-oom", error="guest: x"),))
+    assert ended.failures[["status", "ending", "error"]].values.tolist() == [["failed", "guest-oom", "guest: x"]]
+    assert [*run.failures["trial_id"]] == ["b07-container"]
+
+
 @pytest.mark.parametrize("name", ["values", "paired", "ecdf", "order", "phases", "isolation", "memory"])
 def test_every_chart_draws_on_given_axes(reference, name):
     axes = style.new_figure(5, 3).add_subplot()
