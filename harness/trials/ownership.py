@@ -5,8 +5,10 @@ Whatever a run creates carries its token in its name, so that a dead run's remai
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ from harness.interfaces import Backend
 OWNER_FILE = "owner.json"
 _ROOTS_REGISTRY = Path("/run/harness")
 """Where root's runs can be found whatever HARNESS_RUNTIME says; a run elsewhere leaves a link to its directory here."""
+_FLAG = re.compile(r"/memfd:harness-owner-([0-9a-f]{8}) \(deleted\)")
+_flags: dict[str, int] = {}
+"""Of each run of this process a file without a name on disk, open as long as it owns the run (`held_tokens`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ def claim(token: str, run_id: str) -> Path:
     Raises: CapabilityError when it cannot be made.
     """
     scratch = runtime_dir() / token
+    _flags.setdefault(token, os.memfd_create(f"harness-owner-{token}", os.MFD_CLOEXEC))
     owner = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "boot_id": boot_id(), "run_id": run_id}
     unowned = scratch.with_name(f".{token}")  # it gets its name with its owner in it: without one it would be cleaned
     try:
@@ -94,9 +100,27 @@ def living_owner(run_id: str) -> Owner | None:
     return next((owner for owner in owners if owner and owner.run_id == run_id and is_alive(owner)), None)
 
 
+def _owners() -> tuple[Path, Path]:
+    return runtime_dir(), registry()
+
+
 def owner_of(token: str) -> Owner | None:
     """Return who owns a run, wherever its directory is; None where nobody does."""
     return read_owner(runtime_dir() / token) or read_owner(registry() / token)
+
+
+def held_tokens(proc: Path = Path("/proc")) -> set[str]:
+    """Return the tokens of all runs that a process owns, by what processes have open.
+
+    Cgroups and processes are seen from a mount namespace with another /run too; the directories that say who owns them
+    are not, and living runs must not look dead there. Source: memfd_create(2), the link's text in /proc/PID/fd.
+    """
+    found = set()
+    for fd in proc.glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it was closed
+            match = _FLAG.fullmatch(str(fd.readlink()))
+            found |= {match[1]} if match else set()
+    return found
 
 
 def scratch_tokens() -> set[str]:
@@ -111,7 +135,9 @@ def scratch_tokens() -> set[str]:
 def dead_tokens(backends: Iterable[Backend]) -> list[str]:
     """Return the tokens of all runs that left something here and whose process has ended."""
     found = scratch_tokens().union(*(backend.tokens() for backend in backends))
-    return sorted(token for token in found if not is_alive(owner_of(token)))
+    dead = {token for token in found if not is_alive(owner_of(token))}
+    unsigned = {token for token in dead if not any((base / token / OWNER_FILE).exists() for base in _owners())}
+    return sorted(dead - (unsigned & held_tokens() if unsigned else set()))
 
 
 def reap(token: str, backends: Sequence[Backend], *, dry_run: bool) -> list[str]:
@@ -125,4 +151,6 @@ def reap(token: str, backends: Sequence[Backend], *, dry_run: bool) -> list[str]
                 shutil.rmtree(directory)
         if scratch.is_symlink() and not dry_run:
             scratch.unlink()
+    if not dry_run and token in _flags:
+        os.close(_flags.pop(token))
     return list(dict.fromkeys(lines))

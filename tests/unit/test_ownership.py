@@ -56,6 +56,20 @@ def test_a_torn_owner_file_is_a_dead_run(runtime: Path) -> None:
     assert ownership.dead_tokens([]) == ["0123abcd"]
 
 
+def test_a_living_run_whose_directory_is_not_seen_from_here_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a mount namespace with a /run of its own, where cgroups and processes are those of the host."""
+    ownership.claim("0123abcd", "run")
+    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(ownership, "_ROOTS_REGISTRY", tmp_path / "nowhere")
+    backend = Backend({"0123abcd": ["cgroup: x"], "89abcdef": ["cgroup: y"]})
+    assert "0123abcd" in ownership.held_tokens()
+    assert ownership.dead_tokens([backend]) == ["89abcdef"]
+    ownership.reap("0123abcd", [], dry_run=False)  # its own process lets go of it
+    assert ownership.dead_tokens([backend]) == ["0123abcd", "89abcdef"]
+
+
 def test_things_without_a_scratch_directory_are_found_by_their_token() -> None:
     backend = Backend({"aaaaaaaa": ["cgroup: x"]})
     assert ownership.dead_tokens([backend]) == ["aaaaaaaa"]
