@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -323,6 +323,13 @@ def read_until(process: subprocess.Popen[str], word: str) -> None:
     pytest.fail(f"it ended without saying {word!r}")
 
 
+def wait_for(what: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_a_trial_ends_it_at_once_and_says_how_to_go_on(ground: Path, number: signal.Signals) -> None:
     process = started(ground, "scenario.yaml", *SLOW)
@@ -337,14 +344,16 @@ def test_a_signal_in_a_trial_ends_it_at_once_and_says_how_to_go_on(ground: Path,
     assert status(run) == ("interrupted", "interrupted by the user")
 
 
-def test_a_signal_while_arms_are_prepared_leaves_nothing(ground: Path) -> None:
-    """The image is large, and its build takes some seconds."""
+def test_a_signal_while_arms_are_prepared_leaves_nothing(ground: Path, store: Path) -> None:
+    """The image is large, and its build takes some seconds: it begins with a directory of its own in the store."""
     (ground / "context").mkdir()
     (ground / "context" / "Containerfile").write_text("FROM busybox\nCOPY big /big\n")
     (ground / "context" / "big").write_bytes(os.urandom(96 << 20))
     change(ground, "name: busybox", "build: context")
+    places = store / "harness" / "images" / "tmp"
+    before = set(places.iterdir())
     process = started(ground)
-    time.sleep(0.8)
+    wait_for(lambda: set(places.iterdir()) - before)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
@@ -378,10 +387,7 @@ def test_a_signal_while_it_reports_says_that_the_run_is_complete(ground: Path) -
     command = [sys.executable, "-m", "harness", "run", "scenario.yaml"]
     process = subprocess.Popen(command, cwd=ground, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
-    deadline_s = time.monotonic() + 60
-    while not list(ground.glob("results/*/report/summary.json")):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+    wait_for(lambda: list(ground.glob("results/*/report/summary.json")))
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
@@ -396,7 +402,7 @@ def test_a_signal_while_it_reports_says_that_the_run_is_complete(ground: Path) -
 
 def test_with_json_an_interrupt_is_a_document_too(ground: Path) -> None:
     process = started(ground, "scenario.yaml", *SLOW, "--json")
-    time.sleep(1)
+    wait_for(lambda: list(ground.glob("results/*/run.json")))
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
