@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,7 +37,8 @@ def listening(connection: Any, name: str) -> Iterator[list[str]]:
         def hear(_connection: Any, _domain: Any, event: str, _s: int, _us: int, details: str | None, _: None) -> None:
             said.append(in_words(event, details))
 
-        key = libvirt_qemu.qemuMonitorEventRegister(connection, domain, EVENTS, hear, None, _IS_PATTERN)
+        weak = weakref.proxy(connection)  # libvirt keeps what it is given for as long as it likes, a connection too
+        key = libvirt_qemu.qemuMonitorEventRegister(weak, domain, EVENTS, hear, None, _IS_PATTERN)
     except (ImportError, libvirt.libvirtError) as error:
         raise BackendError(f"libvirt: {name}: its monitor's events: {error}") from error
     try:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.analysis.exposure import exposures
-from harness.analysis.isolation import BOUNDARY
+from harness.analysis.isolation import BOUNDARY, study_lines
 from harness.analysis.phases import of_runtime
 from harness.interfaces import Renderer
 from harness.model.report import Report
@@ -89,6 +89,7 @@ def _pictures(report: Report) -> Iterator[Picture]:
 
     run, records = report.run, report.records
     yield from _exposure(report)
+    yield from _study(report)
     headline = run.headline
     for metric in dict.fromkeys((headline, "memory.pss")):
         if any(charts.by_block(records, runtime, metric) for runtime in run.runtimes):
@@ -121,6 +122,19 @@ def _exposure(report: Report) -> Iterator[Picture]:
     if len(found) > 1:
         names = {name: tables.runtime_label(report, name) for name in report.run.runtimes}
         yield _picture("How exposed the host is", charts.in_words(found), partial(charts.exposure, found, names))
+
+
+_STUDIES = {"interference": "What is kept beside a noisy neighbour", "containment": "Which faults stay in the sandbox"}
+
+
+def _study(report: Report) -> Iterator[Picture]:
+    from harness.charts import disturbance  # noqa: PLC0415
+
+    kind = str(report.run.study.get("kind")) if report.run.study else ""
+    if kind in _STUDIES and any(cell.n for cell in report.cells):
+        names = {name: tables.runtime_label(report, name) for name in report.run.runtimes}
+        draw = disturbance.interference if kind == "interference" else disturbance.containment
+        yield _picture(_STUDIES[kind], "; ".join(study_lines(report)), partial(draw, report, names))
 
 
 def _memory(report: Report) -> Iterator[Picture]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +15,7 @@ from harness.interfaces import Instance
 from harness.model.spec import Limits
 from harness.studies import _caps, _pair
 from harness.studies._host_watch import boot_id
+from harness.studies._processes import Processes, held, runtime_over
 
 LIMITS = Limits(cpus=1, memory_bytes=128 << 20, pids=64)
 OVER_BYTES = 256 << 20
@@ -50,26 +49,6 @@ class Outcome:
 # -- what was seen -----------------------------------------------------------------------------------------------------
 
 
-def living(pids: Sequence[int]) -> list[int]:
-    """Return which of some processes live; a zombie does not."""
-    found = []
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            if state not in {"Z", "X"}:
-                found.append(pid)
-    return found
-
-
-def _gone_ns(pids: Sequence[int], since_ns: int) -> int | None:
-    """Wait until all have ended; return how long that took, None where some live on for too long."""
-    while living(pids):
-        if time.monotonic_ns() - since_ns > GONE_NS:
-            return None
-        time.sleep(0.002)
-    return time.monotonic_ns() - since_ns
-
-
 def _is_alive(instance: Instance) -> bool:
     try:
         return instance.exec(["harness:probe", "nothing"], GONE_NS).returncode == 0
@@ -77,8 +56,8 @@ def _is_alive(instance: Instance) -> bool:
         return False
 
 
-def _alive(instance: Instance) -> str:
-    return f"sandbox {'alive' if _is_alive(instance) else 'dead'}"
+def _state(alive: bool) -> str:  # noqa: FBT001
+    return f"sandbox {'alive' if alive else 'dead'}"
 
 
 def _how_it_ended(instance: Instance) -> list[str]:
@@ -89,9 +68,9 @@ def _how_it_ended(instance: Instance) -> list[str]:
     return []
 
 
-def _ended(instance: Instance, pids: Sequence[int], since_ns: int, said: str) -> Outcome:
+def _ended(instance: Instance, processes: Processes, since_ns: int, said: str = "") -> Outcome:
     """Return the outcome of a fault that ends a sandbox: all is gone by itself, and nothing is left once removed."""
-    gone_ns = _gone_ns(pids, since_ns)
+    gone_ns = processes.gone_ns(since_ns, GONE_NS)
     words = [said] if said else []
     if instance.boundary == "vm":  # its console and its monitor tell more than the agent's silence
         words += _how_it_ended(instance)
@@ -99,9 +78,9 @@ def _ended(instance: Instance, pids: Sequence[int], since_ns: int, said: str) ->
         instance.stop(time.monotonic_ns() + GONE_NS)
     except TrialError as error:
         words += [] if instance.boundary == "vm" else [error.message]
-    left = living(pids)
+    left = processes.living()
     words.append(f"left: {len(left)} processes" if left else "nothing left")
-    return Outcome(gone_ns is not None and not left, "; ".join(dict.fromkeys(words)), gone_ns)
+    return Outcome(gone_ns is not None and not left, "; ".join(words), gone_ns)
 
 
 # -- faults that it outlives -------------------------------------------------------------------------------------------
@@ -111,7 +90,7 @@ def _memory(instance: Instance) -> Outcome:
     said = instance.exec(["harness:probe", "fault", "memory", str(OVER_BYTES)], GONE_NS)
     text = said.stdout.decode("ascii", "replace").strip() or f"ended with {said.returncode}"
     alive = _is_alive(instance)
-    return Outcome(text == "killed 9" and alive, f"child {text}, sandbox {'alive' if alive else 'dead'}")
+    return Outcome(text == "killed 9" and alive, f"child {text}, {_state(alive)}")
 
 
 def _processes(instance: Instance) -> Outcome:
@@ -124,7 +103,7 @@ def _disk(instance: Instance) -> Outcome:
     said = instance.exec(["harness:probe", "fault", "disk", str(OVER_BYTES)], 2 * GONE_NS)
     if said.returncode:  # a root in memory takes the sandbox's own, and whoever writes there is killed for it
         alive = _is_alive(instance)
-        return Outcome(alive, f"the writer ended with {said.returncode}, sandbox {'alive' if alive else 'dead'}")
+        return Outcome(alive, f"the writer ended with {said.returncode}, {_state(alive)}")
     written, why = map(int, said.stdout.split())
     full = why in {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
     return Outcome(full, f"{written >> 20} MiB, then {errno.errorcode.get(why, 'no refusal')}")
@@ -135,14 +114,15 @@ def _disk(instance: Instance) -> Outcome:
 
 def _of_init(instance: Instance, kind: str, argument: int) -> Outcome:
     """A fault of the agent itself: where it ends by it, nothing answers."""
-    pids, since_ns = instance.pids(), time.monotonic_ns()
-    try:
-        said = instance.exec(["harness:probe", "fault", f"init-{kind}", str(argument)], GONE_NS)
-    except TrialError:
-        return _ended(instance, pids, since_ns, "")
-    alive = _is_alive(instance)
-    words = f"answered with {said.returncode}, sandbox {'alive' if alive else 'dead'}"
-    return Outcome(alive, words) if alive else replace(_ended(instance, pids, since_ns, words), as_expected=False)
+    with held(instance.pids()) as processes:
+        since_ns = time.monotonic_ns()
+        try:
+            said = instance.exec(["harness:probe", "fault", f"init-{kind}", str(argument)], GONE_NS)
+        except TrialError:
+            return _ended(instance, processes, since_ns)
+        alive = _is_alive(instance)
+        words = f"answered with {said.returncode}, {_state(alive)}"
+        return Outcome(alive, words) if alive else replace(_ended(instance, processes, since_ns), as_expected=False)
 
 
 def _init_killed(instance: Instance) -> Outcome:
@@ -166,39 +146,23 @@ def own_kernel(instance: Instance) -> bool:
 def _panic(instance: Instance) -> Outcome:
     """The exec never answers: the kernel that ran it is gone."""
     assert own_kernel(instance)
-    pids, since_ns, said = instance.pids(), time.monotonic_ns(), ""
-    with contextlib.suppress(TrialError):
-        done = instance.exec(["harness:probe", "fault", "panic", boot_id()], GONE_NS)
-        said = f"the program inside ended with {done.returncode}"
-    found = _ended(instance, pids, since_ns, said)
+    with held(instance.pids()) as processes:
+        since_ns, said = time.monotonic_ns(), ""
+        with contextlib.suppress(TrialError):
+            done = instance.exec(["harness:probe", "fault", "panic", boot_id()], GONE_NS)
+            said = f"the program inside ended with {done.returncode}"
+        found = _ended(instance, processes, since_ns, said)
     told = b"Kernel panic" in instance.console()
     words = "its console says: Kernel panic" if told else "its console says nothing of it"
     return replace(found, as_expected=found.as_expected and told, seen=f"{found.seen}; {words}")
 
 
 def _killed(instance: Instance) -> Outcome:
-    pids, since_ns = instance.pids(), time.monotonic_ns()
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pids[0], signal.SIGKILL)
-    return _ended(instance, pids, since_ns, "")
-
-
-def _parent(pid: int) -> int:
-    """Return the parent of a process, 0 where it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-
-
-def runtime_over(pid: int) -> int | None:
-    """Return the runtime's process over a sandbox's first process, None where that is the harness itself or init."""
-    ours, at = {0, 1}, os.getpid()
-    while at not in {0, 1}:
-        ours.add(at)
-        at = _parent(at)
-    parent = _parent(pid)
-    return None if parent in ours else parent
+    pids = instance.pids()
+    with held(pids) as processes, held(pids[:1]) as first:
+        since_ns = time.monotonic_ns()
+        first.kill()
+        return _ended(instance, processes, since_ns)
 
 
 def _runtime(instance: Instance) -> Outcome:
@@ -206,26 +170,17 @@ def _runtime(instance: Instance) -> Outcome:
     over = runtime_over(pids[0])
     assert over is not None
     name = Path(f"/proc/{over}/comm").read_text().strip()
-    os.kill(over, signal.SIGKILL)
-    end_ns = time.monotonic_ns() + GONE_NS
-    while living([over]) and time.monotonic_ns() < end_ns:
-        time.sleep(0.002)
-    words = f"{name} killed; {_alive(instance)}"
-    found = _ended_by_removal(instance, pids, words)
-    for pid in living(pids):  # ours, and nobody else's task any more
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return found
-
-
-def _ended_by_removal(instance: Instance, pids: Sequence[int], said: str) -> Outcome:
-    words = [said]
-    try:
-        instance.stop(time.monotonic_ns() + GONE_NS)
-    except TrialError as error:
-        words.append(error.message)
-    left = living(pids)
-    words.append(f"left after its removal: {len(left)} processes" if left else "nothing left after its removal")
+    with held(pids) as processes, held([over]) as runtime:
+        runtime.kill()
+        runtime.gone_ns(time.monotonic_ns(), GONE_NS)
+        words = [f"{name} killed", _state(_is_alive(instance))]
+        try:
+            instance.stop(time.monotonic_ns() + GONE_NS)
+        except TrialError as error:
+            words.append(error.message)
+        left = processes.living()
+        words.append(f"left after its removal: {len(left)} processes" if left else "nothing left after its removal")
+        processes.kill()  # nobody else's task any more
     return Outcome(not left, "; ".join(words))
 
 
