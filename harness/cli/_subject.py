@@ -184,7 +184,9 @@ class _RuntimesSubject:
     ) -> tuple[Contender, Mapping[str, Json]]:
         """Have a runtime prepared on another host, where all its trials are made."""
         timeout_ns = self.specs[name].workload.timeout_ns
-        order = Order(self.loaded, name, self.tree, self.store, self.metrics, timeout_ns)
+        order = Order(
+            self.loaded, name, self.scenario.runtimes[name].backend, self.tree, self.store, self.metrics, timeout_ns
+        )
         contender = RemoteContender(remote, order, context)
         cleanup.push(contender.end)
         contender.prepare()

@@ -10,13 +10,13 @@ import base64
 import contextlib
 import json
 import os
-import secrets
 import select
 import shutil
 import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +43,7 @@ from harness.trials.remote import stored_name
 from harness.trials.runner import Contender
 
 _CHUNK_BYTES = 1 << 20
+_CLEANING_S = 30
 
 
 @click.command(hidden=True)
@@ -91,24 +92,16 @@ class Served:
                 self._send({"done": done})
 
     def _do(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer to a request; a hangup ends what takes long, but neither a transfer nor the cleaning up."""
         do = request["do"]
-        if do == "image":  # its bytes follow on the same stream
-            return self._image(request["manifest"], request["size_bytes"])
-        if do == "close":
-            self.close()
-            return {"left": self.left}
+        whole = {"image": self._image, "close": self._close}
+        if do in whole:
+            return whole[do](request)
+        long = {"has": _has, "needs": _needs, "reap": _reap, "prepare": self._prepare, "trial": self._trial}
+        if do not in long:
+            raise HarnessError(f"remote: {do}: unknown request")
         with _ended_by_hangup(self.requests.fileno()):
-            match do:
-                case "has":
-                    return {"name": _name_of(request["manifest"])}
-                case "needs":
-                    return _needs(request["backend"], request["options"])
-                case "prepare":
-                    return self._prepare(request)
-                case "trial":
-                    return self._trial(TrialSpec(**request["spec"]))
-                case _:
-                    raise HarnessError(f"remote: {do}: unknown request")
+            return long[do](request)
 
     def _send(self, answer: Mapping[str, Any]) -> None:
         self.answers.write(encode(answer))
@@ -117,13 +110,14 @@ class Served:
     def _say(self, text: str) -> None:
         self._send({"say": text})
 
-    def _image(self, manifest: str, size_bytes: int) -> dict[str, Any]:
+    def _image(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Store an image that follows as an archive; its blobs are verified, and so is that it is the one meant."""
+        manifest = str(request["manifest"])
         store, name = Store(data_dir() / "images"), stored_name(manifest)
         with store.scratch() as scratch:
             archive = scratch / "image.tar"
             with archive.open("wb") as file:
-                _copy(self.requests, file, size_bytes)
+                _copy(self.requests, file, request["size_bytes"])
             (image,) = import_image(archive, store, name=name).values()
         if image.manifest.digest != manifest:
             store.remove(name)
@@ -134,7 +128,7 @@ class Served:
         """Prepare the one runtime of a scenario, as `harness run` does."""
         if os.geteuid() != 0:
             raise CapabilityError("user: unpacking an image needs root", hint="log in as root: qemu+ssh://root@HOST/..")
-        token = secrets.token_hex(4)
+        token = request["token"]
         self.scratch = ownership.claim(token, request["run_id"])
         backends: list[Any] = []
         self.cleanup.callback(self._reap, token, backends)
@@ -149,8 +143,9 @@ class Served:
         ((name, self.contender),) = prepared.contenders.items()
         return {"facts": dict(prepared.facts[name])}
 
-    def _trial(self, spec: TrialSpec) -> dict[str, Any]:
+    def _trial(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Make one trial; return its record as a line of trials.jsonl, and what the instance wrote."""
+        spec = TrialSpec(**request["spec"])
         if self.contender is None or self.scratch is None:
             raise HarnessError("remote: nothing was prepared")
         log_dir = self.scratch / "logs" / spec.trial_id
@@ -158,6 +153,10 @@ class Served:
         logs = {path.name: base64.b64encode(path.read_bytes()).decode() for path in sorted(log_dir.glob("*.log"))}
         shutil.rmtree(log_dir, ignore_errors=True)
         return {"record": trial_line(record), "logs": logs}
+
+    def _close(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.close()
+        return {"left": self.left}
 
     def close(self) -> None:
         """Remove all that was made. Calling it again does nothing."""
@@ -176,16 +175,28 @@ def _refuse_another_tree(about: Subject, root_digest: str) -> None:
         raise ImageError(f"image: its root tree is {found} here and {root_digest} there")
 
 
-def _needs(backend: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    model = plugins.load("backends", backend).options
-    found = backend_needs(backend, model.model_validate(options))
+def _needs(request: Mapping[str, Any]) -> dict[str, Any]:
+    name = str(request["backend"])
+    found = backend_needs(name, plugins.load("backends", name).options.model_validate(request["options"]))
     return {"needs": [{"name": n.name, "available": n.available, "reason": n.reason, "hint": n.hint} for n in found]}
 
 
-def _name_of(manifest: str) -> str | None:
+def _reap(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove what a connection left that broke, once its own harness has ended; return what is still there."""
+    token, end_s = str(request["token"]), time.monotonic() + _CLEANING_S
+    while ownership.is_alive(owner := ownership.owner_of(token)):
+        if time.monotonic() > end_s:
+            return {"left": [f"process {owner.pid if owner else '?'} still works on it"]}
+        time.sleep(0.05)
+    backend = plugins.load("backends", request["backend"])
+    ownership.reap(token, [backend], dry_run=False)
+    return {"left": list(backend.reap(token, dry_run=True))}
+
+
+def _has(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return a name that the store has for an image, None where it has none."""
     names = Store(data_dir() / "images").names()
-    return next((name for name, found in names.items() if found.digest == manifest), None)
+    return {"name": next((name for name, found in names.items() if found.digest == request["manifest"]), None)}
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size_bytes: int) -> None:

@@ -8,6 +8,8 @@ alone, and the next trial begins with a new one.
 from __future__ import annotations
 
 import base64
+import contextlib
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +41,7 @@ class Order:
 
     loaded: LoadedScenario
     runtime: str
+    backend: str
     tree: RootTree
     store: Store
     metrics: Sequence[Metric]
@@ -47,13 +50,18 @@ class Order:
 
 @dataclass(slots=True)
 class RemoteContender:
-    """One runtime that another host prepared. `facts` are those of its arm there, with the host's own."""
+    """One runtime that another host prepared. `facts` are those of its arm there, with the host's own.
+
+    `token` is what all carries there that belongs to this connection, `left` what could not be removed there.
+    """
 
     remote: Remote
     order: Order
     context: RunContext
     facts: Mapping[str, Json] = field(default_factory=dict)
     link: Link | None = None
+    token: str = ""
+    left: list[str] = field(default_factory=list)
 
     @property
     def timeout_ns(self) -> int:
@@ -61,7 +69,7 @@ class RemoteContender:
 
     def prepare(self) -> None:
         """Connect, send the image where it is not there yet, have the runtime prepared. Raises: HarnessError."""
-        link = Link(self.remote)
+        link, self.token = Link(self.remote), secrets.token_hex(4)
         try:
             facts = self._prepared(link)
         except BaseException:
@@ -77,6 +85,7 @@ class RemoteContender:
             "prepare",
             self._told,
             run_id=self.context.run_id,
+            token=self.token,
             scenario=scenario.text,
             overrides=[*scenario.overrides, f"image={{name: '{image}'}}", f"runtimes.{plain}.uri={uri}"],
             runtime=plain,
@@ -137,26 +146,34 @@ class RemoteContender:
             spec=spec, status="failed", started=started, error=error.message, ending=ending, absent=ledger.absent
         )
 
-    def close(self) -> Sequence[str]:
-        """Have everything removed there and end the connection; return what was left behind there.
-
-        Over a connection that broke nothing can be asked: the harness there does the same when it sees the end of it.
-        """
+    def close(self) -> None:
+        """Have everything removed there and end the connection; `left` says what could not be."""
         link, self.link = self.link, None
         if link is None:
-            return ()
+            return
+        left = None
         try:
-            return tuple(link.ask("close")["left"]) if link.usable else ()
-        except HarnessError:  # it broke just now
-            return ()
+            if link.usable:
+                left = link.ask("close")["left"]
+        except HarnessError:
+            left = None  # it broke just now
         finally:
             link.close()
+        self.left += self._reaped() if left is None else left
+
+    def _reaped(self) -> Sequence[str]:
+        """Return what is left there of a connection that broke: the harness there cleans up, unless it was killed."""
+        try:
+            with contextlib.closing(Link(self.remote)) as link:
+                return tuple(link.ask("reap", backend=self.order.backend, token=self.token)["left"])
+        except HarnessError as error:
+            return (f"nobody knows what: {error.message}",)
 
     def end(self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         """Close; in a run that has not failed already, what is left behind there fails it. Raises: RunFailed."""
-        left = self.close()
-        if left and kind is None:
-            raise RunFailed(f"left behind on {self.remote.host}: {'; '.join(left)}", hint="there: harness clean")
+        self.close()
+        if self.left and kind is None:
+            raise RunFailed(f"left behind on {self.remote.host}: {'; '.join(self.left)}", hint="there: harness clean")
 
 
 def _stored(store: Store, tree: RootTree) -> tuple[str, Descriptor]:

@@ -192,7 +192,7 @@ def test_an_image_that_breaks_off_is_an_error(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("HARNESS_HOME", str(tmp_path))
     served = Served(io.BytesIO(b"ju"), io.BytesIO())
     with pytest.raises(ImageError, match="ended in the middle"):
-        served._image(f"sha256:{'0' * 64}", 4)
+        served._image({"manifest": f"sha256:{'0' * 64}", "size_bytes": 4})
 
 
 def test_a_hangup_ends_what_goes_on_and_nothing_else_does() -> None:

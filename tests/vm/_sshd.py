@@ -59,7 +59,12 @@ class Host:
         """Return what there is of any run on this host: its directories, and guests that it started."""
         runs = self.place / "run", Path(f"/proc/{self.pid}/root/run/harness"), self.home / "cache" / "runs"
         found = [str(entry) for base in runs if base.is_dir() for entry in base.iterdir() if entry.name[0] != "."]
-        return found + [f"qemu {pid}" for pid in self._processes() if b"qemu-system" in _argv(pid)]
+        return found + self.guests()
+
+    def guests(self) -> list[str]:
+        """Return the names of the guests that were started here: harness-TOKEN-TRIAL."""
+        words = (_argv(pid).partition(b"guest=")[2].partition(b",")[0] for pid in self._processes())
+        return [word.decode() for word in words if word]
 
     def connections(self) -> list[int]:
         """Return the pids of the harnesses that serve here."""
