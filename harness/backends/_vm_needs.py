@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.agent.program import PATH as AGENT_PATH
 from harness.backends import _accelerator, _connection, _ksm, _kvm_help, _remote, _remote_link, _vm_storage
 from harness.backends._vm_levers import QBOOT
 from harness.backends._vm_options import Options, guest_kernel
@@ -40,9 +41,10 @@ def needs(options: Options) -> Sequence[Capability]:
 
 
 def verdict_key(vmlinux: Path, emulator: Path, machine: str) -> str:
-    """What a verdict on KVM holds for: this boot of the host, these very files, this machine type."""
+    """What a verdict on KVM holds for: this boot of the host, these very files (the probe's too), this machine type."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    files = " ".join(f"{path.resolve()} {path.stat().st_mtime_ns}" for path in (vmlinux, emulator))
+    paths = (path for path in (vmlinux, emulator, AGENT_PATH) if path.exists())
+    files = " ".join(f"{path.resolve()} {path.stat().st_mtime_ns}" for path in paths)
     return f"{boot_id} {machine} {hashlib.sha256(files.encode()).hexdigest()[:16]}"
 
 

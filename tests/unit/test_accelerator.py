@@ -1,5 +1,6 @@
 """KVM counts as usable only after a boot; the answer is cached with its reason."""
 
+import os
 import re
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def test_a_verdict_is_remembered_for_its_key_and_for_this_boot_alone(tmp_path: P
     _accelerator._remember(tmp_path, "boot2 kernel=a", NO)
     assert _accelerator.cached(tmp_path, "boot1 kernel=a") is None
     assert _accelerator.cached(tmp_path, "boot2 kernel=a") == NO
+
+
+def test_another_kernel_or_machine_is_another_question(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("vmlinux", "qemu")]
+    for file in files:
+        file.write_bytes(b"")
+    first = _vm_needs.verdict_key(*files, "q35")
+    assert _vm_needs.verdict_key(*files, "q35") == first != _vm_needs.verdict_key(*files, "pc")
+    os.utime(files[0], ns=(1, 1))
+    assert _vm_needs.verdict_key(*files, "q35") != first
 
 
 def test_a_damaged_cache_is_asked_again_not_believed(tmp_path: Path) -> None:
