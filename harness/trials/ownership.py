@@ -65,7 +65,8 @@ def claim(token: str, run_id: str) -> Path:
     Raises: CapabilityError when it cannot be made.
     """
     scratch = runtime_dir() / token
-    _flags.setdefault(token, os.memfd_create(f"harness-owner-{token}", os.MFD_CLOEXEC))
+    if token not in _flags:
+        _flags[token] = os.memfd_create(f"harness-owner-{token}", os.MFD_CLOEXEC)
     owner = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "boot_id": boot_id(), "run_id": run_id}
     unowned = scratch.with_name(f".{token}")  # it gets its name with its owner in it: without one it would be cleaned
     try:
@@ -79,6 +80,12 @@ def claim(token: str, run_id: str) -> Path:
         hint = "set HARNESS_RUNTIME to a directory that is yours, with a short path"
         raise CapabilityError(f"runtime directory: {scratch}: cannot be made: {error.strerror}", hint=hint) from error
     return scratch
+
+
+def disown(token: str) -> None:
+    """Have this process own the run no more; nothing of it is removed."""
+    if token in _flags:
+        os.close(_flags.pop(token))
 
 
 def read_owner(scratch: Path) -> Owner | None:
@@ -109,6 +116,14 @@ def owner_of(token: str) -> Owner | None:
     return read_owner(runtime_dir() / token) or read_owner(registry() / token)
 
 
+def _flag_of(fd: Path) -> set[str]:
+    try:
+        match = _FLAG.fullmatch(str(fd.readlink()))
+    except FileNotFoundError:  # it was closed
+        return set()
+    return {match[1]} if match else set()
+
+
 def held_tokens(proc: Path = Path("/proc")) -> set[str]:
     """Return the tokens of all runs that a process owns, by what processes have open.
 
@@ -116,10 +131,10 @@ def held_tokens(proc: Path = Path("/proc")) -> set[str]:
     are not, and living runs must not look dead there. Source: memfd_create(2), the link's text in /proc/PID/fd.
     """
     found = set()
-    for fd in proc.glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # it was closed
-            match = _FLAG.fullmatch(str(fd.readlink()))
-            found |= {match[1]} if match else set()
+    for pid in proc.iterdir():
+        with contextlib.suppress(OSError):  # it is no process, has ended, or is another user's
+            for fd in (pid / "fd").iterdir():
+                found |= _flag_of(fd)
     return found
 
 
@@ -151,6 +166,6 @@ def reap(token: str, backends: Sequence[Backend], *, dry_run: bool) -> list[str]
                 shutil.rmtree(directory)
         if scratch.is_symlink() and not dry_run:
             scratch.unlink()
-    if not dry_run and token in _flags:
-        os.close(_flags.pop(token))
+    if not dry_run:
+        disown(token)
     return list(dict.fromkeys(lines))

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,11 @@ from harness.trials import ownership
 
 
 @pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path / "runtime"))
     monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
-    return tmp_path / "runtime"
+    yield tmp_path / "runtime"
+    ownership.disown("0123abcd")
 
 
 class Backend:
