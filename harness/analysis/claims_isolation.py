@@ -83,9 +83,11 @@ def _containment(run: RunRecord, cells: Sequence[Cell]) -> Row:
     shorts = ["; ".join(f"{one.held:g} of {one.of} faults held" for one in arms.values()) for arms in (vms, containers)]
     broke = [f"{arm}: {', '.join(found.broke)}" for arm, found in vms.items() if found.broke]
     verdict: Verdict = "fails" if broke else "holds" if vms else "not shown"
+    tried = any(cell.metric == "containment.panic" and cell.runtime in vms and cell.n for cell in cells)
+    panicked = ", a panic of its kernel among them" if tried else ""
     reason = {
         "fails": f"not every fault stayed in the VM ({'; '.join(broke)})",
-        "holds": "every fault that was made in the VM stayed in it, a panic of its kernel among them",
+        "holds": f"every fault that was made in the VM stayed in it{panicked}",
         "not shown": "no VM was broken in this run",
     }[verdict]
     return Row(texts[0], texts[1], verdict, reason, short=(shorts[0], shorts[1]))
