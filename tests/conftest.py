@@ -188,6 +188,7 @@ CAPABILITIES: dict[str, Callable[[], str | None]] = {
     "kvm": _kvm,
     "conformance": _conformance,
     "mmdebstrap": functools.partial(_program, "mmdebstrap"),
+    "newuidmap": functools.partial(_program, "newuidmap"),
     "podman": functools.partial(_program, "podman"),
     "registry": _registry,
     "skopeo": functools.partial(_program, "skopeo"),
