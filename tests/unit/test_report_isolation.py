@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
 from harness import plugins
 from harness.analysis.summary import analyse
+from harness.cli.main import cli
 from harness.errors import UsageError
 from harness.model.records import MetricValue
 from harness.report import _isolation as isolation
@@ -76,3 +78,15 @@ def test_weights_of_whoever_reads(report):
     assert any("weights changed: system calls 1 instead of 3" in line for line in lines)
     with pytest.raises(UsageError, match="no such part"):
         isolation.report_lines(replace(report, weights={"calls": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["report", "latest", "--weight", "calls=1"], "weight of calls: there is no such part"),
+        (["probe", "--weight", "system-calls=many"], "system-calls=many: 'many': not a number"),
+    ],
+)
+def test_a_wrong_weight_is_refused_before_anything_is_read_or_started(argv, words):
+    with pytest.raises(UsageError, match=words):
+        CliRunner().invoke(cli, argv, catch_exceptions=False)
