@@ -13,6 +13,7 @@ from harness.analysis.isolation import kept_of
 from harness.charts import style
 from harness.errors import UsageError
 from harness.model.report import Cell, Report
+from harness.model.units import format_ns
 
 _LOST, _HELD, _NONE = style.COLOURS[1], style.COLOURS[2], "#eeeeee"
 _HEAD_LETTERS = 13
@@ -55,13 +56,15 @@ def containment(report: Report, names: Mapping[str, str], ax: Axes | None = None
         if cell.metric.startswith(_FAULTS) and cell.exact and fault != "held":
             faults[fault] = None
             if cell.minimum is not None:
-                boxes[fault, cell.runtime] = _contained(cell)
+                boxes[fault, cell.runtime] = _contained(cell, report.cell(f"{cell.metric}.detected", cell.runtime))
     tried = [runtime for runtime in report.run.runtimes if any(column == runtime for _, column in boxes)]
     return _grid([fault for fault in faults if any(row == fault for row, _ in boxes)], tried, boxes, names, _BROKE, ax)
 
 
-def _contained(cell: Cell) -> _Box:
-    return _Box("yes", _HELD, 0.45) if cell.minimum else _Box("no", _LOST, 0.75)
+def _contained(cell: Cell, detected: Cell | None) -> _Box:
+    """`detected`: after how long its processes had ended, where they did."""
+    after = f"\nended in {format_ns(detected.median)}" if detected and detected.median is not None else ""
+    return _Box(f"yes{after}", _HELD, 0.45) if cell.minimum else _Box(f"no{after}", _LOST, 0.75)
 
 
 def _grid(
