@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -238,6 +239,22 @@ def host_mounts(mountinfo: str) -> Outcome:
             continue
         found.append(_ESCAPE.sub(lambda match: chr(int(match[1], 8)), point))
     return Finding(len(found), {"names": joined(sorted(set(found)))})
+
+
+def visible_mounts(mountinfo: str) -> Outcome:
+    """Return how many mounts it sees, by kind of file system."""
+    kinds = Counter(line.partition(" - ")[2].split(maxsplit=1)[0] for line in mountinfo.splitlines() if " - " in line)
+    if not kinds:
+        return Missing("denied", "/proc/self/mountinfo inside could not be read")
+    return Finding(kinds.total(), {"kinds": ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())})
+
+
+def block_devices(diskstats: str | None) -> Outcome:
+    """Return how many block devices /proc/diskstats shows, by name; that file knows no namespaces."""
+    if diskstats is None:
+        return Missing("denied", "/proc/diskstats inside could not be read")
+    names = [words[2] for words in map(str.split, diskstats.splitlines()) if len(words) > 3]
+    return Finding(len(names), {"names": joined(names)})
 
 
 def root_of_host(uid_map: str, uid: int) -> Outcome:

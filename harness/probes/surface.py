@@ -59,6 +59,8 @@ ENGINES = property_metric("engine_sockets", "sockets of container engines and li
 HOST_MOUNTS = property_metric(
     "mounts.host_writable", "writable mounts of other file systems: what is written stays on the host"
 )
+MOUNTS = property_metric("mounts.visible", "mounts in its /proc/self/mountinfo", better=Better.NEITHER)
+DISKS = property_metric("block_devices.visible", "block devices in its /proc/diskstats, partitions and loops too")
 HOST_ROOT = property_metric("host_root", "its user is uid 0 in the host's user namespace", Unit.BOOL)
 VIEWS = property_metric("views.host", "of memory, swap, cpus, load and uptime, how many show the host's")
 LEAKS = property_metric("leaks", "kernel logs, addresses, keys and the like that can be read, of 8")
@@ -66,7 +68,7 @@ LABEL = property_metric("lsm", "a security module's label confines it", Unit.BOO
 
 METRICS = (
     BRACKETING, REACHABLE, HIGH_RISK, I386, X32, VECTORS, BY_FILTERS, DISAGREE, FILTERS, OPERATIONS, SYSCTLS,
-    PSEUDO_FILES, UNMASKED, OPENED, ENGINES, HOST_MOUNTS, HOST_ROOT, VIEWS, LEAKS, LABEL,
+    PSEUDO_FILES, UNMASKED, OPENED, DISKS, ENGINES, MOUNTS, HOST_MOUNTS, HOST_ROOT, VIEWS, LEAKS, LABEL,
 )  # fmt: skip
 
 
@@ -124,6 +126,8 @@ def judge(seen: Observed) -> Mapping[Metric, Outcome]:
         OPENED: _opened(devices),
         ENGINES: _surface.engine_sockets(sees),
         LEAKS: _surface.tried(_surface.section(answer, "leaks"), _NO_LEAK, "leaks"),
+        DISKS: _surface.block_devices(views.get("/proc/diskstats")),
+        MOUNTS: _surface.visible_mounts(views.get("/proc/self/mountinfo", "")),
         HOST_MOUNTS: _surface.host_mounts(views.get("/proc/self/mountinfo", "")),
         BRACKETING: _bracketing_of(seen, views),
     }

@@ -114,6 +114,16 @@ def test_only_what_others_hold_too_counts_as_a_mount_of_the_host() -> None:
 """
     assert _surface.host_mounts(text) == Finding(2, {"names": "/data here /part"})
     assert isinstance(_surface.host_mounts(""), Missing)
+    seen = _surface.visible_mounts(text)
+    assert seen == Finding(6, {"kinds": "tmpfs 2, ext4 2, overlay 1, proc 1"})
+    assert isinstance(_surface.visible_mounts(""), Missing)
+
+
+def test_block_devices_by_name() -> None:
+    text = " 254       0 vda 9 0 1\n 254       1 vda1 3 0 1\n\n"
+    assert _surface.block_devices(text) == Finding(2, {"names": "vda vda1"})
+    assert _surface.block_devices("") == Finding(0, {"names": ""}), "a host without any"
+    assert isinstance(_surface.block_devices(None), Missing)
 
 
 @pytest.mark.parametrize(
