@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.analysis.statistics import Estimate, median, median_estimate
 from harness.model.metrics import Better, Metric, Unit
-from harness.model.records import Level, TrialRecord
+from harness.model.records import Level, MetricValue, TrialRecord
 
 
 def _level(name: str, unit: Unit, doc: str) -> Metric:
@@ -38,6 +38,8 @@ MERGED = _level("merged", Unit.BYTES, "memory that KSM saves on the whole host, 
 CPU = _level("cpu", Unit.RATIO, "CPU time of all their host processes in a second of waiting: 1 is one core")
 HOST_CPU = _level("cpu.host", Unit.RATIO, "CPU time of the whole host in the same second, whoever took it")
 READY = _level("ready", Unit.NS, "from `requested` to `ready` of the last one, the others being idle")
+UNEXPLAINED = _level("unexplained", Unit.BYTES, "density.host less density.own: what their cgroups do not explain")
+"""Not recorded: it follows from two readings (`steps`)."""
 LEVEL_METRICS = (OWN, HOST, CACHE, PSS, USS, CGROUP, MERGED, CPU, HOST_CPU, READY)
 
 
@@ -108,6 +110,14 @@ def rows(records: Sequence[TrialRecord]) -> Iterator[dict[str, Any]]:
                 yield {**common, "n": level.n, "metric": name, "value": reading.value, "unit": reading.unit}
 
 
+def _reading(level: Level, metric: str) -> MetricValue | None:
+    """Return what was read, or what two readings leave unexplained; None where it was not measured."""
+    if metric != UNEXPLAINED.name:
+        return level.metrics.get(metric)
+    host, own = level.metrics.get(HOST.name), level.metrics.get(OWN.name)
+    return None if host is None or own is None else MetricValue(host.value - own.value, host.unit)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One metric of one runtime at one number of instances, over the counted trials that came so far."""
@@ -127,7 +137,8 @@ def steps(records: Sequence[TrialRecord], metric: str) -> list[Step]:
         if record.status != "ok" or record.spec.warmup:
             continue
         for level in record.levels:
-            if metric in level.metrics:
-                values.setdefault((record.spec.runtime, level.n), []).append(level.metrics[metric].value)
-                unit = level.metrics[metric].unit
+            reading = _reading(level, metric)
+            if reading is not None:
+                values.setdefault((record.spec.runtime, level.n), []).append(reading.value)
+                unit = reading.unit
     return [Step(runtime, n, metric, unit, median_estimate(found)) for (runtime, n), found in values.items()]

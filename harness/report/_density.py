@@ -12,6 +12,7 @@ COLUMNS: tuple[tuple[Metric, str], ...] = (
     (density.PSS, "PSS"),
     (density.CGROUP, "cgroup"),
     (density.HOST, "whole host"),
+    (density.UNEXPLAINED, "unexplained"),
     (density.MERGED, "merged"),
     (density.CPU, "CPU"),
     (density.READY, "last one ready"),

@@ -174,11 +174,12 @@ def test_the_report_shows_what_there_was_at_each_number_and_why_a_trial_ended(fa
     cut = ramp(arm(fake_host)[0], tmp_path, counts=[1, 4], budget="15MiB")
     report = analyse(example_run(runtimes=("vm",), control="vm"), [full, cut])
     head, *lines = _density.matrix(report)
-    assert head == ["instances", "own", "PSS", "whole host", "CPU", "last one ready"]
+    assert head == ["instances", "own", "PSS", "whole host", "unexplained", "CPU", "last one ready"]
     assert [line[:3] for line in lines] == [
         ["1 x vm (tcg)", "11.0 MiB", "10.0 MiB"],
         ["2 x vm (tcg)", "22.0 MiB", "20.0 MiB"],
     ]
+    assert [line[3:5] for line in lines] == [["12.0 MiB", "1.00 MiB"], ["24.0 MiB", "2.00 MiB"]]
     assert _density.endings(report) == ["vm (tcg): 1 at most: memory budget: 1 take 10.0 MiB of 15.0 MiB"]
     assert "## By number of instances" in load("report", "markdown").render(report)
     assert lines_of_picture(load("report", "markdown").render(report)) == [
