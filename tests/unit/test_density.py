@@ -1,5 +1,6 @@
 """Trials of many instances: how far they go, what they say, and that nothing of them stays."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,6 +170,13 @@ def test_levels_survive_the_journal_and_become_rows_and_steps():
     assert steps == [("vm", 2, 8.0, 2), ("box", 2, 1, 1)]
 
 
+def test_what_the_host_has_less_is_their_own_and_what_is_left_unexplained():
+    values = {"density.host": MetricValue(30, "bytes"), "density.own": MetricValue(22, "bytes")}
+    (step,) = metrics.steps([replace(records()[1], levels=(Level(2, values),))], "density.unexplained")
+    assert (step.n, step.estimate.value, step.unit) == (2, 8, "bytes")
+    assert metrics.steps(records(), "density.unexplained") == [], "PSS alone explains nothing"
+
+
 def test_the_report_shows_what_there_was_at_each_number_and_why_a_trial_ended(fake_host, tmp_path):
     full = ramp(arm(fake_host)[0], tmp_path, counts=[1, 2])
     cut = ramp(arm(fake_host)[0], tmp_path, counts=[1, 4], budget="15MiB")
@@ -179,7 +187,6 @@ def test_the_report_shows_what_there_was_at_each_number_and_why_a_trial_ended(fa
         ["1 x vm (tcg)", "11.0 MiB", "10.0 MiB"],
         ["2 x vm (tcg)", "22.0 MiB", "20.0 MiB"],
     ]
-    assert [line[3:5] for line in lines] == [["12.0 MiB", "1.00 MiB"], ["24.0 MiB", "2.00 MiB"]]
     assert _density.endings(report) == ["vm (tcg): 1 at most: memory budget: 1 take 10.0 MiB of 15.0 MiB"]
     assert "## By number of instances" in load("report", "markdown").render(report)
     assert lines_of_picture(load("report", "markdown").render(report)) == [
