@@ -104,8 +104,8 @@ class OptionModels(Mapping[str, "type[BaseModel] | None"]):
 class MetricNames(Mapping[str, tuple[str, ...]]):
     """The names of the metrics of every plugin of a group; one that cannot be loaded here is not in it."""
 
-    def __init__(self, group: Literal["studies", "workloads"]) -> None:
-        self._group: Literal["studies", "workloads"] = group
+    def __init__(self, group: Literal["studies", "workloads", "probes"]) -> None:
+        self._group: Literal["studies", "workloads", "probes"] = group
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         plugin = try_load(self._group, name) if name in names(self._group) else None

@@ -19,6 +19,7 @@ def known() -> Known:
         plugins.OptionModels("studies", "arm_options"),
         plugins.MetricNames("studies"),
         plugins.MetricNames("workloads"),
+        plugins.MetricNames("probes"),
     )
 
 

@@ -53,12 +53,19 @@ class Http(Strict):
 
 
 KNOWN = Known(
-    {"process": Nothing, "libvirt": Machine, "exotic": None}, {"http": Http, "command": Nothing}, ("memory", "startup")
+    {"process": Nothing, "libvirt": Machine, "exotic": None},
+    {"http": Http, "command": Nothing},
+    ("memory", "startup"),
+    family_metrics={"startup": ("startup.ready", "stop.deleted")},
 )
 
 
 def scenario_of(text=TEXT):
     return check(parse(text, "a.yaml"), KNOWN)[0]
+
+
+def test_a_gate_may_name_a_metric_that_does_not_begin_with_its_family():
+    assert scenario_of(TEXT.replace("[startup.ready]", "[stop.deleted]")).gate.metrics == ("stop.deleted",)
 
 
 def mistakes(old, new=""):
@@ -142,6 +149,7 @@ MISTAKES = [
     ("[startup, memory]\ngate: {margin: 5%, metrics: [startup.ready]}", "[]",
      "a.yaml:11:10: metrics: expected at least 1 entry, got 0"),
     ("[startup, memory]", "[startup, 3]", 'a.yaml:11:20: metrics.1: expected a string, got 3; put it in quotes: "3"'),
+    ("[startup.ready]", "[stop.begun]", "a.yaml:12:30: gate.metrics.0: stop.begun: not measured: its family is not in"),
     ("[startup.ready]", "[cpu.total]", "a.yaml:12:30: gate.metrics.0: cpu.total: not measured: its family is not in"),
     ("gate:", "matrix: {}\ngate:", "a.yaml:12:1: matrix: not supported yet"),
     ("gate:", "density: {}\ngate:", "a.yaml:11:1: metrics: not beside density, which has its own metrics"),
