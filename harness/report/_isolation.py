@@ -159,7 +159,7 @@ def glance(report: Report) -> list[Card]:
         replace(
             card,
             name=tables.runtime_label(report, runtime),
-            backend="" if backends.get(runtime) == runtime else backends.get(runtime, ""),
+            backend="" if report.run.study or backends.get(runtime) == runtime else backends.get(runtime, ""),
             score=scores.get(runtime),
         )
         for runtime, card in cards
@@ -203,6 +203,6 @@ def _study_cards(report: Report) -> list[tuple[str, Card]]:
             facts = tuple(kept.text() for kept in kept_of(report.cells, runtime))
             found.append((runtime, Card("", "plain", "beside a noisy one", facts or ("not measured",))))
         elif kind == "containment":
-            text = contained.text() if contained else "not measured"
-            found.append((runtime, Card("", "plain", "when it breaks", (text,))))
+            facts = tuple(contained.text().split("; ")) if contained else ("not measured",)
+            found.append((runtime, Card("", "plain", "when it breaks", facts)))
     return found
