@@ -66,6 +66,17 @@ class Plots:
         names = {runtime: label(self.records, runtime) for runtime in self.run.runtimes}
         return charts.exposure(exposures(analyse(self.run, self.records)), names, ax)
 
+    def disturbance(self, *, ax: Axes | None = None) -> Axes:
+        """What is kept beside a noisy neighbour, or which faults were contained: of a run of either study."""
+        from harness.analysis.summary import analyse  # noqa: PLC0415
+        from harness.charts import disturbance as charts  # noqa: PLC0415
+        from harness.charts.run import label  # noqa: PLC0415
+
+        names = {runtime: label(self.records, runtime) for runtime in self.run.runtimes}
+        kind = self.run.study.get("kind") if self.run.study else None
+        draw = charts.containment if kind == "containment" else charts.interference
+        return draw(analyse(self.run, self.records), names, ax)
+
     def memory(self, *, ax: Axes | None = None) -> Axes:
         """What one instance takes of the host, account by account."""
         from harness.charts import memory as charts  # noqa: PLC0415

@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.container import cgroupfs, cgroups, resources
@@ -86,7 +85,7 @@ def cap_disk(instance: Instance, token: str, trial_id: str, bytes_per_s: int, un
             return "the host's file system is on no single block device"
         throttle = resources.Throttle(*device, bytes_per_s)
         limits = resources.Resources(block_io=resources.BlockIo(write_bytes=(throttle,)))
-        return _cap_group(instance.pids, f"harness-{token}/{trial_id}", limits, undo)
+        return _cap_group(instance, token, trial_id, limits, undo)
     except (BackendError, ContainerError, OSError) as error:
         return str(error)
 
@@ -105,25 +104,38 @@ def block_device(path: Path) -> tuple[int, int] | None:
 
 
 def _cap_group(
-    pids: Callable[[], Sequence[int]], name: str, limits: resources.Resources, undo: contextlib.ExitStack
+    instance: Instance, token: str, trial_id: str, limits: resources.Resources, undo: contextlib.ExitStack
 ) -> str:
-    """By a group of its own in v1's tree of block devices, else by the one it has, if that tree hands `io` down."""
     layout = cgroups.detect()
     tree = layout.of("blkio")
     if tree is None:
-        unified = layout.unified
-        if unified is None or "io" not in unified.controllers:
-            return "no cgroup tree of this host limits disks"
-        for directory in (unified.path, f"{unified.path}/{name.partition('/')[0]}"):
-            cgroupfs.hand_down(directory, frozenset({"io"}))
-        cgroups.Group.restored(layout, [f"{unified.path}/{name}"], ()).update(limits)
-        return ""
-    group = cgroups.Group.restored(layout, [f"{tree.path}/{name}"], ())
-    group.create(limits, parents=True)
+        return _cap_unified(instance, token, limits)
+    group = cgroups.Group.restored(layout, [f"{tree.path}/harness-{token}/{trial_id}"], ())
+    group.create(limits, parents=True)  # what starts containers here makes no group of its own for their disks
     undo.callback(_remove, group)
-    for pid in pids():
+    for pid in instance.pids():
         group.join_pid(pid)
     return ""
+
+
+def _cap_unified(instance: Instance, token: str, limits: resources.Resources) -> str:
+    """By the group that it has in cgroup2, to which the run's groups hand `io` down first."""
+    layout = cgroups.detect()
+    tree, path = layout.of("io"), path_of(instance, "io")
+    if tree is None:
+        return "no cgroup tree of this host limits disks"
+    if not path.startswith(f"/harness-{token}/"):
+        return "its runtime has put it in no group of the run"
+    for above in above_of(path):
+        cgroupfs.hand_down(f"{tree.path}{above}", frozenset({"io"}))
+    cgroups.Group.restored(layout, [f"{tree.path}{path}"], ()).update(limits)
+    return ""
+
+
+def above_of(path: str) -> list[str]:
+    """Return the groups above a group, the root first as the empty path: `/a/b/c` has ``, `/a` and `/a/b`."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _remove(group: cgroups.Group) -> None:

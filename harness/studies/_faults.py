@@ -13,6 +13,7 @@ from typing import Literal
 from harness.errors import TrialError
 from harness.interfaces import Instance
 from harness.model.spec import Limits
+from harness.model.units import format_bytes
 from harness.studies import _caps, _pair
 from harness.studies._host_watch import boot_id
 from harness.studies._processes import Processes, held, runtime_over
@@ -89,8 +90,9 @@ def _ended(instance: Instance, processes: Processes, since_ns: int, said: str = 
 def _memory(instance: Instance) -> Outcome:
     said = instance.exec(["harness:probe", "fault", "memory", str(OVER_BYTES)], GONE_NS)
     text = said.stdout.decode("ascii", "replace").strip() or f"ended with {said.returncode}"
-    alive = _is_alive(instance)
-    return Outcome(text == "killed 9" and alive, f"child {text}, {_state(alive)}")
+    alive, use = _is_alive(instance), instance.cgroup_memory()
+    peak = f", at most {format_bytes(use.peak_bytes)} of the host's" if use and use.peak_bytes else ""
+    return Outcome(text == "killed 9" and alive, f"child {text}, {_state(alive)}{peak}")
 
 
 def _processes(instance: Instance) -> Outcome:

@@ -8,7 +8,7 @@ from harness.backends._vm_events import in_words
 from harness.model.metrics import Absent, Measurement
 from harness.studies import _interference as m
 from harness.studies import _watch
-from harness.studies._caps import devices_of
+from harness.studies._caps import above_of, devices_of
 from harness.studies._disturbed import jain, metrics_of
 from harness.studies._faults import ENDS, FAULTS, LIVES_ON
 from harness.studies._host_watch import judge
@@ -57,6 +57,10 @@ def test_only_disks_of_volumes_are_capped() -> None:
         "    Attached to:      /machine/peripheral/virtio-disk1/virtio-backend\r\n    Cache mode:       writeback\r\n"
     )
     assert devices_of(said) == ["/machine/peripheral/virtio-disk1/virtio-backend"]
+
+
+def test_controllers_are_handed_down_from_the_root_to_the_parent() -> None:
+    assert above_of("/harness-0a1b2c3d/b00-vm-w") == ["", "/harness-0a1b2c3d"]
 
 
 def test_an_event_of_the_monitor_in_words() -> None:
