@@ -7,7 +7,6 @@ guest's own is no exposure of the host.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -80,12 +79,10 @@ def exposure_line(side: Side) -> str:
     if side.own_kernel:
         return f"{side.runtime}: own kernel, none of the host's within direct reach; {_monitor(side)}"
     parts = ["the host's kernel"]
-    for metric, words in (
-        (REACHABLE, "system calls ({high} of high risk)"),
-        (OPERATIONS, "privileged operations"),
-    ):
+    risk = f" ({side.values[HIGH_RISK]:g} of high risk)" if HIGH_RISK in side.values else ""
+    for metric, words in ((REACHABLE, f"system calls{risk}"), (OPERATIONS, "privileged operations")):
         if metric in side.values:
-            parts.append(f"{side.of(metric)} {words.format(high=side.values.get(HIGH_RISK, math.nan))}")
+            parts.append(f"{side.of(metric)} {words}")
     for metric, words in (
         (CAPABILITIES, "capabilities"),
         (OWN_NAMESPACES, f"of {NAMESPACES} namespaces own"),
@@ -93,7 +90,7 @@ def exposure_line(side: Side) -> str:
         if metric in side.values:
             parts.append(f"{side.values[metric]:g} {words}")
     found = "".join(f"; {hole}" for hole in holes(side))
-    return f"{side.runtime}: {', '.join(parts)}{found}".replace("(nan of high risk) ", "")
+    return f"{side.runtime}: {', '.join(parts)}{found}"
 
 
 def _monitor(side: Side) -> str:

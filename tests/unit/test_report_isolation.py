@@ -73,6 +73,16 @@ def test_the_process_in_between_has_a_table_of_its_own(report, name):
     assert "syscalls.allowed" in below
 
 
+def test_a_sentence_a_runtime(report):
+    lines = isolation.report_lines(report)
+    assert lines[1].startswith(
+        "container: the host's kernel, 289 of 362 system calls (4 of high risk), 4 of 362 privileged"
+    )
+    assert lines[2].startswith(
+        "vm: own kernel, none of the host's within direct reach; its machine monitor may call 333 of 362"
+    )
+
+
 def test_weights_of_whoever_reads(report):
     lines = isolation.report_lines(replace(report, weights={"system-calls": 1.0}))
     assert any("weights changed: system calls 1 instead of 3" in line for line in lines)
