@@ -20,17 +20,22 @@ from pathlib import Path
 
 HOSTNAME = "far"
 ADDRESS, PORT = "127.0.0.9", 2222
+_REGISTRY = Path("/run/harness")
 _START_S = 20
 _END_S = 20
 
+# Whose runs are alive is written in /run/harness: `harness clean`, on either host, sees the cgroups and guests of both.
 # root's account is locked on some machines, and sshd lets nobody in then: this shadow(5) only has no password.
 _SCRIPT = """\
 set -eu
 hostname "$2"
 ip link set lo up
 mount --bind "$1/shadow" /etc/shadow
+mkdir -p /run/harness "$1/registry"
+mount --bind /run/harness "$1/registry"
 mount -t tmpfs tmpfs /run
-mkdir /run/sshd
+mkdir /run/sshd /run/harness
+mount --bind "$1/registry" /run/harness
 exec "$3" -D -e -f "$1/sshd_config"
 """
 
@@ -57,9 +62,13 @@ class Host:
 
     def left(self) -> list[str]:
         """Return what there is of any run on this host: its directories, and guests that it started."""
-        runs = self.place / "run", Path(f"/proc/{self.pid}/root/run/harness"), self.home / "cache" / "runs"
+        runs = self.place / "run", self.home / "cache" / "runs"
         found = [str(entry) for base in runs if base.is_dir() for entry in base.iterdir() if entry.name[0] != "."]
-        return found + self.guests()
+        listed = [str(entry) for entry in _REGISTRY.iterdir() if entry.is_symlink() and self._is_ours(entry.readlink())]
+        return found + listed + self.guests()
+
+    def _is_ours(self, directory: Path) -> bool:
+        return directory.is_relative_to(self.place)
 
     def guests(self) -> list[str]:
         """Return the names of the guests that were started here: harness-TOKEN-TRIAL."""
