@@ -38,7 +38,12 @@ SMALL = [
     ),
     pytest.param("portability", {}, [{"form": "oci-zstd"}], id="portability"),
     pytest.param("interference", {"window_ms": 100}, [{"backend": "builtin"}], id="interference"),
-    pytest.param("containment", {"beat_ms": 400}, [{"backend": "builtin"}], id="containment"),
+    pytest.param(
+        "containment",
+        {"beat_ms": 200, "faults": ["memory", "disk", "init_exit", "init_memory"]},
+        [{"backend": "builtin"}],
+        id="containment",
+    ),
     pytest.param(
         "portability",
         {},
