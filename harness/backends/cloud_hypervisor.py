@@ -1,4 +1,4 @@
-"""Cloud Hypervisor (38 or newer) by its command line.
+"""Cloud Hypervisor, one that has `--debug-console`, by its command line.
 
 Its guest has PCI and ACPI, so it switches itself off. Marks leave by its debug console, which is at port 0xe9 as QEMU's
 is, and writes to its stdout. Its own seccomp filters are on, as they are by default.
