@@ -1,5 +1,5 @@
-"""Any other OCI runtime by its path: youki, runsc, or our own `harness-oci`, called as an engine calls it."""
+"""Any other OCI runtime by its path: youki, or our own `harness-oci`, called as an engine calls it."""
 
 from harness.backends._oci import OciBackend
 
-PLUGIN = OciBackend("oci", "any OCI runtime, by `path:` of its program (youki, runsc, harness-oci)", None)
+PLUGIN = OciBackend("oci", "any OCI runtime, by `path:` of its program (youki, harness-oci)", None)
