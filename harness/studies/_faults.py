@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import TrialError
+from harness.host.paths import cache_dir, data_dir
 from harness.interfaces import Instance
 from harness.model.spec import Limits
 from harness.model.units import format_bytes
@@ -20,6 +22,7 @@ from harness.studies._processes import Processes, held, runtime_over
 
 LIMITS = Limits(cpus=1, memory_bytes=128 << 20, pids=64)
 OVER_BYTES = 256 << 20
+HOST_ROOM_BYTES = 8 * OVER_BYTES
 EXIT_CODE = 3
 GONE_NS = 10_000_000_000
 Fault = Literal[
@@ -201,6 +204,8 @@ def refusal(fault: Fault, instance: Instance) -> str | None:
     """Return why a fault is not tried on an instance, None where it is."""
     if fault == "panic" and not own_kernel(instance):
         return "shared kernel: a panic here would be the host's, so it is never tried"
+    if fault == "disk" and min(shutil.disk_usage(place()).free for place in (data_dir, cache_dir)) < HOST_ROOM_BYTES:
+        return f"the host's disk has less than {format_bytes(HOST_ROOM_BYTES)} left, should nothing limit the sandbox"
     if fault == "runtime" and instance.boundary == "vm":
         return "its VMM is the one: see killed"
     if fault == "runtime" and runtime_over(instance.pids()[0]) is None:
