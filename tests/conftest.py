@@ -240,13 +240,17 @@ def _quick_collections() -> None:
 
 
 @pytest.fixture(autouse=True)
-def registry(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs that a test makes in this process are listed in a directory of its own, not in the host's."""
+def registry(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Runs that a test makes in this process are listed in a directory of its own, and end with it."""
     from harness.trials import ownership
 
     place = tmp_path_factory.getbasetemp() / "registry" / str(next(_NUMBERS))  # made when a test registers a run
     monkeypatch.setattr(ownership, "_ROOTS_REGISTRY", place)
-    return place
+    flags: dict[str, int] = {}
+    monkeypatch.setattr(ownership, "_flags", flags)
+    yield place
+    for fd in flags.values():
+        os.close(fd)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -106,10 +106,23 @@ def _start(argv: Sequence[str], cwd: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "harness", *argv], cwd=cwd, stdout=log, stderr=log)
 
 
-def _traces(results: Path) -> list[str]:
-    """What this host has of the only run in `results`: all that a run makes carries the last word of its id."""
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _token(results: Path) -> str:
+    """Return what all carries that the only run in `results` makes; it must be alive."""
+    wait_for(lambda: list(results.glob("*")))
     (run,) = results.iterdir()
-    token = run.name.rpartition("-")[2]
+    (owner,) = [owner for owner in Path("/run/harness").glob("*/owner.json") if run.name in owner.read_text()]
+    return owner.parent.name
+
+
+def _traces(token: str) -> list[str]:
+    """What this host has of a run."""
     cgroups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/harness-{token}*") if path.is_dir()]
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if token in line]
     processes = []
@@ -134,35 +147,29 @@ def test_nothing_is_left_after_kill_and_clean(ground: Path, only: str, delay_s: 
     argv = ["run", "scenario.yaml", "--only", only, "--set", f"control={only}", "--set", "trials.blocks.max=500",
             "--set", "trials.blocks.min=500"]  # fmt: skip
     process = _start(argv, ground)
-    deadline = time.monotonic() + 30
-    while not (ground / "log").read_bytes():  # it says that it prepares once its directory is there
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    token = _token(ground / "results")
     time.sleep(delay_s)
     assert process.poll() is None, (ground / "log").read_text()
     process.kill()
     process.wait()
-    assert _traces(ground / "results")
+    assert _traces(token)
     cleaned = harness("clean", "--json", cwd=ground)
     assert cleaned.returncode == 0, cleaned.stderr
     document = json.loads(cleaned.stdout)
     assert document["left"] == []
     assert document["found"], "the scratch directory of the killed run is there to be found"
-    assert _traces(ground / "results") == []
+    assert _traces(token) == []
     assert json.loads(harness("clean", "--json", cwd=ground).stdout)["found"] == {}
 
 
 def test_interrupt_cleans_up_and_the_run_can_be_resumed(ground: Path) -> None:
     process = _start(["run", "scenario.yaml", "--only", "process", "--only", "container"], ground)
     results = ground / "results"
-    deadline = time.monotonic() + 60
-    while not (list(results.glob("*/trials.jsonl")) and trials(results)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, (ground / "log").read_text()
-        time.sleep(0.005)
+    token = _token(results)
+    wait_for(lambda: list(results.glob("*/trials.jsonl")) and trials(results))
     process.send_signal(signal.SIGINT)
     assert process.wait(60) in {130, 0}  # 0: it was quicker than the signal
-    assert _traces(ground / "results") == []
+    assert _traces(token) == []
     if process.returncode == 130:
         assert "--resume" in (ground / "log").read_text()
     first = [record["trial_id"] for record in trials(results)]
