@@ -120,7 +120,7 @@ def _need_accel(options: Options) -> Capability:
             "accel",
             available=False,
             reason=f"kvm is not usable: {verdict.reason}",
-            hint=f"{remedy}; accel: auto takes TCG then",
+            hint=f"{remedy}; accel: auto lets the run fall back to TCG, named in every table",
         )
     return Capability("accel", available=True, reason=f"tcg: kvm is not usable: {verdict.reason}", hint=remedy)
 

@@ -16,6 +16,7 @@ from harness.images.bootstrap import bootstrap_busybox
 from harness.images.resolve import ImageRef, resolve_image
 from harness.images.store import Store
 from harness.interfaces import RunContext
+from harness.trials import ownership
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,6 @@ def tree(busybox: Path, tmp_path: Path) -> Path:
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunContext]:
     monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path / "run"))
     token = secrets.token_hex(4)
-    scratch = tmp_path / "run" / token
-    scratch.mkdir(parents=True)
+    scratch = ownership.claim(token, "test")  # `harness clean` of another test leaves it alone
     yield RunContext("test", token, scratch, cache_dir())
     assert _local.reap(token, dry_run=False) == []

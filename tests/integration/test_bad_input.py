@@ -157,7 +157,7 @@ def test_kvm_that_does_not_boot_is_a_missing_prerequisite(ground: Path) -> None:
         pytest.skip("KVM works here")
     assert done.returncode == 3, done.stderr
     assert re.search(r"kvm\b.* not usable: \S+", done.stderr), done.stderr
-    assert re.search(r"^hint: .*accel: auto takes TCG", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^hint: .*accel: auto lets the run fall back to TCG", done.stderr, re.MULTILINE), done.stderr
 
 
 @pytest.mark.needs("qemu", "libvirt", "kernel", "erofs")

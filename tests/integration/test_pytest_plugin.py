@@ -12,7 +12,8 @@ pytestmark = pytest.mark.needs("root", "overlayfs")
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "boot.yaml"
 TEST = f"""
 def test_boot(harness_run):
-    outcome = harness_run({str(SCENARIO)!r}, only=("process", "container"), change={{"trials.blocks.max": 6}})
+    blocks = {{"min": 6, "max": 6, "extra": 0}}
+    outcome = harness_run({str(SCENARIO)!r}, only=("process", "container"), change={{"trials.blocks": blocks}})
     ratio = outcome.ratio("startup.ready", "container")
     assert ratio.n == 6
     assert ratio.lo < ratio.value < ratio.hi
