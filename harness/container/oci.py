@@ -144,8 +144,12 @@ class Runtime:
                 group.thaw()  # a frozen v1 group keeps even this signal
 
     def pause(self, container_id: str) -> None:
-        """Freeze every process of a container. Raises ContainerError."""
-        self._with_group(container_id, {"running", "created"}, "pause").freeze(time.monotonic_ns() + _END_NS)
+        """Freeze every process of a container. Raises ContainerError.
+
+        Under the lock: frozen in the middle of `start`, the launcher would not answer, nor `start` give the lock back.
+        """
+        with self.homes.open(container_id):
+            self._with_group(container_id, {"running", "created"}, "pause").freeze(time.monotonic_ns() + _END_NS)
 
     def resume(self, container_id: str) -> None:
         """Thaw a paused container. Raises ContainerError."""
