@@ -107,13 +107,14 @@ def living_owner(run_id: str) -> Owner | None:
     return next((owner for owner in owners if owner and owner.run_id == run_id and is_alive(owner)), None)
 
 
-def _owners() -> tuple[Path, Path]:
-    return runtime_dir(), registry()
+def _places(token: str) -> tuple[Path, Path]:
+    """Return where a run's owner may be written down."""
+    return runtime_dir() / token, registry() / token
 
 
 def owner_of(token: str) -> Owner | None:
     """Return who owns a run, wherever its directory is; None where nobody does."""
-    return read_owner(runtime_dir() / token) or read_owner(registry() / token)
+    return next((owner for place in _places(token) if (owner := read_owner(place))), None)
 
 
 def _flag_of(fd: Path) -> set[str]:
@@ -151,14 +152,14 @@ def dead_tokens(backends: Iterable[Backend]) -> list[str]:
     """Return the tokens of all runs that left something here and whose process has ended."""
     found = scratch_tokens().union(*(backend.tokens() for backend in backends))
     dead = {token for token in found if not is_alive(owner_of(token))}
-    unsigned = {token for token in dead if not any((base / token / OWNER_FILE).exists() for base in _owners())}
+    unsigned = {token for token in dead if not any((place / OWNER_FILE).exists() for place in _places(token))}
     return sorted(dead - (unsigned & held_tokens() if unsigned else set()))
 
 
 def reap(token: str, backends: Sequence[Backend], *, dry_run: bool) -> list[str]:
     """Remove all that carries `token`, scratch directory last; return one line for each thing found."""
     lines = [line for backend in backends for line in backend.reap(token, dry_run=dry_run)]
-    for scratch in (work_base() / token, runtime_dir() / token, registry() / token):
+    for scratch in (work_base() / token, *_places(token)):
         directory = scratch.resolve()
         if directory.is_dir():
             lines.append(f"directory: {directory}")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import plugins
-from harness.errors import ImageError
-from harness.host.paths import cache_dir, data_dir
-from harness.images.bootstrap import bootstrap_busybox
-from harness.images.store import Store
+from harness.host.paths import cache_dir
 from harness.interfaces import RunContext, Study
 from harness.model.metrics import Absent, Measurement
 from harness.studies.interference import DISK_BYTES_PER_S
@@ -24,17 +22,8 @@ DISTURBED_S = 1.2
 """How long the antagonist of a disk disturbs: the window, and around it."""
 
 
-@pytest.fixture(scope="session")
-def _busybox() -> None:
-    store = Store(data_dir() / "images")
-    try:
-        store.find("busybox")
-    except ImageError:
-        bootstrap_busybox(store, cache_dir())
-
-
 @pytest.fixture
-def context(_busybox: None) -> Iterator[RunContext]:
+def context(busybox: Path) -> Iterator[RunContext]:
     token = secrets.token_hex(4)
     yield RunContext("disturbed", token, ownership.claim(token, "disturbed"), cache_dir())
     ownership.reap(token, [], dry_run=False)
