@@ -40,7 +40,8 @@ def sweep(backends: Sequence[Backend], *, dry_run: bool) -> Sweep:
     done = Sweep()
     for token in dead_tokens(backends):
         try:
-            done.found[token] = reap(token, backends, dry_run=dry_run)
+            if lines := reap(token, backends, dry_run=dry_run):  # else it cleaned up itself meanwhile
+                done.found[token] = lines
         except (HarnessError, OSError) as error:
             done.found[token] = []
             done.problems.append(f"{token}: {error}")

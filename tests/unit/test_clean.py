@@ -97,3 +97,11 @@ def test_a_runtime_directory_that_cannot_be_made_is_a_missing_prerequisite(runti
     runtime.write_text("a file")
     with pytest.raises(CapabilityError, match=r"runtime directory: .*cannot be made: (Not a directory|File exists)"):
         ownership.claim("aaaaaaaa", "run")
+
+
+def test_a_run_that_cleans_up_itself_meanwhile_is_nothing_found() -> None:
+    class Ending(Things):
+        def reap(self, token: str, *, dry_run: bool) -> list[str]:
+            return []
+
+    assert sweep([Ending("aaaaaaaa")], dry_run=True) == Sweep()
