@@ -11,7 +11,7 @@ from harness.container.create import Streams, check_terminal, compiled, extra_fd
 from harness.container.errors import ContainerError
 from harness.container.frozen import Frozen, replace
 from harness.container.launcher import Launched
-from harness.container.oci import Runtime, group_of, status_of
+from harness.container.oci import Runtime, found_in, group_of
 from harness.container.spec import CLONE_FLAGS, Process
 from harness.container.state import Record, is_alive
 
@@ -59,8 +59,7 @@ def execute(
     Raises: ContainerError; nothing runs then.
     """
     with runtime.homes.open(container_id) as home:
-        record = home.load()
-        status = status_of(record, home)
+        record, status = found_in(home)
         if status not in {"created", "running"} and not (status == "paused" and options.ignore_paused):
             raise ContainerError("exec", 0, f"{container_id}: cannot exec in a container that is {status}")
         if not options.proxied:

@@ -48,6 +48,12 @@ def status_of(record: Record, home: Home) -> str:
     return "created" if home.is_waiting() else "running"
 
 
+def found_in(home: Home) -> tuple[Record, str]:
+    """Return what is known of a container and its status. Raises ContainerError where nothing is written down."""
+    record = home.load()
+    return record, status_of(record, home)
+
+
 def group_of(record: Record) -> Group | None:
     """Return the container's cgroup, None where it has none (or its trees are gone)."""
     if not record.group_directories:
@@ -86,8 +92,7 @@ class Runtime:
     def start(self, container_id: str) -> None:
         """Let a created container execute its program. Raises ContainerError, of the launcher's steps as well."""
         with self.homes.open(container_id) as home:
-            record = home.load()
-            status = status_of(record, home)
+            record, status = found_in(home)
             if status != "created":
                 raise ContainerError("start", 0, f"{container_id}: cannot start a container that is {status}")
             document = _document(home)
@@ -118,17 +123,14 @@ class Runtime:
         """
         home = self.homes.peek(container_id)
         with suppress(ContainerError):
-            record = home.load()
-            return record, status_of(record, home)
+            return found_in(home)
         with self.homes.open(container_id) as home:  # it is not written down yet, or it is going away
-            record = home.load()
-            return record, status_of(record, home)
+            return found_in(home)
 
     def kill(self, container_id: str, number: int, *, everything: bool = False) -> None:
         """Send a signal to its first process, or to all. Raises ContainerError for a container that does not run."""
         with self.homes.open(container_id) as home:
-            record = home.load()
-            status = status_of(record, home)
+            record, status = found_in(home)
             group = group_of(record)
             if everything and group is not None:
                 if number == signal.SIGKILL:
@@ -148,26 +150,27 @@ class Runtime:
 
         Under the lock: frozen in the middle of `start`, the launcher would not answer, nor `start` give the lock back.
         """
-        with self.homes.open(container_id):
-            self._with_group(container_id, {"running", "created"}, "pause").freeze(time.monotonic_ns() + _END_NS)
+        with self.homes.open(container_id) as home:
+            self._group_in(found_in(home), {"running", "created"}, "pause").freeze(time.monotonic_ns() + _END_NS)
 
     def resume(self, container_id: str) -> None:
         """Thaw a paused container. Raises ContainerError."""
-        self._with_group(container_id, {"paused"}, "resume").thaw()
+        self._group_in(self.state(container_id), {"paused"}, "resume").thaw()
 
     def update(self, container_id: str, resources: Resources) -> None:
         """Change the limits of a container. Raises ContainerError."""
-        group = self._with_group(container_id, {"running", "created", "paused"}, "update")
+        group = self._group_in(self.state(container_id), {"running", "created", "paused"}, "update")
         memory = resources.memory
         if memory.swap_bytes and memory.swap_bytes > 0 and not memory.limit_bytes:  # it is both together
             memory = replace(memory, limit_bytes=group.stats().memory.limit_bytes)
             resources = replace(resources, memory=memory)
         group.update(resources)
 
-    def _with_group(self, container_id: str, allowed: set[str], verb: str) -> Group:
-        record, status = self.state(container_id)
+    def _group_in(self, found: tuple[Record, str], allowed: set[str], verb: str) -> Group:
+        """Return the group of a container whose status allows the verb."""
+        record, status = found
         if status not in allowed:
-            raise ContainerError(verb, 0, f"{container_id}: cannot {verb} a container that is {status}")
+            raise ContainerError(verb, 0, f"{record.id}: cannot {verb} a container that is {status}")
         return self.group(record, verb)
 
     def group(self, record: Record, verb: str) -> Group:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -118,6 +119,37 @@ def test_others_wait_and_do_not_get_what_was_removed_meanwhile(tmp_path: Path) -
     thread.join(10)
     assert len(said) == 1
     assert "does not exist" in said[0]
+
+
+def test_pause_waits_for_who_has_the_lock(tmp_path: Path) -> None:
+    """A container that is frozen in the middle of its start never ends it."""
+    homes = Homes(str(tmp_path))
+    with homes.create("a") as home:
+        home.save(RECORD)
+    said: list[ContainerError] = []
+
+    def pause() -> None:
+        try:
+            oci.Runtime(str(tmp_path)).pause("a")
+        except ContainerError as error:
+            said.append(error)
+
+    thread = threading.Thread(target=pause)
+    with homes.open("a"):
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+    thread.join(10)
+    assert ["cannot pause a container that is stopped" in str(error) for error in said] == [True]
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "state", "start"])
+def test_a_directory_in_which_nothing_is_written_down_is_an_error_at_once(verb: str, tmp_path: Path) -> None:
+    """As another process is about to remove it, or was killed as it made it."""
+    (tmp_path / "c").mkdir()
+    code = f"from harness.container.oci import Runtime; Runtime({str(tmp_path)!r}).{verb}('c')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert "ContainerError" in done.stderr
 
 
 def test_directories_are_closed_to_others(tmp_path: Path) -> None:
