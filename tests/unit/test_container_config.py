@@ -661,7 +661,7 @@ def attempt(reading: Callable[[], config.Config]) -> config.Config | str:
         return str(error)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(CHANGES)
 def test_any_change_is_read_or_refused_by_name(changes: list[tuple[tuple[str | int, ...], object]]) -> None:
     document = rich()
@@ -680,7 +680,6 @@ def test_any_change_is_read_or_refused_by_name(changes: list[tuple[tuple[str | i
         assert not isinstance(node, str) or "\0" not in node
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=50) | st.sampled_from([b"[" * 5000, b"9" * 5000]), st.integers(0, 3000), st.integers(0, 300))
 def test_any_damage_to_the_file_is_read_or_refused(junk: bytes, start: int, length: int) -> None:
     good = json.dumps(RICH).encode()

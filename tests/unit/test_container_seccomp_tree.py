@@ -114,7 +114,7 @@ profiles = st.builds(
 
 
 @needs_library
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(profile=profiles)
 def test_any_profile_stays_the_same(profile: Profile) -> None:
     try:

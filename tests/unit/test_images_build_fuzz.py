@@ -44,7 +44,7 @@ def check(text):
     assert "\n" not in (said or "")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(LINES, max_size=8).map("\n".join))
 @example("FROM a\nENV A=" + "${B:-" * 2000)
 @example("FROM a\nRUN " + "[" * 100_000)
@@ -54,14 +54,14 @@ def test_lines_of_pieces(text):
     check(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=200))
 def test_any_text(text):
     check(text)
     check("FROM base\nENV A=" + text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="aA${}:-+?'\"\\ \n=/", max_size=60))
 def test_words(text):
     for read in (words.expand, words.split, words.assignments, words.expand_document):

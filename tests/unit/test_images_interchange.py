@@ -263,7 +263,7 @@ def archives(tmp_path_factory):
     return [*found, gzip.compress(found[0]), zstandard.compress(found[1])]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=strategies.data())
 def test_a_spoilt_archive_is_refused_or_whole(archives, store, data):
     """Whatever bytes change, there is one clear error, or an image whose every blob is what its digest says."""
@@ -294,7 +294,7 @@ DOCUMENTS = strategies.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(top=DOCUMENTS, below=DOCUMENTS, config=DOCUMENTS, docker=strategies.booleans())
 def test_documents_of_any_shape_are_refused_or_read(store, top, below, config, docker):
     """An index, a manifest and a configuration of whatever shape, with digests that fit."""

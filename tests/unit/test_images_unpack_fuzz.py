@@ -65,13 +65,13 @@ def check(data, form):
 
 
 @pytest.mark.parametrize("form", [Form.APPLIED, Form.AUFS], ids=["applied", "aufs"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(entries=st.lists(ENTRIES, max_size=8))
 def test_random_layers(form, entries):
     check(tar(*entries), form)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     entries=st.lists(ENTRIES, min_size=1, max_size=3),
     changes=st.lists(st.tuples(st.integers(0, 2047), st.integers(0, 255)), min_size=1, max_size=6),
