@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from harness.container.resources import Resources
     from harness.container.spec import Hook, HookPoint
 
-__all__ = ["Runtime", "group_of", "status_of"]
+__all__ = ["Runtime", "found_in", "group_of", "status_of"]
 
 _END_NS = 10_000_000_000
 
