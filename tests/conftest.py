@@ -18,14 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from tests import leftovers
-
-# A slow moment of a shared machine is no fault of what is tested; pytest-timeout ends what hangs.
-hypothesis.settings.register_profile("harness", deadline=None)
-hypothesis.settings.load_profile("harness")
 
 LEFTOVER_GRACE_S = 5.0
 KVM_BOOT_TIMEOUT_S = 20

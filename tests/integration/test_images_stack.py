@@ -98,7 +98,7 @@ ENTRY = st.one_of(
 )
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example([[entry("a/b", DIR)], [whiteout("a/b"), entry("a/.wh..wh..opq")]])
 @example([[entry("a/b/a", DIR)], [entry("a/b", DIR), whiteout("a/b/a"), entry("a/.wh..wh..opq")]])
 @given(layers=st.lists(st.lists(ENTRY, max_size=6), min_size=1, max_size=4))
