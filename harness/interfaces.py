@@ -359,7 +359,8 @@ class Study(Protocol):
     """A comparison of something else than starts of one image: one file in `harness.studies` that exports PLUGIN.
 
     `metrics` are all that its arms measure, the one that people ask for first. `backends` names those that can find
-    what a dead run of it left; all else it puts below the run's `scratch` and `work`.
+    what a dead run of it left; all else it puts below the run's `scratch` and `work`. `disturbs` names the flags of
+    noise (`harness.host.noise`) that its trials raise on purpose: shares are recorded, but no trial bears those flags.
     """
 
     @property
@@ -374,6 +375,8 @@ class Study(Protocol):
     def metrics(self) -> tuple[Metric, ...]: ...
     @property
     def backends(self) -> tuple[str, ...]: ...
+    @property
+    def disturbs(self) -> frozenset[str]: ...
     def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:
         """Return what one arm cannot do without, and whether it is there; cheap, starts nothing.
 

@@ -49,6 +49,7 @@ class FakeStudy:
     arm_options = ArmOptions
     metrics = (TOOK, FILES)
     backends = ()
+    disturbs: frozenset[str] = frozenset()
 
     def needs(self, options: Options, arm_options: ArmOptions) -> Sequence[Capability]:
         return [Capability(name, available=False, reason="it is not there") for name in options.lacks]

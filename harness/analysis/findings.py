@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from harness.analysis.statistics import MIN_VALUES, drift, outliers, wilson_interval
 from harness.host.facts import describe
+from harness.host.noise import REMEDIES
 from harness.model.records import RunRecord, TrialRecord
 from harness.model.report import Cell, Finding, Missing
 
@@ -21,12 +22,6 @@ MARKER_RATIO_MAX = 0.05
 """A marker that takes more than this share of the time it marks is told."""
 
 NAMED_TRIALS_MAX = 3
-
-_NOISE_REMEDIES = {
-    "steal": "the hypervisor gives this host's CPUs to others: use a dedicated host, or more blocks",
-    "cpu-pressure": "other processes want the CPUs: end them, run at a quiet time, or take more blocks",
-    "load": "the host was busy before the trial: wait until the load has gone",
-}
 
 
 def findings(
@@ -215,7 +210,7 @@ def _noise(trials: Sequence[TrialRecord]) -> Iterator[Finding]:
         yield Finding(
             "noise",
             f"{flag}: {count} of {len(trials)} trials were disturbed; they count like all others",
-            _NOISE_REMEDIES.get(flag, "harness doctor shows what disturbs this host"),
+            REMEDIES.get(flag, "harness doctor shows what disturbs this host"),
         )
 
 

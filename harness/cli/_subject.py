@@ -255,6 +255,6 @@ class _StudySubject:
         for name, section in self.scenario.arms.items():
             arm = self.plugin.prepare(name, self.scenario.study.options, section.options, context)
             cleanup.callback(arm.close)
-            contenders[name] = StudyContender(arm, self.plugin.metrics)
+            contenders[name] = StudyContender(arm, self.plugin.metrics, self.plugin.disturbs)
             facts[name] = arm.facts
         return Prepared(contenders, facts)

@@ -29,7 +29,7 @@ PSI_CPU_SOME_RATIO_MAX = 0.10
 LOAD_PER_CPU_MAX = 1.5
 
 REMEDIES: Mapping[str, str] = {
-    STEAL: "the hypervisor gives this machine's CPUs to others: use a dedicated or bare-metal host, or more blocks",
+    STEAL: "the hypervisor gives this host's CPUs to others: use a dedicated or bare-metal host, or more blocks",
     CPU_PRESSURE: "other processes want the CPUs: end them, run at a quiet time, or take more blocks",
     LOAD: "the host was busy before the trial: wait until the load has gone",
 }
@@ -95,8 +95,11 @@ def read_sample(proc: Path = Path("/proc")) -> Sample:
     )
 
 
-def noise_between(before: Sample, after: Sample, cpu_count: int) -> Noise:
-    """Return what disturbed the time between two samples, as shares of it."""
+def noise_between(before: Sample, after: Sample, cpu_count: int, own: frozenset[str] = frozenset()) -> Noise:
+    """Return what disturbed the time between two samples, as shares of it.
+
+    What a trial makes on purpose (`own`) is no disturbance: its share is told, its flag is not raised.
+    """
     wall_ns = after.at_ns - before.at_ns
     flags = []
     steal = _steal(before, after)
@@ -109,7 +112,7 @@ def noise_between(before: Sample, after: Sample, cpu_count: int) -> Noise:
             flags.append(CPU_PRESSURE)
     if before.load1 is not None and before.load1 > LOAD_PER_CPU_MAX * cpu_count:
         flags.append(LOAD)
-    return Noise(steal[1] if steal else None, psi_ratio, tuple(flags))
+    return Noise(steal[1] if steal else None, psi_ratio, tuple(flag for flag in flags if flag not in own))
 
 
 def _steal(before: Sample, after: Sample) -> tuple[int, float] | None:
@@ -126,10 +129,11 @@ def _steal(before: Sample, after: Sample) -> tuple[int, float] | None:
 class Sampler:
     """Takes the first sample when made, the second on `finish`: around one trial, outside its timed path."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+    def __init__(self, proc: Path = Path("/proc"), own: frozenset[str] = frozenset()) -> None:
         self._proc = proc
+        self._own = own
         self._cpu_count = os.cpu_count() or 1
         self._before = read_sample(proc)
 
     def finish(self) -> Noise:
-        return noise_between(self._before, read_sample(self._proc), self._cpu_count)
+        return noise_between(self._before, read_sample(self._proc), self._cpu_count, self._own)

@@ -124,6 +124,7 @@ class BuildCacheStudy:
     arm_options = ArmOptions
     metrics = METRICS
     backends: tuple[str, ...] = ()
+    disturbs: frozenset[str] = frozenset()
 
     def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 
 from harness.errors import TrialError
+from harness.host.noise import CPU_PRESSURE, LOAD
 from harness.interfaces import Capability, Emit, Instance, Json, RunContext, Study, StudyArm
 from harness.model.fields import Strict, to_tuple
 from harness.model.metrics import Absent, Assume, Better, Measurement, Metric, Unit
@@ -225,6 +226,7 @@ class ContainmentStudy:
     arm_options = ArmOptions
     metrics = METRICS
     backends = _pair.BACKENDS
+    disturbs = frozenset({CPU_PRESSURE, LOAD})
 
     def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)

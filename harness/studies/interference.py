@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from harness.backends import _network
 from harness.errors import CapabilityError
+from harness.host.noise import CPU_PRESSURE, LOAD
 from harness.interfaces import Capability, Emit, Instance, Json, RunContext, Study, StudyArm
 from harness.loading.site import InstanceSite
 from harness.model.fields import Strict, to_tuple
@@ -122,6 +123,7 @@ class InterferenceStudy:
     arm_options = ArmOptions
     metrics = METRICS
     backends = _pair.BACKENDS
+    disturbs = frozenset({CPU_PRESSURE, LOAD})
 
     def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)

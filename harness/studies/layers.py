@@ -174,6 +174,7 @@ class LayersStudy:
     arm_options = ArmOptions
     metrics = METRICS
     backends: tuple[str, ...] = ()
+    disturbs: frozenset[str] = frozenset()
 
     def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:
         root = os.geteuid() == 0

@@ -148,6 +148,7 @@ class PortabilityStudy:
     arm_options = ArmOptions
     metrics = METRICS
     backends = ("builtin", "libvirt")
+    disturbs: frozenset[str] = frozenset()
 
     def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:
         assert isinstance(options, Options)

@@ -104,6 +104,7 @@ class StorageStudy:
     arm_options: type[BaseModel] = ArmOptions
     metrics: tuple[Metric, ...] = METRICS
     backends: tuple[str, ...] = ("builtin", "libvirt")  # the first finds what drivers leave
+    disturbs: frozenset[str] = frozenset()
     _guests: dict[str, tuple[_storage_guest.Guest, set[str]]] = field(default_factory=dict)
 
     def needs(self, options: BaseModel, arm_options: BaseModel) -> Sequence[Capability]:

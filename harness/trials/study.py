@@ -21,6 +21,7 @@ class StudyContender:
 
     arm: StudyArm
     metrics: Sequence[Metric]
+    disturbs: frozenset[str]
     timeout_ns: int | None = None
 
     def run(self, spec: TrialSpec, log_dir: Path, progress: Progress) -> TrialRecord:
@@ -28,7 +29,7 @@ class StudyContender:
         ledger, outcome = Ledger(), Outcome()
         progress(spec, "starting")
         gc.collect()  # what earlier trials left is not collected at this one's cost
-        started, sampler = now(), Sampler()
+        started, sampler = now(), Sampler(own=self.disturbs)
         try:
             self.arm.measure(spec.trial_id, ledger.emit)
         except HarnessError as error:

@@ -82,6 +82,12 @@ def test_every_flag_has_a_remedy():
     assert set(everything.flags) == {STEAL, CPU_PRESSURE, LOAD} == set(REMEDIES)
 
 
+def test_what_a_trial_makes_on_purpose_is_told_and_not_flagged():
+    before, after = sample(load1=9), sample(1, 50, 200, 900_000)
+    noise = noise_between(before, after, cpu_count=2, own=frozenset({CPU_PRESSURE, LOAD}))
+    assert (noise.psi_cpu_some_ratio, noise.steal_ratio, noise.flags) == (0.9, 0.25, (STEAL,))
+
+
 def test_what_the_kernel_does_not_tell_is_none(tmp_path):
     files = proc(tmp_path, stat=None, psi=None, load=None)
     noise = Sampler(files).finish()

@@ -11,7 +11,9 @@ import pytest
 import harness.studies
 from harness import plugins
 from harness.cli import main
+from harness.host import noise
 from harness.trials import ownership
+from tests.fake_study import FakeStudy
 
 Says = Callable[..., str]
 SCENARIO = """\
@@ -102,6 +104,16 @@ def test_a_run_is_recorded_and_reported_like_any_other(scenario: Path, says: Say
     assert list((scenario.parent / "home" / "cache" / "runs").iterdir()) == []
     for name in ("md", "csv", "json"):
         assert "fake.files" in says("report", directory, "--format", name)
+
+
+@pytest.mark.parametrize("disturbs", [(), ("load", "cpu-pressure")])
+def test_a_study_is_not_flagged_for_what_it_disturbs_on_purpose(
+    scenario: Path, says: Says, monkeypatch: pytest.MonkeyPatch, disturbs: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(noise, "LOAD_PER_CPU_MAX", -1.0)
+    monkeypatch.setattr(FakeStudy, "disturbs", frozenset(disturbs))
+    text = says("run", scenario, "--results", scenario.parent / "results")
+    assert ("load: 21 of 21 trials were disturbed" in text) is (not disturbs)
 
 
 def test_an_interrupted_study_goes_on(scenario: Path, says: Says) -> None:
