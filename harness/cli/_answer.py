@@ -13,7 +13,7 @@ import click
 from harness import plugins
 from harness.cli._output import print_json, problem_json
 from harness.errors import HarnessError, RunFailed, ScenarioError
-from harness.model.report import Report
+from harness.model.report import Report, Series
 from harness.report.terminal import TerminalRenderer
 
 ERROR_SCHEMA = "harness.error/1"
@@ -60,7 +60,16 @@ class Answer:
         if not self._shown:
             return
         renderer = plugins.load("report", "json") if self.as_json else TerminalRenderer(gated=tuple(gated))
-        text = renderer.render(report)
+        self._write(renderer.render(report), again)
+
+    def series(self, series: Series, again: str, gated: Sequence[str]) -> None:
+        """Print the table of a matrix; all else as for `report`."""
+        from harness.report import _series  # noqa: PLC0415  (most runs have no matrix)
+
+        text = _series.as_json(series) if self.as_json else TerminalRenderer(gated=tuple(gated)).render_series(series)
+        self._write(text, again)
+
+    def _write(self, text: str, again: str) -> None:
         self._given = True
         try:
             click.echo(text, nl=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,26 +40,24 @@ class Composition:
     started: str
     subject: Subject
     base: Mapping[str, Any] = field(default_factory=dict)
+    matrix: Mapping[str, Any] = field(default_factory=dict)
 
 
 def compose(
-    path: Path,
+    loaded: LoadedScenario,
     *,
-    only: Sequence[str] = (),
-    overrides: Sequence[str] = (),
     former: RunDirectory | None = None,
     base: BaseTree | None = None,
+    matrix: Mapping[str, Any] | None = None,
 ) -> Composition:
-    """Load, check and resolve; with `former`, an interrupted run is taken up with its own seed, id and image.
+    """Resolve a scenario; with `former`, that of an interrupted run, which goes on with its own seed, id and image.
 
-    With `base`, the scenario's runtimes as they were at a revision run in the same blocks.
+    With `base`, the scenario's runtimes as they were at a revision run in the same blocks. `matrix` is what the record
+    says of a new run that is a cell; without a `series` it is the first.
 
-    Raises: ScenarioError, UsageError, CapabilityError, BuildError; StoreError where `former` cannot go on.
+    Raises: UsageError, CapabilityError, BuildError; StoreError where `former` cannot go on.
     """
-    if former is None:
-        loaded = load_scenario(path, overrides, only)
-    else:
-        loaded = load_scenario(path, former.overrides(), former.only(), former.base_dir())
+    if former is not None:
         _refuse_changed(former.run(), loaded)
     about = subject(loaded, former)
     seed, run_id, started = _identity(loaded, former)
@@ -79,7 +77,13 @@ def compose(
         started=started,
         subject=about,
         base=facts,
+        matrix={"series": run_id, **matrix} if matrix else {} if former is None else former.run().matrix,
     )
+
+
+def former_scenario(former: RunDirectory) -> LoadedScenario:
+    """Return the scenario that an interrupted run goes on with. Raises: ScenarioError, UsageError."""
+    return load_scenario(former.scenario_path(), former.overrides(), former.only(), former.base_dir())
 
 
 def _refuse_other_base(former: RunRecord, facts: Mapping[str, Any]) -> None:
@@ -174,4 +178,5 @@ def run_record(composition: Composition, prepared: Prepared) -> RunRecord:
         study=about.study,
         reported=about.reported,
         base=composition.base,
+        matrix=composition.matrix,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import plugins
-from harness.model.reading import Known, LoadedScenario, load
+from harness.model.reading import Known, LoadedScenario, load, load_cells
 
 
 def known() -> Known:
@@ -28,3 +28,10 @@ def load_scenario(
 ) -> LoadedScenario:
     """Return the scenario of a file, see `harness.model.reading.load`. Raises: ScenarioError, UsageError."""
     return load(path, known(), overrides=overrides, only=only, base_dir=base_dir)
+
+
+def load_scenarios(
+    path: Path, overrides: Sequence[str] = (), only: Sequence[str] = (), base_dir: Path | None = None
+) -> tuple[LoadedScenario, ...]:
+    """Return one scenario for each cell of the file's matrix, see `reading.load_cells`. Raises: as there."""
+    return load_cells(path, known(), overrides=overrides, only=only, base_dir=base_dir)

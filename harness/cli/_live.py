@@ -14,7 +14,7 @@ from typing import Protocol, Self, TextIO
 from harness.host.facts import describe
 from harness.model.milestones import READY
 from harness.model.records import MetricValue, RunRecord, TrialRecord, TrialSpec
-from harness.report._tables import format_value
+from harness.report._tables import cell_text, format_value
 from harness.trials.planner import Plan
 from harness.trials.runner import count
 
@@ -41,6 +41,7 @@ def header(plan: Plan, directory: Path, record: RunRecord) -> list[str]:
     lines = [
         f"{record.scenario}   {arms} x {blocks} block{'' if blocks == '1' else 's'}"
         f" (+{plan.warmup_blocks} warm-up)   seed {plan.seed}   control {plan.control}",
+        *([f"cell      {cell_text(record)}"] if record.matrix else []),
         f"writing   {directory}",
         *(f"note: {warning}" for warning in record.warnings),
     ]

@@ -18,6 +18,7 @@ from harness.cli._subject import arm_needs
 from harness.errors import HarnessError, StoreError, UsageError
 from harness.images.resolve import ImageOutlook, image_outlook
 from harness.interfaces import Capability
+from harness.model.matrix import label
 from harness.model.records import TrialRecord
 from harness.model.scenario import AnyScenario, Scenario, StudyScenario, scenario_hash
 from harness.model.units import format_bytes, format_ns
@@ -148,6 +149,27 @@ def trial_medians_ns(trials: Sequence[TrialRecord]) -> dict[str, float]:
         seconds = (datetime.fromisoformat(following.started) - datetime.fromisoformat(trial.started)).total_seconds()
         took.setdefault(trial.spec.runtime, []).append(seconds * 1e9)
     return {runtime: statistics.median(values) for runtime, values in took.items()}
+
+
+def show_plans(previews: Sequence[Preview]) -> None:
+    """Write the cells of a matrix, and the preview of the first; what another one lacks besides is told too."""
+    click.echo(f"matrix: {len(previews)} cells, a run each, one after the other")
+    for number, preview in enumerate(previews, 1):
+        click.echo(f"  {number}  {label(preview.loaded.cell)}: {_time_line(preview.estimate)}")
+    click.echo()
+    show_plan(previews[0])
+    told = {(who, need) for who, need in previews[0].missing}
+    for number, preview in enumerate(previews[1:], 2):
+        for who, need in preview.missing:
+            if (who, need) not in told:
+                click.echo(f"error: cell {number}: {who}: {need.name}: {need.reason}", err=True)
+                told.add((who, need))
+
+
+def plans_json(previews: Sequence[Preview]) -> dict[str, Any]:
+    """Return the previews of a matrix as one document."""
+    cells = [{"cell": dict(preview.loaded.cell), "plan": plan_json(preview)} for preview in previews]
+    return {"schema": "harness.plan-matrix/1", "cells": cells}
 
 
 def show_plan(preview: Preview) -> None:

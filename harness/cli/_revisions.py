@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from harness.cli._answer import Answer
 from harness.cli._compose import compose
+from harness.cli._job import Job, carry_out, interrupts_told
+from harness.cli._known import load_scenario
 from harness.cli._output import note
 from harness.cli._room import refuse_unwritable
 from harness.cli._signals import Signals
-from harness.cli.run import Job, carry_out, interrupts_told
 from harness.errors import StoreError
 from harness.results.store import RunDirectory, list_runs
 from harness.trials.revision import BaseTree, checkout
@@ -45,7 +46,7 @@ def measure(request: Request, base: BaseTree, *, confirms: str = "") -> RunDirec
     with Answer(as_json=False, shown=False) as answer, Signals() as signals:
         job = Job(request.results, request.budget_ns, answer, signals)
         with interrupts_told(job):
-            composition = compose(request.scenario, only=request.only, overrides=request.overrides, base=base)
+            composition = compose(load_scenario(request.scenario, request.overrides, request.only), base=base)
             refuse_unwritable(request.results)
             facts = {**composition.base, "confirms": confirms} if confirms else composition.base
             carry_out(job, replace(composition, base=facts))

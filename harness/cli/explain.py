@@ -14,11 +14,11 @@ import click
 from harness import plugins
 from harness.cli._answer import Answer
 from harness.cli._compose import compose
+from harness.cli._job import Job, budget_ns_of, carry_out, interrupts_told
 from harness.cli._known import load_scenario
 from harness.cli._output import note, print_json, print_table
 from harness.cli._room import refuse_unwritable
 from harness.cli._signals import Signals
-from harness.cli.run import Job, budget_ns_of, carry_out, interrupts_told
 from harness.errors import UsageError
 from harness.model.document import override, parse, read
 from harness.model.scenario import Scenario
@@ -72,7 +72,8 @@ def explain(  # noqa: PLR0913  (click passes every option)
         job = Job(results, budget_ns_of(budget), answer, signals)
         with interrupts_told(job):
             added = tuple(f"runtimes.{name}={value}" for name, (_, value) in arms.items())
-            composition = compose(scenario, only=(base, *arms), overrides=(*overrides, *added, f"control={base}"))
+            loaded = load_scenario(scenario, (*overrides, *added, f"control={base}"), (base, *arms))
+            composition = compose(loaded)
             refuse_unwritable(results)
             carry_out(job, composition)
         assert job.directory is not None

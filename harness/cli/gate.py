@@ -105,8 +105,8 @@ def gate(  # noqa: PLR0913
     """
     how = _How(results, metrics, margin, accepted, format_name, output)
     if revision is not None:
+        from harness.cli._job import budget_ns_of  # noqa: PLC0415
         from harness.cli._revisions import Request  # noqa: PLC0415
-        from harness.cli.run import budget_ns_of  # noqa: PLC0415
 
         settings = (*overrides, *_gate_settings(how))
         request = Request(Path(run), revision, results, only, settings, budget_ns_of(budget))

@@ -30,10 +30,10 @@ _HISTORY = click.option(
 
 def entries_of(directory: RunDirectory, root: Path) -> tuple[Entry, ...]:
     """Return the history of a run's scenario on the class of its host. Raises: StoreError."""
-    from harness.results.history import history_path, read  # noqa: PLC0415
+    from harness.results.history import history_name, history_path, read  # noqa: PLC0415
 
     record = directory.run()
-    return read(history_path(root, record.scenario, str(record.host.get("class", ""))))
+    return read(history_path(root, history_name(record), str(record.host.get("class", ""))))
 
 
 @click.group(short_help="Keep the summaries of runs, and look at how they moved.")
@@ -55,7 +55,7 @@ def history() -> None:
 def add(*, run: str, commit: str | None, history: Path, results: Path) -> None:
     """Append RUN to its history, unless it is there."""
     from harness.analysis.history import entry_of  # noqa: PLC0415
-    from harness.results.history import append, history_path  # noqa: PLC0415
+    from harness.results.history import append, history_name, history_path  # noqa: PLC0415
 
     directory = RunDirectory.open(find_run(results, run))
     record, trials = directory.run(), directory.trials()
@@ -66,7 +66,7 @@ def add(*, run: str, commit: str | None, history: Path, results: Path) -> None:
         raise UsageError(message, hint="harness run without --base makes one")
     noisy = sum(bool(trial.noise.flags) for trial in trials)
     entry = entry_of(load_report(directory), commit=current_commit() if commit is None else commit, noisy=noisy)
-    path = history_path(history, record.scenario, str(record.host.get("class", "")))
+    path = history_path(history, history_name(record), str(record.host.get("class", "")))
     click.echo(f"{'added to' if append(path, entry) else 'already in'} {path}")
 
 

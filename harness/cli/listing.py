@@ -103,6 +103,7 @@ def _runs(results: Path) -> Iterator[Row]:
     """Every run directory, newest first; one that cannot be read is listed with the reason."""
     from harness.cli.report import was_killed  # noqa: PLC0415
     from harness.errors import StoreError  # noqa: PLC0415
+    from harness.report._tables import cell_text  # noqa: PLC0415
     from harness.results.store import RunDirectory, list_runs  # noqa: PLC0415
 
     for path in reversed(list_runs(results)):
@@ -111,7 +112,8 @@ def _runs(results: Path) -> Iterator[Row]:
         except StoreError as error:
             yield {"name": path.name, "status": "unreadable", "doc": error.message}
             continue
-        doc = f"{record.scenario}: {', '.join(record.runtimes)}"
+        cell = f" ({cell_text(record)})" if record.matrix else ""
+        doc = f"{record.scenario}{cell}: {', '.join(record.runtimes)}"
         if was_killed(record):
             hint = f"harness run --resume {path.name}"
             yield {"name": path.name, "status": "killed", "doc": f"{doc}; to go on: {hint}"}

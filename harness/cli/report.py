@@ -74,12 +74,13 @@ def gated_metrics(directory: RunDirectory) -> tuple[str, ...]:
     metavar="NAME",
     help="Figures as firecracker, kata, cloud-hypervisor, docker-cli, bucketbench define them; or all.",
 )
+@click.option("--matrix", "matrix", is_flag=True, help="All cells of the matrix that RUN is a cell of, in one table.")
 @weights_option
 @click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead of stdout.")
 @_RESULTS
 def report(  # noqa: PLR0913  (click passes every option)
     *, run: str, format_name: str, everything: bool, notebook: str, also: tuple[str, ...], settings: tuple[str, ...],
-    definitions: tuple[str, ...], weights: Mapping[str, float], output: Path | None, results: Path,
+    definitions: tuple[str, ...], matrix: bool, weights: Mapping[str, float], output: Path | None, results: Path,
 ) -> None:  # fmt: skip
     """Show a run again: RUN is its directory, its id, the beginning or end of its id, or 'latest'.
 
@@ -94,11 +95,19 @@ def report(  # noqa: PLR0913  (click passes every option)
     harness report latest --format md --output summary.md
     harness report latest --format html --output report.html
     harness report latest --format notebook --notebook startup --output startup.ipynb     or .html
+    harness report latest --matrix     or with --format png --output matrix.png: every cell of a scenario with `matrix:`
     harness report latest --weight system-calls=5     another weight in the score of exposure
     harness report latest --definition kata     or all: to reconcile published figures with these
     harness report QUICKSTART_RUN --also LAYERS_RUN --format notebook --notebook vergleich --set language=de
     """
     directory = RunDirectory.open(find_run(results, run))
+    if matrix:
+        from harness.cli import _series  # noqa: PLC0415
+
+        if definitions or also or settings or weights:
+            raise UsageError("--matrix: not with --definition, --also, --set or --weight")
+        _series.show(directory.path, _ALIASES.get(format_name, format_name), output, everything=everything)
+        return
     if format_name == "notebook":
         runs = [directory.path, *(RunDirectory.open(find_run(results, one)).path for one in also)]
         write_report(_notebook(notebook, runs, settings, output), output)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._known import known, load_scenario
+from harness.cli._known import known, load_scenarios
 from harness.cli._output import note, print_error, print_json, problem_json
 from harness.errors import Problem, ScenarioError
 
@@ -42,10 +43,10 @@ def _validated(path: Path, *, as_json: bool) -> dict[str, Any]:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     try:
-        loaded = load_scenario(path)
-        notes = loaded.notes
+        cells = load_scenarios(path)
+        notes = tuple(dict.fromkeys(text for loaded in cells for text in loaded.notes))
         if not as_json:
-            _say_valid(loaded)
+            _say_valid(cells, notes)
     except ScenarioError as error:
         problems = error.problems
         if not as_json:
@@ -56,13 +57,14 @@ def _validated(path: Path, *, as_json: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _say_valid(loaded: LoadedScenario) -> None:
-    scenario = loaded.scenario
+def _say_valid(cells: Sequence[LoadedScenario], notes: Sequence[str]) -> None:
+    path, scenario = cells[0].path, cells[0].scenario
     low, high = scenario.trials.blocks.min, scenario.trials.blocks.max
     blocks = f"{low}" if low == high else f"{low} to {high}"
-    click.echo(f"{loaded.path}: ok: {scenario.name}: {', '.join(scenario.contenders)}; {blocks} blocks")
-    for text in loaded.notes:
-        note(f"{loaded.path}: {text}")
+    swept = f"; {len(cells)} cells of {', '.join(cells[0].cell)}" if cells[0].cell else ""
+    click.echo(f"{path}: ok: {scenario.name}: {', '.join(scenario.contenders)}; {blocks} blocks{swept}")
+    for text in notes:
+        note(f"{path}: {text}")
 
 
 @click.command(short_help="Print the JSON Schema of a scenario, for editors.")
@@ -102,15 +104,17 @@ def plan(
     """Show the order of trials, what each runtime needs here, how long it may take, and what is missing and why.
 
     Measures nothing, starts nothing. Ends with 3 when something is missing. A scenario without a seed gets a new one in
-    every run, so the order shown is then an example.
+    every run, so the order shown is then an example. Of a matrix each cell is a run of its own; the first is shown.
     """
-    from harness.cli._plan import gather, plan_json, show_plan  # noqa: PLC0415
+    from harness.cli._plan import gather, plan_json, plans_json, show_plan, show_plans  # noqa: PLC0415
 
-    loaded = load_scenario(scenario, overrides, only)
-    preview = gather(loaded, results)
+    previews = [gather(loaded, results) for loaded in load_scenarios(scenario, overrides, only)]
+    swept = bool(previews[0].loaded.cell)
     if as_json:
-        print_json(plan_json(preview))
+        print_json(plans_json(previews) if swept else plan_json(previews[0]))
+    elif swept:
+        show_plans(previews)
     else:
-        show_plan(preview)
-    if preview.missing:
+        show_plan(previews[0])
+    if any(preview.missing for preview in previews):
         ctx.exit(EXIT_MISSING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 # An integer of more digits is no quantity that we know; int() of a million digits would take minutes.
 _MAX_DIGITS = 30
+# What needs no quotes in a flow of YAML, whatever stands beside it.
+_PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./@%+-]*(:[A-Za-z0-9_./@%+-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Document:
 
     def origin(self, loc: Loc) -> str | None:
         """Return the override that set `loc` or what holds it; None where the file did."""
-        return next((text for path, text in self.origins.items() if loc[: len(path)] == path), None)
+        return next((text for path, text in self.origins.items() if _within(loc, path)), None)
 
     def span(self, loc: Loc) -> tuple[Span, bool]:
         """Return the span of `loc`, or of the nearest node above it, and whether it is `loc` itself."""
@@ -129,6 +132,49 @@ def override(document: Document, assignment: str) -> Document:
     key, equals, text = assignment.partition("=")
     if not equals or not all(key.split(".")):
         raise UsageError(f"{origin}: expected dotted.key=value", hint="for instance: --set trials.blocks.max=10")
+    value = parse(text, origin).data
+    try:
+        changed, loc = _put(document, key, value)
+    except _NoEntryError as error:
+        raise ScenarioError([Problem(origin, 0, 0, error.place, str(error), "override")]) from error
+    return replace(changed, origins={**document.origins, loc: origin})
+
+
+def moved(document: Document, source: Loc, key: str) -> Document:
+    """Return the document with a value of the list at `source[:-1]` put in at a dotted key too.
+
+    Mistakes in it are told where it stands in the list, those of the key at the list's own key. Raises: ScenarioError
+    where there can be no such key.
+    """
+    value = document.data
+    for part in source:
+        value = value[part]
+    try:
+        changed, loc = _put(document, key, value)
+    except _NoEntryError as error:
+        raise ScenarioError([document.problem(source[:-1], str(error), at="key")]) from error
+    key_at = document.span(source[:-1])[0].key
+    made = (loc[:end] for end in range(1, len(loc)) if loc[:end] not in document.spans)
+    value_at = document.span(source)[0].value
+    spans = {path: Span(key_at, value_at) for path in (*made, loc)}
+    for path, span in document.spans.items():
+        if _within(path, source) and path != source:
+            spans[*loc, *path[len(source) :]] = span
+    origin = document.origin(source)
+    origins = changed.origins if origin is None else {**changed.origins, loc: origin}
+    return replace(changed, spans={**changed.spans, **spans}, origins=origins)
+
+
+class _NoEntryError(Exception):
+    """`place` has no such entry, and none can be made."""
+
+    def __init__(self, place: str, part: str) -> None:
+        super().__init__(f"has no entry {part!r}")
+        self.place = place
+
+
+def _put(document: Document, key: str, value: Any) -> tuple[Document, Loc]:
+    """Return the document with a value at a dotted key, and where that is; nothing is said of where it came from."""
     loc: Loc = ()
     data = copy.deepcopy(document.data)
     node = data
@@ -136,15 +182,20 @@ def override(document: Document, assignment: str) -> Document:
     for number, part in enumerate(parts):
         step = _step(node, part)
         if step is None:
-            raise ScenarioError([Problem(origin, 0, 0, ".".join(parts[:number]), f"has no entry {part!r}", "override")])
+            raise _NoEntryError(".".join(parts[:number]), part)
         loc = (*loc, step)
         if number == len(parts) - 1:
-            node[step] = parse(text, origin).data
+            node[step] = copy.deepcopy(value)
         elif isinstance(node, dict) and not isinstance(node.get(step), dict | list):
             node[step] = {}
         node = node[step]
-    spans = {path: span for path, span in document.spans.items() if path[: len(loc)] != loc}
-    return replace(document, data=data, spans=spans, origins={**document.origins, loc: origin})
+    spans = {path: span for path, span in document.spans.items() if not _within(path, loc)}
+    origins = {path: origin for path, origin in document.origins.items() if not _within(path, loc)}
+    return replace(document, data=data, spans=spans, origins=origins), loc
+
+
+def _within(path: Loc, top: Loc) -> bool:
+    return path[: len(top)] == top
 
 
 def _step(node: Any, part: str) -> str | int | None:
@@ -182,6 +233,20 @@ def _events(text: str, path: str) -> Iterable[Any]:
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # ruamel.yaml meets some malformed texts with its own assertions instead of an error of YAML.
         raise _one(path, place, "not YAML from here on", code="syntax") from error
+
+
+def flow(value: Any) -> str:
+    """Return a value as YAML in one line, as short as it can be: what reads it again gets the same value."""
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) and _scalar_is_text(value) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _scalar_is_text(text: str) -> bool:
+    try:
+        return isinstance(_scalar(text), str)
+    except ValueError:
+        return False
 
 
 def _scalar(text: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from harness.model import matrix
 from harness.model.reading import Known, OptionModels
 from harness.model.scenario import SCHEMA, Scenario, StudyScenario
 
@@ -54,6 +55,12 @@ def _top(definition: dict[str, Any], arms: str) -> None:
     definition["required"] = [key for key in definition["required"] if key != "control"]
     definition["properties"]["schema"]["pattern"] = rf"^{re.escape(SCHEMA)}(\.\d+)?$"
     definition["properties"][arms]["additionalProperties"] = False
+    definition["properties"][matrix.KEY] = {
+        "type": "object",
+        "description": "values for dotted keys (limits.memory); each combination is a run of its own",
+        "minProperties": 1,
+        "additionalProperties": {"type": "array", "minItems": 1, "uniqueItems": True},
+    }
     if "density" in definition["properties"]:  # which has its own metrics
         definition["required"] = [key for key in definition["required"] if key != "metrics"]
         definition["oneOf"] = [{"required": ["metrics"]}, {"required": ["density"]}]

@@ -6,6 +6,7 @@ The options of plugins are checked by the plugins' own models, which the caller 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,15 +15,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from harness.errors import Problem, ScenarioError, UsageError
+from harness.model import matrix
 from harness.model.complaints import problems as complaints
 from harness.model.document import Document, Loc, did_you_mean, nearest, override, read
 from harness.model.scenario import SCHEMA, AnyScenario, Blocks, Scenario, StudyScenario, resolved
 
 OptionModels = Mapping[str, type[BaseModel] | None]
 
-NOT_YET = {
-    "matrix": "not supported yet: write one scenario for each value, or sweep with --set",
-}
 DENSITY_FAMILIES = ("memory", "cpu", "density")
 """Where a run of many instances has its metrics: `memory.marginal`, `cpu.marginal`, `density.instances`."""
 _BESIDE = {"kind": {"kind"}, "backend": {"backend", "network", "start", "mounts"}}
@@ -51,7 +50,8 @@ class Known:
 class LoadedScenario:
     """A scenario with where it came from and how it was changed.
 
-    Paths in the scenario count from `base_dir`; `notes` say what a reader may not expect.
+    Paths in the scenario count from `base_dir`; `notes` say what a reader may not expect. `cell` has the keys that a
+    matrix sweeps with the values of this one, which are the last of the `overrides`.
     """
 
     scenario: AnyScenario
@@ -61,6 +61,7 @@ class LoadedScenario:
     overrides: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    cell: Mapping[str, str] = field(default_factory=dict)
 
     def resolved(self) -> dict[str, Any]:
         """Return what scenario.resolved.json holds: the scenario with every default, and how it was overridden."""
@@ -75,24 +76,71 @@ def load(
     only: Sequence[str] = (),
     base_dir: Path | None = None,
 ) -> LoadedScenario:
-    """Return the scenario of a file.
+    """Return the scenario of a file, for those who take no more than one: see `load_cells`.
 
-    `overrides` are `dotted.key=value`, applied in order; `only` keeps these runtimes or arms alone. `base_dir` is
-    given where the file is a copy; otherwise paths count from the file's own directory.
+    Raises: what `load_cells` raises; UsageError where a matrix leaves more than one.
+    """
+    return the_only(load_cells(path, known, overrides=overrides, only=only, base_dir=base_dir))
+
+
+def the_only(cells: Sequence[LoadedScenario]) -> LoadedScenario:
+    """Return the one scenario of a file. Raises: UsageError that says how to choose where a matrix has more."""
+    if len(cells) > 1:
+        pins = " ".join(f"--set {shlex.quote(f'{key}={text}')}" for key, text in cells[0].cell.items())
+        hint = f"choose one: {pins}"
+        raise UsageError(f"{cells[0].path}: its matrix has {len(cells)} cells, where one is expected", hint=hint)
+    return cells[0]
+
+
+def load_cells(
+    path: Path,
+    known: Known,
+    *,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    base_dir: Path | None = None,
+) -> tuple[LoadedScenario, ...]:
+    """Return the scenario of a file, one for each cell of its matrix; just one where it has none.
+
+    `overrides` are `dotted.key=value`, applied in order, and one of a swept key leaves that value alone. `only` keeps
+    these runtimes or arms. `base_dir` is given where the file is a copy; otherwise paths count from its own directory.
 
     Raises: ScenarioError with every mistake; UsageError for an override or a runtime of `only` that cannot be.
     """
     stages = [read(path)]
     for assignment in overrides:
         stages.append(override(stages[-1], assignment))
+    found: list[LoadedScenario] = []
+    problems: dict[Problem, None] = {}
+    hint = None
+    for cell in matrix.cells(stages[-1], matrix.pinned_keys(overrides)):
+        try:
+            scenario, notes = check(cell.within(stages[-1]), known)
+        except ScenarioError as error:
+            blamed = _blame(error.problems, [_if_possible(cell, stage) for stage in stages], overrides, known)
+            problems |= dict.fromkeys(blamed)
+            hint = hint or error.hint
+            continue
+        if only:
+            scenario, left_out = _keep(scenario, only)
+            notes = (*notes, *left_out)
+        settings = cell.settings(stages[-1])
+        settled = (*overrides, *(f"{key}={text}" for key, text in settings.items()))
+        text = stages[0].text
+        found.append(
+            LoadedScenario(scenario, path, base_dir or path.parent, text, settled, tuple(only), notes, settings)
+        )
+    if problems:
+        raise ScenarioError(sorted(problems, key=lambda problem: (problem.line, problem.column)), hint=hint)
+    return tuple(found)
+
+
+def _if_possible(cell: matrix.Cell, stage: Document) -> Document:
+    """Return the cell's scenario at a stage that may not have its matrix yet, or not the mappings to put it in."""
     try:
-        scenario, notes = check(stages[-1], known)
-    except ScenarioError as error:
-        raise ScenarioError(_blame(error.problems, stages, overrides, known), hint=error.hint) from error
-    if only:
-        scenario, left_out = _keep(scenario, only)
-        notes = (*notes, *left_out)
-    return LoadedScenario(scenario, path, base_dir or path.parent, stages[0].text, tuple(overrides), tuple(only), notes)
+        return cell.within(stage)
+    except (ScenarioError, LookupError, TypeError):
+        return stage
 
 
 def check(document: Document, known: Known) -> tuple[AnyScenario, tuple[str, ...]]:
@@ -175,10 +223,6 @@ class _Check:
         return value if isinstance(value, dict) else {}
 
     def refuse_what_is_not_supported(self) -> None:
-        for key, message in NOT_YET.items():
-            if key in self.data:
-                self._wrong((key,), message, "not_supported", at="key")
-                del self.data[key]
         trials = self._mapping("trials")
         if trials.get("cache") == "cold":
             self._wrong(("trials", "cache"), "cold: not supported yet: only warm", "not_supported")

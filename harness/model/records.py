@@ -140,6 +140,8 @@ class RunRecord:
     `base` is empty unless arms of a base revision ran in the same blocks (`base_name`); then it has `revision`,
     `commit`, `scenario` (the file's name), `scenario_hash`, `root_digest`, and `confirms`, the id of the run whose
     verdict this one was made to confirm.
+    `matrix` is empty unless this is one cell of a matrix: `series` is the run id of the first one, `number` counts from
+    1 to `cells`, and `cell` has each swept key with its value here.
     """
 
     run_id: str
@@ -160,6 +162,7 @@ class RunRecord:
     study: Mapping[str, Any] = field(default_factory=dict)
     reported: str = ""
     base: Mapping[str, Any] = field(default_factory=dict)
+    matrix: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pairs(self) -> dict[str, str]:

@@ -177,3 +177,20 @@ class Report:
     def cell(self, metric: str, runtime: str) -> Cell | None:
         """Return one cell, None where this run has no such metric."""
         return next((cell for cell in self.cells if (cell.metric, cell.runtime) == (metric, runtime)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The cells of a matrix that have a run, analysed, in the matrix' order; at least one."""
+
+    reports: tuple[Report, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that are swept."""
+        return tuple(self.reports[0].run.matrix["cell"])
+
+    @property
+    def cells(self) -> int:
+        """How many cells the matrix has, those without a run too."""
+        return int(self.reports[0].run.matrix["cells"])

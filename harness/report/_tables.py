@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from harness.analysis.findings import KILLED
 from harness.host.facts import describe
-from harness.model.records import READY_METRIC
+from harness.model.matrix import label
+from harness.model.records import READY_METRIC, RunRecord
 from harness.model.report import Cell, Effect, Failure, Missing, Report
 from harness.model.units import format_bytes, format_ns, format_ratio
 
@@ -230,6 +231,11 @@ def _metric_headline(report: Report) -> str:
     ]
     beside = f"; against {control}: {', '.join(times)}" if times else ""
     return f"{metric}: {', '.join(parts)}{beside}."
+
+
+def cell_text(run: RunRecord) -> str:
+    """Return which cell of a matrix a run is: `2/6: limits.memory=256MiB`."""
+    return f"{run.matrix['number']}/{run.matrix['cells']}: {label(run.matrix['cell'])}"
 
 
 def subject_line(report: Report) -> tuple[str, str]:

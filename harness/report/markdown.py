@@ -18,6 +18,8 @@ from harness.report._markdown_table import plain, table
 def _facts(report: Report) -> Iterator[str]:
     run = report.run
     yield f"- run: `{run.run_id}` ({plain(tables.state(report))})"
+    if run.matrix:
+        yield f"- cell: {plain(tables.cell_text(run))}"
     yield f"- trials: {tables.counts(report)}, order seed {run.seed}"
     yield f"- host: {plain(tables.host_line(report))}"
     name, line = tables.subject_line(report)

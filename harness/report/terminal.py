@@ -19,12 +19,13 @@ from rich.text import Text
 
 from harness.analysis.isolation import BOUNDARY
 from harness.interfaces import Renderer
-from harness.model.report import Claim, Report
+from harness.model.report import Claim, Report, Series
 from harness.report import _claims as claim_words
 from harness.report import _compact as compact
 from harness.report import _density as density
 from harness.report import _isolation as isolation
 from harness.report import _ledger as ledger
+from harness.report import _series as matrices
 from harness.report import _tables as tables
 from harness.report._tables import Row
 
@@ -103,6 +104,21 @@ class TerminalRenderer:
             _claim(console, claim, name_run=len(reports) > 1)
         return _text(console)
 
+    def render_series(self, series: Series) -> str:
+        """Return the cells of a matrix, a row for each below each runtime."""
+        console = self._console()
+        _prose(console, matrices.headline(series), style="bold")
+        console.print()
+        for name, value in matrices.facts(series):
+            _prose(console, value, prefix=Text(f"{name:<10}", style="dim"))
+        _series_table(console, series, matrices.groups(series, self._gated, everything=self._everything))
+        _findings_of(console, matrices.findings(series))
+        console.print(Text("\nevery metric of one cell: harness report RUN", style="dim"))
+        for run_id, what, state in matrices.cell_lines(series):
+            _prose(console, f"{what}{state}", prefix=f"  {run_id}  ")
+        _prose(console, matrices.headline(series), style="bold")
+        return _text(console)
+
     def _console(self) -> Console:
         tty = sys.stdout.isatty()
         plain = not tty or bool(os.environ.get("CI"))
@@ -143,6 +159,7 @@ def _head(console: Console, report: Report) -> None:
     facts = [
         ("run", run.run_id),
         ("", state),
+        *([("cell", tables.cell_text(run))] if run.matrix else []),
         ("trials", f"{tables.counts(report)}, order seed {run.seed}"),
         ("host", tables.host_line(report)),
         tables.subject_line(report),
@@ -177,6 +194,27 @@ def _table(console: Console, report: Report, rows: Sequence[Row]) -> None:
     for _, group in groupby(zip(rows, lines, strict=True), key=lambda pair: pair[0].metric):
         _group(console, list(group), widths, wide=wide)
     console.print(Text("↓ lower is better   ↑ higher is better   [ ] 95 % interval", style="dim"))
+
+
+def _series_table(console: Console, series: Series, groups: Sequence[matrices.Group]) -> None:
+    heads = matrices.heads(series)
+    lines = [list(matrices.words(group)) for group in groups]
+    widths = _widths([heads, *(line for group in lines for line in group)])
+    for metric, members in groupby(zip(groups, lines, strict=True), key=lambda pair: pair[0].metric):
+        of_metric = list(members)
+        console.print(Text(f"\n{metric} {of_metric[0][0].arrow}".rstrip(), style="bold"))
+        _line(console, [f"  {heads[0]}", *heads[1:]], [widths[0] + 2, *widths[1:]], style="dim")
+        for group, own in of_metric:
+            for one, line in zip(group.lines, own, strict=True):
+                _line(console, [f"  {line[0]}", *line[1:]], [widths[0] + 2, *widths[1:]], style=_row_style(one.row))
+    console.print(Text("↓ lower is better   ↑ higher is better   [ ] 95 % interval", style="dim"))
+
+
+def _findings_of(console: Console, messages: Sequence[str]) -> None:
+    if messages:
+        console.print()
+    for message in messages:
+        _prose(console, message, prefix=Text("! ", style="bold yellow"))
 
 
 def _marker_line(console: Console, report: Report) -> None:

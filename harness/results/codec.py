@@ -167,6 +167,7 @@ def _run(document: Mapping[str, Any]) -> RunRecord:
         study=dict(document.get("study", {})),
         reported=document.get("reported", ""),
         base=dict(document.get("base", {})),
+        matrix=dict(document.get("matrix", {})),
     )
 
 

@@ -21,6 +21,7 @@ from harness.analysis.significance import holm, signed_rank_p
 from harness.analysis.statistics import paired_difference, paired_ratio
 from harness.errors import StoreError, UsageError
 from harness.model.history import Entry
+from harness.model.matrix import label
 from harness.model.records import RunRecord, TrialRecord
 from harness.results.history import read as read_history
 from harness.results.history import uncollected
@@ -28,8 +29,8 @@ from harness.results.plots import Plots
 from harness.results.store import RunDirectory, find_run, list_runs
 
 COLUMNS = (
-    "run_id", "scenario", "trial_id", "runtime", "block", "order", "metric", "value", "unit", "status", "warmup",
-    "noisy", "accelerator", "started", "reason",
+    "run_id", "scenario", "cell", "trial_id", "runtime", "block", "order", "metric", "value", "unit", "status",
+    "warmup", "noisy", "accelerator", "started", "reason",
 )  # fmt: skip
 
 HISTORY = (
@@ -184,6 +185,7 @@ def _rows(run: RunRecord, record: TrialRecord) -> Iterator[Mapping[str, Any]]:
     common = {
         "run_id": run.run_id,
         "scenario": run.scenario,
+        "cell": label(run.matrix["cell"]) if run.matrix else "",
         "trial_id": spec.trial_id,
         "runtime": spec.runtime,
         "block": spec.block,

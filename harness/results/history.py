@@ -1,6 +1,6 @@
 """The history of a scenario: one line a run, appended for ever, small enough to live in git.
 
-    history/<scenario>/<host class>.jsonl
+    history/<scenario>/<host class>.jsonl              of a cell of a matrix: history/<scenario>,<key>=<value>/...
 
 Lines are whole and independent, so that two branches merge by taking both (`*.jsonl merge=union` in .gitattributes); a
 run that stands there twice counts once. A line holds the summary of a run, not its trials:
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -29,14 +30,26 @@ import orjson
 
 from harness.errors import StoreError
 from harness.model.history import Entry
+from harness.model.records import RunRecord
 
 SCHEMA = "harness.history/1"
+_NAME_LETTERS = 100
 _MAJOR = re.compile(r"harness\.history/1(?:\.\d+)?")
 
 
-def history_path(root: Path, scenario: str, host_class: str) -> Path:
-    """Return the file of a scenario on one class of hosts."""
-    return root / scenario / f"{host_class or 'unknown'}.jsonl"
+def history_path(root: Path, name: str, host_class: str) -> Path:
+    """Return the file of what has this `history_name` on one class of hosts."""
+    return root / name / f"{host_class or 'unknown'}.jsonl"
+
+
+def history_name(run: RunRecord) -> str:
+    """Return what a run's history is called: its scenario, and which cell of its matrix, fit for a file's name."""
+    if not run.matrix:
+        return run.scenario
+    cell = ",".join(f"{key}={text}" for key, text in run.matrix["cell"].items())
+    plain = re.sub(r"[^\w.=,+-]+", "-", cell, flags=re.ASCII)[:_NAME_LETTERS]
+    digest = "" if plain == cell else f"-{hashlib.sha256(cell.encode()).hexdigest()[:8]}"
+    return f"{run.scenario},{plain}{digest}"
 
 
 def append(path: Path, entry: Entry) -> bool:

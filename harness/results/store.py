@@ -210,6 +210,22 @@ def list_runs(results_dir: Path) -> tuple[Path, ...]:
     return tuple(sorted(found, key=lambda path: path.name))
 
 
+def series_of(path: Path) -> dict[int, Path]:
+    """Return the runs beside `path`, and itself, that are cells of the same matrix, by the cell's number.
+
+    Raises: StoreError where the run is no cell of a matrix.
+    """
+    matrix = RunDirectory(path).run().matrix
+    if not matrix:
+        raise StoreError(f"{path}: no cell of a matrix", hint="its scenario has no `matrix:`: harness report shows it")
+    found: dict[int, Path] = {}
+    for other in list_runs(path.absolute().parent):
+        theirs = RunDirectory(other).run().matrix
+        if theirs.get("series") == matrix["series"]:
+            found[int(theirs["number"])] = other
+    return dict(sorted(found.items()))
+
+
 def find_run(results_dir: Path, text: str) -> Path:
     """Return a run's directory from its path, its id, a part of the id that only it begins or ends with, or `latest`.
 

@@ -8,7 +8,7 @@ import pytest
 from harness.analysis.history import breaks, entry_of, judge, series
 from harness.analysis.summary import analyse
 from harness.errors import StoreError
-from harness.results.history import append, history_path, read
+from harness.results.history import append, history_name, history_path, read
 from tests.example_run import example_run, example_trials
 
 REPORT = analyse(example_run(), example_trials())
@@ -24,6 +24,18 @@ def runs(n, step_at=None, factor=1.2, **changed):
         cells = {**entry.cells, "vm": vm}
         made.append(replace(entry, run_id=f"r{place:03}", started=f"2026-01-{place + 1:02}", cells=cells, **changed))
     return made
+
+
+def test_each_cell_of_a_matrix_has_a_history_of_its_own():
+    def name(**cell):
+        return history_name(example_run(matrix={"series": "a", "number": 1, "cells": 2, "cell": cell}))
+
+    assert history_name(example_run()) == "http-start"
+    assert name(**{"limits.memory": "1GiB"}) == "http-start,limits.memory=1GiB"
+    hostile = name(**{"workload.argv": '["../../etc", "\\n"]'})
+    assert "/" not in hostile
+    assert hostile != name(**{"workload.argv": '[".._.._etc", "\\n"]'})
+    assert len(name(a="x" * 500)) < 200
 
 
 def test_what_is_written_comes_back(tmp_path):

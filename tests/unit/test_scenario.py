@@ -151,7 +151,6 @@ MISTAKES = [
     ("[startup, memory]", "[startup, 3]", 'a.yaml:11:20: metrics.1: expected a string, got 3; put it in quotes: "3"'),
     ("[startup.ready]", "[stop.begun]", "a.yaml:12:30: gate.metrics.0: stop.begun: not measured: its family is not in"),
     ("[startup.ready]", "[cpu.total]", "a.yaml:12:30: gate.metrics.0: cpu.total: not measured: its family is not in"),
-    ("gate:", "matrix: {}\ngate:", "a.yaml:12:1: matrix: not supported yet"),
     ("gate:", "density: {}\ngate:", "a.yaml:11:1: metrics: not beside density, which has its own metrics"),
     ("gate:", "volumes: {a: {sise: 4MiB}}\ngate:", "a.yaml:12:15: volumes.a.sise: unknown key; did you mean 'size'?"),
     ("gate:", "volumes: {data: {}}\nmounts: [{type: volume, source: dta, target: /d}]\ngate:",

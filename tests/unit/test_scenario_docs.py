@@ -8,7 +8,7 @@ import pytest
 
 from harness import plugins
 from harness.images import containerfile, instructions
-from harness.model.reading import NOT_YET
+from harness.model import matrix
 from harness.model.scenario import Blocks, Density, Gate, Image, LimitsSection, Scenario, Trials
 
 TEXT = (Path(__file__).parents[2] / "docs" / "scenario.md").read_text()
@@ -28,7 +28,7 @@ def rows(title):
 
 
 def test_every_key_is_documented():
-    assert rows("Keys") == keys(Scenario)
+    assert rows("Keys") == {*keys(Scenario), matrix.KEY}
     assert rows("image") == keys(Image)
     assert rows("limits") == keys(LimitsSection)
     assert rows("trials") == keys(Trials)
@@ -82,11 +82,6 @@ def test_every_key_of_the_workloads_is_documented():
     assert rows("workload") == keys(command) | conditions
     assert keys(http) - keys(command) == {"port"}
     assert "`port`" in section("workload")
-
-
-def test_what_is_not_supported_yet_is_said():
-    line = next(line for line in TEXT.splitlines() if line.startswith("Not supported yet"))
-    assert set(re.findall(r"`(\w+)`", line)) == set(NOT_YET)
 
 
 def test_defaults_are_those_of_the_model():

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import harness.studies
-from harness import plugins
-from harness.cli import main
 from harness.host import noise
-from harness.trials import ownership
 from tests.fake_study import FakeStudy
 
 Says = Callable[..., str]
@@ -29,33 +25,10 @@ trials: {blocks: {min: 6, max: 6}, warmup: 1, seed: 7}
 
 
 @pytest.fixture
-def scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "studies"
-    folder.mkdir()
-    (folder / "fake.py").write_text("from tests.fake_study import PLUGIN\n")
-    monkeypatch.setattr(harness.studies, "__path__", [*harness.studies.__path__, str(folder)])
-    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path / "runtime"))
-    monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(ownership, "_ROOTS_REGISTRY", tmp_path / "registry")
-    plugins._index.cache_clear()
-    path = tmp_path / "a.yaml"
+def scenario(fake_study: Path) -> Path:
+    path = fake_study / "a.yaml"
     path.write_text(SCENARIO)
-    yield path
-    plugins._index.cache_clear()
-
-
-@pytest.fixture
-def says(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command; return what it wrote, to stdout where it worked and to stderr where it failed."""
-
-    def run(*words: object, code: int = 0) -> str:
-        capsys.readouterr()
-        ended = main.run([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert ended == code, err
-        return err if code else out
-
-    return run
+    return path
 
 
 def test_validate_plan_and_list_know_studies(scenario: Path, says: Says) -> None:
