@@ -236,6 +236,19 @@ def test_failures_within_tolerance_are_told_and_tolerated(ground: Path) -> None:
     assert [trial["status"] for trial in trials(only_run(ground))].count("failed") == 1
 
 
+def test_a_cell_of_a_matrix_that_cannot_work_ends_no_other(ground: Path) -> None:
+    change(ground, "runtimes:", "matrix: {workload.argv: [[/bin/nothing], [/bin/true], [/bin/true, twice]]}\nruntimes:")
+    done = harness("run", "scenario.yaml", cwd=ground)
+    assert done.returncode == 4, done.stderr
+    assert re.search(r'error: cell 1 \(workload.argv=\["/bin/nothing"\]\): \w+: its first 2 trials failed', done.stderr)
+    assert "cells     2 of 3 complete" in done.stdout
+    runs = sorted(
+        (ground / "results").iterdir(), key=lambda run: json.loads((run / "run.json").read_text())["matrix"]["number"]
+    )
+    ran = [{tuple(trial["attestation"]["argv"]) for trial in trials(run) if trial["attestation"]} for run in runs]
+    assert ran == [set(), {("/bin/true",)}, {("/bin/true", "twice")}]
+
+
 # -- the host fails -------------------------------------------------------------------------------------------------
 
 
