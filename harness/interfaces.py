@@ -358,9 +358,8 @@ class StudyArm(Protocol):
 class Study(Protocol):
     """A comparison of something else than starts of one image: one file in `harness.studies` that exports PLUGIN.
 
-    `metrics` are all that its arms measure, the one that people ask for first. `backends` names those that can find
-    what a dead run of it left; all else it puts below the run's `scratch` and `work`. `disturbs` names the flags of
-    noise (`harness.host.noise`) that its trials raise on purpose: shares are recorded, but no trial bears those flags.
+    `metrics` are all that its arms measure, the one that people ask for first. `backends` can find what a dead run of
+    it left; all else is below the run's `scratch` and `work`. No trial bears the flags of noise that it `disturbs`.
     """
 
     @property

@@ -70,7 +70,9 @@ def harness_run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[...,
             pytest.fail(f"harness run ended with {done.returncode}:\n{done.stderr.strip()}", pytrace=False)
         import harness  # noqa: PLC0415 - pandas only for who asks
 
-        (made,) = {path for path in results.iterdir() if path.name not in before}
-        return Outcome(harness.load(made))
+        made = sorted(path for path in results.iterdir() if path.name not in before)
+        if len(made) > 1:
+            pytest.fail(f"{scenario}: its matrix has {len(made)} cells: choose one with change={{...}}", pytrace=False)
+        return Outcome(harness.load(made[0]))
 
     return start

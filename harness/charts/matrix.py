@@ -29,7 +29,9 @@ def matrix_chart(series: Series, metrics: Sequence[str]) -> Figure:
     """Return a figure with a panel for each of the metrics that the cells measured. Raises: UsageError without any."""
     measured = [metric for metric in metrics if _values(series, metric)]
     if not measured:
-        raise UsageError("matrix: none of these metrics was measured", hint=f"asked for: {', '.join(metrics)}")
+        raise UsageError(
+            "matrix: nothing to draw", hint="harness report RUN --matrix shows properties, and what failed"
+        )
     low, high = _WIDTH_INCHES
     with style.look():
         width = min(high, max(low, 1.4 + _CELL_INCHES * len(series.reports)))
@@ -45,8 +47,10 @@ def matrix_chart(series: Series, metrics: Sequence[str]) -> Figure:
         for axes in panels[len(measured) :]:
             axes.set_visible(False)
         figure.supxlabel(f"{', '.join(series.keys)}  ({_NOTE})", fontsize=9)
-        handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=9)
+        handles = {
+            name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=9)
     return figure
 
 
@@ -65,36 +69,43 @@ def _cell_label(run: RunRecord) -> str:
 
 def draw_matrix(axes: Axes, series: Series, metric: str) -> None:
     """Draw one metric of all cells. Medians are joined where only the last key differs."""
-    first = series.reports[0]
-    runtimes = first.run.runtimes
+    runtimes = runtimes_of(series)
     colours, shapes = style.colours(runtimes), style.markers(runtimes)
     for place, runtime in enumerate(runtimes):
         shift = _SPREAD * ((place + 0.5) / len(runtimes) - 0.5)
-        medians: list[tuple[tuple[str, ...], float, float]] = []
+        name, medians = runtime, list[tuple[tuple[str, ...], float, float]]()
         for number, report in enumerate(series.reports):
             own = list(by_block(report.records, runtime, metric).values())
             if not own:
                 continue
-            found = median_estimate(own)
+            name, found = label(report.records, runtime), median_estimate(own)
             medians.append((tuple(report.run.matrix["cell"].values())[:-1], number + shift, found.value))
             axes.scatter([number + shift] * len(own), own, s=10, alpha=0.35, color=colours[runtime], linewidths=0)
             if found.lo is not None and found.hi is not None:
                 axes.vlines(number + shift, found.lo, found.hi, color=colours[runtime], linewidth=2)
-        name: str | None = label(first.records, runtime)
-        for _, joined in groupby(medians, key=lambda one: one[0]):
+        for part, (_, joined) in enumerate(groupby(medians, key=lambda one: one[0])):
             points = list(joined)
             axes.plot([x for _, x, _ in points], [y for _, _, y in points], color=colours[runtime], linewidth=1,
-                      marker=shapes[runtime], markersize=6, label=name)  # fmt: skip
-            name = None
-    set_scale(axes, _values(series, metric), unit_of(first.run, metric), "y")
+                      marker=shapes[runtime], markersize=6, label=None if part else name)  # fmt: skip
+    _dress(axes, series, metric)
+
+
+def runtimes_of(series: Series) -> list[str]:
+    """Return the runtimes of all cells, in the order of the first cell that has each."""
+    return list(dict.fromkeys(runtime for report in series.reports for runtime in report.run.runtimes))
+
+
+def _dress(axes: Axes, series: Series, metric: str) -> None:
+    known = next(report.run for report in series.reports if metric in report.run.metrics)
+    set_scale(axes, _values(series, metric), unit_of(known, metric), "y")
     if axes.get_yscale() == "linear":
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))  # else noise looks like an effect
     axes.grid(visible=False, axis="x")
-    better = first.run.metrics.get(metric, {}).get("better", "")
+    better = known.metrics[metric].get("better", "")
     axes.set_title(f"{metric}, {better} is better" if better in {"lower", "higher"} else metric)
 
 
 def describe(series: Series, metrics: Sequence[str]) -> str:
     """Return what the figure shows, for those who do not see it."""
-    runtimes = ", ".join(series.reports[0].run.runtimes)
-    return f"{', '.join(metrics)} of {runtimes} in {len(series.reports)} cells of {', '.join(series.keys)}"
+    of = f"{', '.join(metrics)} of {', '.join(runtimes_of(series))}"
+    return f"{of} in {len(series.reports)} cells of {', '.join(series.keys)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,10 +132,25 @@ def refuse_other_ground(former: RunRecord, now: RunRecord) -> None:
         before = former.arms.get(name, {})
         facts = arm if now.study else SAME_ON_RESUME
         pairs += [(f"{name}: {fact}", before.get(fact), arm.get(fact)) for fact in facts]
+    _refuse_changes(former.run_id, pairs, "blocks of one run must be comparable: start a new run")
+
+
+def refuse_other_series(first: RunRecord, composition: Composition) -> None:
+    """Refuse to measure a cell on another host, with another harness or image than the first. Raises: StoreError."""
+    pairs: list[tuple[str, object, object]] = [
+        ("host", first.host.get("class"), host_class(host_facts())),
+        ("harness", first.tools.get("harness"), __version__),
+    ]
+    if not any(key.partition(".")[0] in {"image", "study"} for key in first.matrix["cell"]):
+        digest = composition.subject.image.get("root_digest")
+        pairs.append(("image", first.image.get("root_digest"), digest))
+    _refuse_changes(first.run_id, pairs, "cells of one matrix must be comparable: start a new run")
+
+
+def _refuse_changes(run_id: str, pairs: Sequence[tuple[str, object, object]], hint: str) -> None:
     changed = [f"{what}: was {before} and is now {after}" for what, before, after in pairs if before != after]
     if changed:
-        message = f"{former.run_id}: {'; '.join(changed)}"
-        raise StoreError(message, hint="blocks of one run must be comparable: start a new run")
+        raise StoreError(f"{run_id}: {'; '.join(changed)}", hint=hint)
 
 
 def prepare_arms(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import plugins
-from harness.model.reading import Known, LoadedScenario, load, load_cells
+from harness.model.checking import Known
+from harness.model.reading import LoadedScenario, load, load_cells
 
 
 def known() -> Known:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.analysis.summary import analyse
-from harness.cli.report import gated_metrics, write_report
+from harness.cli._output import note
+from harness.cli.report import gated_metrics, load_report, write_report
 from harness.errors import StoreError, UsageError
 from harness.model.report import Series
 from harness.report import _series as series_text
@@ -17,8 +17,19 @@ FORMATS = ("terminal", "markdown", "csv", "json", "png", "svg")
 
 
 def load_series(runs: Sequence[RunDirectory]) -> Series:
-    """Return the reports of the runs of one matrix, in the order of its cells. Raises: StoreError."""
-    return Series(tuple(analyse(directory.run(), directory.trials()) for directory in runs))
+    """Return the reports of the runs of one matrix, in the order of its cells; a run that has gone is told.
+
+    Raises: StoreError where none of them can be read.
+    """
+    reports = []
+    for directory in runs:
+        try:
+            reports.append(load_report(directory))
+        except StoreError as error:
+            if directory is runs[-1] and not reports:
+                raise
+            note(f"left out: {error.message}")
+    return Series(tuple(reports))
 
 
 def show(path: Path, format_name: str, output: Path | None, *, everything: bool) -> None:
@@ -42,7 +53,7 @@ def _draw(series: Series, gated: Sequence[str], format_name: str, output: Path |
     from harness.charts import matrix as charts  # noqa: PLC0415 - matplotlib takes a second
     from harness.charts import style  # noqa: PLC0415
 
-    metrics = list(dict.fromkeys(group.metric for group in series_text.groups(series, gated)))
+    metrics = list(dict.fromkeys(group.metric for group in series_text.groups(series, gated) if not group.exact))
     figure = charts.matrix_chart(series, metrics)
     if format_name == "svg":
         title = series_text.headline(series)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shlex
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 from harness import plugins
 from harness.cli.report import load_report
 from harness.errors import StoreError
+from harness.model.records import RunRecord
 from harness.report.html import HtmlRenderer
 from harness.results.store import RunDirectory, find_run
 
@@ -27,7 +29,7 @@ trials.jsonl                         every trial, one line each: the truth that 
 logs/                                what workloads, guests and consoles wrote
 
 Look again:  tar xf {name} && harness report {run_id}
-Repeat it:   harness run {run_id}/scenario.yaml --set trials.seed={seed}
+Repeat it:   harness run {run_id}/scenario.yaml --set trials.seed={seed}{cell}
              with harness {harness} and an image whose root digest is {digest}
 """
 
@@ -61,12 +63,18 @@ def bundle(*, run: str, output: Path | None, results: Path) -> None:
     click.echo(f"{target} {target.stat().st_size} bytes")
 
 
+def _settings(record: RunRecord) -> str:
+    """Return what chooses the run's cell of a matrix on the command line."""
+    cell = record.matrix["cell"] if record.matrix else {}
+    return "".join(f" --set {shlex.quote(f'{key}={text}')}" for key, text in cell.items())
+
+
 def _files(directory: RunDirectory, name: str) -> Iterator[tuple[str, bytes]]:
     """Yield each file of the archive: those of the run (links are left out), and fresh reports."""
     record, report = directory.run(), load_report(directory)
     text = _README.format(
         run_id=record.run_id, name=name, seed=record.seed, harness=record.tools.get("harness", "of that time"),
-        digest=record.image.get("root_digest", "(a study has none)"),
+        digest=record.image.get("root_digest", "(a study has none)"), cell=_settings(record),
     )  # fmt: skip
     yield "README", text.encode()
     beside = [inside for inside in ("README", *_LINKED) if inside == "README" or (directory.path / inside).is_file()]

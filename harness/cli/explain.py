@@ -87,14 +87,15 @@ def _plan(
 
     Raises: UsageError, ScenarioError.
     """
-    scenario = load_scenario(path, overrides).scenario
+    loaded = load_scenario(path, overrides)
+    scenario = loaded.scenario
     if not isinstance(scenario, Scenario):
         raise UsageError(f"explain: {path}: a study starts no runtimes, so there are no levers")
     base = runtime or _default_base(scenario, levers)
     if base not in scenario.runtimes:
         raise UsageError(f"explain: {base}: no such runtime", hint=f"known: {', '.join(scenario.runtimes)}")
     document = read(path)
-    for assignment in overrides:
+    for assignment in loaded.overrides:
         document = override(document, assignment)
     written = document.data["runtimes"][base]
     backend = plugins.load("backends", scenario.runtimes[base].backend)

@@ -126,11 +126,12 @@ def _show(rows: list[Row], nothing: str) -> None:
     if not rows:
         click.echo(nothing, err=True)
         return
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     shown = {"name": "name", "unit": "unit", "better": "better", "status": "status", "doc": ""}
     keys = [key for key in shown if any(key in row for row in rows)]
     table = Table(*(shown[key] for key in keys), box=None, pad_edge=False, show_header="unit" in keys)
     for row in rows:
-        table.add_row(*(str(row.get(key, "")) for key in keys))
+        table.add_row(*(escape(str(row.get(key, ""))) for key in keys))
     print_table(table)

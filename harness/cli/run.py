@@ -86,6 +86,7 @@ def run(  # noqa: PLR0913  (click passes every option)
                 former = RunDirectory.open(find_run(results, resume))
                 refuse_unwritable(former.path)
                 if former.run().matrix:
+                    job.results = former.path.absolute().parent  # new cells go beside the others
                     carry_out_all(job, taken_up(former))
                 else:
                     carry_out(job, _take_up(job, former, kept))

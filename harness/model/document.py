@@ -32,6 +32,8 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 # An integer of more digits is no quantity that we know; int() of a million digits would take minutes.
 _MAX_DIGITS = 30
+# What YAML reads only where it is escaped, beyond what JSON escapes (YAML 1.2.2, section 5.1).
+_NOT_PRINTABLE = re.compile("[\\x7f-\\x9f\\u2028\\u2029\\ufeff\\ufffe\\uffff]")
 # What needs no quotes in a flow of YAML, whatever stands beside it.
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./@%+-]*(:[A-Za-z0-9_./@%+-]+)*")
 
@@ -237,9 +239,9 @@ def _events(text: str, path: str) -> Iterable[Any]:
 
 def flow(value: Any) -> str:
     """Return a value as YAML in one line, as short as it can be: what reads it again gets the same value."""
-    if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) and _scalar_is_text(value) else json.dumps(value, ensure_ascii=False)
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and _scalar_is_text(value):
+        return value
+    return _NOT_PRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _scalar_is_text(text: str) -> bool:

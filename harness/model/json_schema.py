@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from harness.model import matrix
-from harness.model.reading import Known, OptionModels
+from harness.model.checking import Known, OptionModels
 from harness.model.scenario import SCHEMA, Scenario, StudyScenario
 
 DRAFT = "http://json-schema.org/draft-07/schema#"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import Problem, ScenarioError
@@ -22,6 +22,8 @@ MAX_CELLS = 100
 """A run each: more than anybody waits for, and most likely a mistake."""
 FIXED = ("schema", "name", KEY)
 """What names a scenario cannot differ within it."""
+WHOLE = ("control", "runtimes", "arms", "study", "study.kind")
+"""What is compared with what must be the same in all cells; parts of it, such as `runtimes.vm.cpus`, may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,9 @@ def cells(document: Document, pinned: Iterable[str] = ()) -> tuple[Cell, ...]:
     matrix = document.data.get(KEY) if isinstance(document.data, dict) else None
     if matrix is None:  # there is none, or `--set matrix=null`
         return (Cell(),)
-    problems = list(_problems(document, matrix))
+    problems = list(_problems(document, matrix, fixed := set(pinned)))
     if problems:
         raise ScenarioError(problems)
-    fixed = set(pinned)
     axes = [[(key, index) for index in range(len(values))] for key, values in matrix.items() if key not in fixed]
     if math.prod(map(len, axes)) > MAX_CELLS:
         sizes = " x ".join(str(len(axis)) for axis in axes)
@@ -63,19 +64,25 @@ def cells(document: Document, pinned: Iterable[str] = ()) -> tuple[Cell, ...]:
     return tuple(Cell(places) for places in itertools.product(*axes))
 
 
-def _problems(document: Document, matrix: object) -> Iterable[Problem]:
+def _problems(document: Document, matrix: object, pinned: Collection[str]) -> Iterable[Problem]:
     if not isinstance(matrix, dict) or not matrix:
         yield document.problem((KEY,), "expected keys with lists of values: limits.memory: [128MiB, 512MiB]",
                                code="matrix")  # fmt: skip
         return
+    if len(matrix) > MAX_CELLS:
+        yield document.problem((KEY,), f"{len(matrix)} keys are more than {MAX_CELLS}", code="matrix", at="key")
+        return
     for key, values in matrix.items():
         loc: Loc = (KEY, key)
-        if not all(key.split(".")) or key.partition(".")[0] in FIXED:
+        if not all(key.split(".")) or key.partition(".")[0] in FIXED or key in WHOLE:
             yield document.problem(loc, f"{key}: cannot be swept: expected a dotted key of the scenario",
                                    code="matrix", at="key")  # fmt: skip
         holder = next((other for other in matrix if key.startswith(f"{other}.")), None)
         if holder is not None:
             yield document.problem(loc, f"is a part of {holder}, which is swept too", code="matrix", at="key")
+        for part in pinned:
+            if part.startswith(f"{key}.") and key not in pinned:
+                yield document.problem(loc, f"--set {part}: is a part of what is swept", code="matrix", at="key")
         yield from _values(document, loc, values)
 
 
@@ -83,10 +90,14 @@ def _values(document: Document, loc: Loc, values: object) -> Iterable[Problem]:
     if not isinstance(values, list) or not values:
         yield document.problem(loc, "expected a list of values", code="matrix")
         return
-    texts = [flow(value) for value in values]
-    for index, text in enumerate(texts):
-        if text in texts[:index]:
+    if len(values) > MAX_CELLS:
+        yield document.problem(loc, f"{len(values)} values are more than {MAX_CELLS}", code="matrix", at="key")
+        return
+    seen: set[str] = set()
+    for index, text in enumerate(map(flow, values)):
+        if text in seen:
             yield document.problem((*loc, index), f"{text}: is there twice", code="matrix")
+        seen.add(text)
 
 
 def label(settings: Mapping[str, str]) -> str:

@@ -34,43 +34,83 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One metric of one runtime over all cells that measured it."""
+    """One metric of one runtime over all cells that have this runtime. `exact`: a property, without statistics."""
 
     metric: str
-    arrow: str
     runtime: str
+    exact: bool
     lines: tuple[Line, ...]
+
+    @property
+    def head(self) -> str:
+        """The metric with the arrow that says which way is better."""
+        return f"{self.metric} {self.lines[0].row.arrow}".rstrip()
+
+    @property
+    def label(self) -> str:
+        """The runtime with its accelerator, which a cell that failed does not know."""
+        return max((line.row.runtime for line in self.lines), key=len)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the cells do not agree on a property."""
+        return len({line.row.median for line in self.lines}) > 1
 
 
 def groups(series: Series, gated: Sequence[str] = (), *, everything: bool = False) -> list[Group]:
-    """Return the main metrics and those of the gate, or all, by metric and runtime."""
-    first = series.reports[0]
-    shown = {first.run.headline, *compact.HEADLINES, *gated}
-    found: dict[tuple[str, str], list[Line]] = {}
-    arrows: dict[str, str] = {}
-    for report in series.reports:
-        settings = tuple(report.run.matrix["cell"].values())
-        for row in tables.rows(report, without=(tables.MARKER,)):
-            if everything or row.metric in shown:
-                arrows[row.metric] = row.arrow
-                found.setdefault((row.metric, row.runtime), []).append(Line(settings, row))
-    metrics = {metric: place for place, metric in enumerate(dict.fromkeys(metric for metric, _ in found))}
-    ordered = sorted(found.items(), key=lambda item: metrics[item[0][0]])
-    return [Group(metric, arrows[metric], runtime, tuple(lines)) for (metric, runtime), lines in ordered]
+    """Return metrics by runtime: all, or the main ones, those of the gate, and the properties that a key changes."""
+    shown = {*compact.HEADLINES, *gated, *(report.run.headline for report in series.reports)}
+    found = list(_groups(series))
+    changed = {group.metric for group in found if group.exact and group.differs}
+    return [group for group in found if everything or group.metric in {*shown, *changed}]
+
+
+def _groups(series: Series) -> Iterator[Group]:
+    """Yield every metric that a cell measured, by runtime; those with statistics come first."""
+    cells = [cell for report in series.reports for cell in report.cells if cell.n]
+    measured = {(cell.metric, cell.runtime) for cell in cells if not cell.metric.startswith(tables.MARKER)}
+    exact = {cell.metric for cell in cells if cell.exact}
+    runtimes = dict.fromkeys(runtime for report in series.reports for runtime in report.run.runtimes)
+    for metric in sorted(dict.fromkeys(cell.metric for cell in cells), key=lambda metric: metric in exact):
+        for runtime in runtimes:
+            if (metric, runtime) in measured:
+                lines = (
+                    Line(tuple(report.run.matrix["cell"].values()), _row(report, metric, runtime))
+                    for report in series.reports
+                    if runtime in report.run.runtimes
+                )
+                yield Group(metric, runtime, metric in exact, tuple(lines))
+
+
+def _row(report: Report, metric: str, runtime: str) -> Row:
+    """Return the row of a cell's own report, that of a property, or one that says why there is no value."""
+    cell = report.cell(metric, runtime)
+    if cell is not None and cell.n and not cell.exact:
+        return tables.row(report, cell)
+    arrow = tables.ARROWS.get(report.run.metrics.get(metric, {}).get("better", "neither"), "")
+    name, count = tables.runtime_label(report, runtime), str(cell.n if cell else 0)
+    if cell is not None and cell.n:
+        return Row(metric, arrow, name, count, tables.exact_text(cell), tables.NONE, "", "", None, cell.median or 0.0)
+    failed = sum(failure.runtime == runtime for failure in report.failures)
+    why = f"{failed} failed" if failed else next(iter(cell.absent if cell else ()), "not measured")
+    return Row(metric, arrow, name, count, tables.NONE, tables.NONE, why, "", None, 0.0)
 
 
 def headline(series: Series) -> str:
     """Return what came out in one sentence: the range of each runtime's ratio over the cells."""
-    first = series.reports[0].run
+    metric, control = series.reports[0].run.headline, series.reports[0].run.control
+    ratios: dict[str, list[float]] = {}
+    for report in series.reports:
+        for runtime in report.run.runtimes:
+            cell = report.cell(metric, runtime)
+            if cell and cell.effect and cell.effect.kind == "ratio" and runtime != control:
+                ratios.setdefault(runtime, []).append(cell.effect.value)
     parts = []
-    for runtime in first.runtimes:
-        cells = [report.cell(first.headline, runtime) for report in series.reports]
-        ratios = [cell.effect.value for cell in cells if cell and cell.effect and cell.effect.kind == "ratio"]
-        if ratios and runtime != first.control:
-            low, high = format_ratio(min(ratios)), format_ratio(max(ratios))
-            parts.append(f"{runtime} {low if low == high else f'{low} to {high}'}")
-    of = f"{first.headline} over {', '.join(series.keys)}"
-    return f"{of}: against {first.control}: {', '.join(parts)}." if parts else f"{of}: nothing to compare."
+    for runtime, values in ratios.items():
+        low, high = format_ratio(min(values)), format_ratio(max(values))
+        parts.append(f"{runtime} {low if low == high else f'{low} to {high}'}")
+    of = f"{metric} over {', '.join(series.keys)}"
+    return f"{of}: against {control}: {', '.join(parts)}." if parts else f"{of}: no ratios to compare."
 
 
 def facts(series: Series) -> list[tuple[str, str]]:
@@ -82,17 +122,13 @@ def facts(series: Series) -> list[tuple[str, str]]:
     return [
         ("matrix", f"{first.run.scenario}, {first.run.matrix['series']}"),
         ("cells", f"{done} of {series.cells} complete, {trials} trials, {failed} failed; each is a run of its own"),
-        ("host", tables.host_line(first)),
+        *(("host", line) for line in dict.fromkeys(tables.host_line(report) for report in series.reports)),
     ]
 
 
 def cell_lines(series: Series) -> list[tuple[str, str, str]]:
-    """Return every cell's run id, what it is, and how its run ended where it is not complete."""
-    return [
-        (report.run.run_id, tables.cell_text(report.run),
-         "" if report.run.status == "complete" else f" ({tables.state(report)})")
-        for report in series.reports
-    ]  # fmt: skip
+    """Return every cell's run id, what it is, and how its run ended."""
+    return [(report.run.run_id, tables.cell_text(report.run), tables.state(report)) for report in series.reports]
 
 
 def findings(series: Series) -> list[str]:
@@ -119,7 +155,7 @@ def words(group: Group) -> Iterator[list[str]]:
     for place, line in enumerate(group.lines):
         row = line.row
         effect = f"{row.effect} {row.wording}".rstrip()
-        yield ["" if place else group.runtime, *line.settings, row.n, row.median, row.interval, effect]
+        yield ["" if place else group.label, *line.settings, row.n, row.median, row.interval, effect]
 
 
 def as_markdown(series: Series) -> str:
@@ -128,7 +164,7 @@ def as_markdown(series: Series) -> str:
     lines += [f"- {name}: {plain(text)}" for name, text in facts(series)]
     columns = len(series.keys)
     body = [
-        [f"{group.metric} {group.arrow}".rstrip() if place == 0 else "", *cells]
+        [group.head if place == 0 else "", *cells]
         for group in groups(series, everything=True)
         for place, cells in enumerate(words(group))
     ]

@@ -114,7 +114,7 @@ def rows(report: Report, *, without: tuple[str, ...] = ()) -> list[Row]:
     `without` leaves out metrics by the beginning of their names.
     """
     cells = [cell for cell in report.cells if not cell.exact and cell.n]
-    return [_row(report, cell) for cell in cells if not cell.metric.startswith(without or ("\0",))]
+    return [row(report, cell) for cell in cells if not cell.metric.startswith(without or ("\0",))]
 
 
 def marker_line(report: Report) -> str:
@@ -128,7 +128,8 @@ def marker_line(report: Report) -> str:
     return f"a mark costs its sender + reaches the host after: {'; '.join(parts)}" if parts else ""
 
 
-def _row(report: Report, cell: Cell) -> Row:
+def row(report: Report, cell: Cell) -> Row:
+    """Return the row of a metric that was measured."""
     assert cell.median is not None
     better = report.run.metrics.get(cell.metric, {}).get("better", "neither")
     has_interval = cell.lo is not None and cell.hi is not None
@@ -164,11 +165,12 @@ def exact_matrix(report: Report) -> list[list[str]]:
     for metric in metrics:
         cells = [report.cell(metric, runtime) for runtime in report.run.runtimes]
         if any(cell is not None and cell.n for cell in cells):
-            lines.append([metric, *(_exact_text(cell) for cell in cells)])
+            lines.append([metric, *(exact_text(cell) for cell in cells)])
     return [head, *lines] if lines else []
 
 
-def _exact_text(cell: Cell | None) -> str:
+def exact_text(cell: Cell | None) -> str:
+    """Return a property's value, with a mark where it acts on the guest's own kernel; `-` where there is none."""
     if cell is None or cell.minimum is None or cell.maximum is None:
         return NONE
     mark = OWN_KERNEL_MARK if cell.labels.get("acts_on") == "own kernel" else ""

@@ -115,7 +115,8 @@ class TerminalRenderer:
         _findings_of(console, matrices.findings(series))
         console.print(Text("\nevery metric of one cell: harness report RUN", style="dim"))
         for run_id, what, state in matrices.cell_lines(series):
-            _prose(console, f"{what}{state}", prefix=f"  {run_id}  ")
+            _prose(console, what, prefix=f"  {run_id}  ")
+            _prose(console, state, prefix="    ", style="dim")
         _prose(console, matrices.headline(series), style="bold")
         return _text(console)
 
@@ -200,9 +201,9 @@ def _series_table(console: Console, series: Series, groups: Sequence[matrices.Gr
     heads = matrices.heads(series)
     lines = [list(matrices.words(group)) for group in groups]
     widths = _widths([heads, *(line for group in lines for line in group)])
-    for metric, members in groupby(zip(groups, lines, strict=True), key=lambda pair: pair[0].metric):
+    for _, members in groupby(zip(groups, lines, strict=True), key=lambda pair: pair[0].metric):
         of_metric = list(members)
-        console.print(Text(f"\n{metric} {of_metric[0][0].arrow}".rstrip(), style="bold"))
+        console.print(Text(f"\n{of_metric[0][0].head}", style="bold"))
         _line(console, [f"  {heads[0]}", *heads[1:]], [widths[0] + 2, *widths[1:]], style="dim")
         for group, own in of_metric:
             for one, line in zip(group.lines, own, strict=True):

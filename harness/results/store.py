@@ -14,7 +14,8 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -210,20 +211,36 @@ def list_runs(results_dir: Path) -> tuple[Path, ...]:
     return tuple(sorted(found, key=lambda path: path.name))
 
 
+@contextmanager
+def series_lock(path: Path) -> Iterator[None]:
+    """Keep a matrix for this process, by the run of its first cell. Raises: StoreError where another one has it."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        message = f"{path}: another harness measures other cells of its matrix"
+        raise StoreError(message, hint="wait until it has ended") from None
+    finally:
+        os.close(fd)
+
+
 def series_of(path: Path) -> dict[int, Path]:
     """Return the runs beside `path`, and itself, that are cells of the same matrix, by the cell's number.
 
-    Raises: StoreError where the run is no cell of a matrix.
+    A run that cannot be read is left out: which matrix it is of is not known. Raises: StoreError where `path` is no
+    cell of a matrix.
     """
     matrix = RunDirectory(path).run().matrix
     if not matrix:
         raise StoreError(f"{path}: no cell of a matrix", hint="its scenario has no `matrix:`: harness report shows it")
     found: dict[int, Path] = {}
     for other in list_runs(path.absolute().parent):
-        theirs = RunDirectory(other).run().matrix
-        if theirs.get("series") == matrix["series"]:
-            found[int(theirs["number"])] = other
-    return dict(sorted(found.items()))
+        with suppress(StoreError):
+            theirs = RunDirectory(other).run().matrix
+            if theirs.get("series") == matrix["series"]:
+                found[int(theirs["number"])] = other
+    return dict(sorted({**found, int(matrix["number"]): path}.items()))
 
 
 def find_run(results_dir: Path, text: str) -> Path:

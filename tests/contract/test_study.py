@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import plugins
-from harness.cli._known import load_scenario
+from harness.cli._known import load_scenarios
 from harness.errors import ImageError
 from harness.host.paths import cache_dir, data_dir
 from harness.images.bootstrap import bootstrap_busybox
@@ -86,7 +86,7 @@ def test_it_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_scenarios_are_right(path: Path) -> None:
-    load_scenario(path)
+    assert load_scenarios(path)
 
 
 @pytest.mark.needs("root", "overlayfs")

@@ -5,13 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
+import signal
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.cli import _job
-from tests.fake_study import FakeStudyArm
+from harness.cli import _compose, _job
+from harness.errors import CapabilityError, HarnessError, StoreError
+from harness.results.store import series_lock
+from tests.fake_study import FakeStudy, FakeStudyArm
 
 Says = Callable[..., str]
 SCENARIO = """\
@@ -34,7 +41,7 @@ def scenario(fake_study: Path) -> Path:
     return path
 
 
-def runs_in(results: Path) -> list[dict[str, object]]:
+def runs_in(results: Path) -> list[dict[str, Any]]:
     """Return run.json of every run, in the order of the cells."""
     found = [json.loads((path / "run.json").read_text()) for path in results.iterdir()]
     return sorted(found, key=lambda run: run["matrix"]["number"])
@@ -101,46 +108,166 @@ def test_a_cell_that_fails_ends_no_other_and_is_named(scenario: Path, says: Says
     assert [run["status"] for run in runs_in(results)] == ["failed", "complete"]
 
 
-def test_an_interrupted_matrix_goes_on_where_it_was(
-    scenario: Path, says: Says, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measure, calls = FakeStudyArm.measure, []
+def hinted(said: str) -> list[str]:
+    """Return the command that an error's hint names."""
+    return said.partition("hint: harness ")[2].split()
+
+
+def raises_at(measure: Callable[..., None], calls: list[str], number: int) -> Callable[..., None]:
+    """Return `measure`, interrupted at a call; `calls` has the trials of all."""
 
     def interrupted(arm: FakeStudyArm, trial_id: str, emit: Callable[..., None]) -> None:
         calls.append(trial_id)
-        if len(calls) == 16:  # of 36, in the second cell
+        if len(calls) == number:
             raise KeyboardInterrupt
         measure(arm, trial_id, emit)
 
-    results = scenario.parent / "results"
-    monkeypatch.setattr(FakeStudyArm, "measure", interrupted)
-    said = says("run", scenario, "--results", results, "--set", "trials.blocks.extra=0", code=130)
-    assert "cell 2 of 3: interrupted while measuring: 3 finished trials kept" in said
-    hint = said.partition("hint: harness ")[2].split()
-    assert "3 of 3 complete, 36 trials" in says(*hint, "--results", results)
-    assert len(calls) == 37
-    assert len(runs_in(results)) == 3
-    assert "3 of 3 complete" in says(*hint, "--results", results)
-    assert len(calls) == 37
+    return interrupted
 
 
-def test_an_interrupt_before_a_cells_first_trial_names_what_is_kept(
+def test_an_interrupted_matrix_goes_on_where_it_was_and_beside_its_other_cells(
     scenario: Path, says: Says, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calls: list[str] = []
+    results, elsewhere = scenario.parent / "results", scenario.parent / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(FakeStudyArm, "measure", raises_at(FakeStudyArm.measure, calls, 16))  # of 36: the second cell
+    said = says("run", scenario, "--results", results, "--set", "trials.blocks.extra=0", code=130)
+    assert "cell 2 of 3: interrupted while measuring: 3 finished trials kept" in said
+    monkeypatch.chdir(elsewhere)
+    for _ in range(2):
+        assert "3 of 3 complete, 36 trials" in says(*hinted(said))
+        assert len(calls) == 37
+        assert len(runs_in(results)) == 3
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.fixture
+def in_the_second_cell(scenario: Path, says: Says) -> str:
+    """What was said when a run was interrupted while its second cell was prepared."""
     prepare, calls = _job.prepare_arms, []
 
-    def interrupted(*args: object) -> object:
+    def interrupted(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return prepare(*args)
 
-    monkeypatch.setattr(_job, "prepare_arms", interrupted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_job, "prepare_arms", interrupted)
+        return says("run", scenario, "--results", scenario.parent / "results", code=130)
+
+
+def test_an_interrupt_before_a_cells_first_trial_names_what_is_kept(in_the_second_cell: str, says: Says) -> None:
+    assert "interrupted before the first trial of cell 2 of 3: the cells before it are kept" in in_the_second_cell
+    assert "3 of 3 complete" in says(*hinted(in_the_second_cell))
+
+
+def test_an_interrupt_while_a_cell_is_cleaned_up_names_what_goes_on(
+    scenario: Path, says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean_up, calls = _job._clean_up, []
+
+    def interrupted(*args: Any) -> None:
+        calls.append(args)
+        clean_up(*args)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(_job, "_clean_up", interrupted)
+    said = says("run", scenario, "--results", scenario.parent / "results", code=130)
+    assert "--resume" in hinted(said)
+    assert "3 of 3 complete" in says(*hinted(said))
+
+
+@pytest.mark.parametrize(("error", "cells"), [(CapabilityError, [1, 3]), (StoreError, [1])])
+def test_what_goes_wrong_before_a_cells_first_trial_loses_no_other(
+    scenario: Path, says: Says, monkeypatch: pytest.MonkeyPatch, error: type[HarnessError], cells: list[int]
+) -> None:
+    prepare = FakeStudy.prepare
+
+    def fails(study: FakeStudy, arm: str, options: Any, arm_options: Any, context: Any) -> FakeStudyArm:
+        if arm_options.took_ns == 3_000_000:
+            raise error("it: went wrong", hint="mend it")
+        return prepare(study, arm, options, arm_options, context)
+
+    monkeypatch.setattr(FakeStudy, "prepare", fails)
     results = scenario.parent / "results"
-    said = says("run", scenario, "--results", results, code=130)
-    assert "interrupted before cell 2 of 3: those before it are kept" in said
-    hint = said.partition("hint: harness ")[2].split()
-    assert "3 of 3 complete" in says(*hint, "--results", results)
+    said = says("run", scenario, "--results", results, code=4)
+    assert "error: cell 2 (arms.two.took_ns=3000000): it: went wrong\nhint: mend it" in said
+    assert [run["matrix"]["number"] for run in runs_in(results)] == cells
+
+
+def test_a_cell_is_not_measured_on_another_host_than_the_first(
+    scenario: Path, in_the_second_cell: str, says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compose, "host_class", lambda _facts: "another")
+    said = says(*hinted(in_the_second_cell), code=4)
+    assert "and is now another\nhint: cells of one matrix must be comparable: start a new run" in said
+    assert len(runs_in(scenario.parent / "results")) == 1
+
+
+def test_a_neighbour_that_cannot_be_read_and_another_name_do_no_harm(scenario: Path, says: Says) -> None:
+    results = scenario.parent / "results"
+    said = says("run", scenario, "--results", results)
+    paths = sorted(results.iterdir())
+    torn = results / "20260101T000000Z-torn-00000000"
+    torn.mkdir()
+    (torn / "run.json").write_text("{")
+    assert says("report", paths[0], "--matrix") == said
+    renamed = paths[0].rename(results / "renamed")
+    assert "3 of 3 complete" in says("report", renamed, "--matrix")
+    assert "3 of 3 complete" in says("run", "--resume", renamed)
+
+
+def test_two_cannot_go_on_with_one_matrix(scenario: Path, says: Says) -> None:
+    results = scenario.parent / "results"
+    says("run", scenario, "--results", results)
+    first = min(results.iterdir(), key=lambda path: json.loads((path / "run.json").read_text())["matrix"]["number"])
+    with series_lock(first):
+        assert "another harness measures other cells" in says("run", "--resume", first, code=2)
+
+
+def test_properties_that_a_key_changes_are_in_the_table(scenario: Path, says: Says) -> None:
+    scenario.write_text(SCENARIO.replace("arms.two.took_ns: [2000000, 3000000, 4000000]", "arms.two.files: [1, 5]"))
+    results = scenario.parent / "results"
+    text = says("run", scenario, "--results", results)
+    table = [line.split() for line in text.partition("fake.files")[2].splitlines()[2:6]]
+    assert table == [
+        ["one", "1", "6", "1", "-"], ["5", "6", "1", "-"], ["two", "1", "6", "1", "-"], ["5", "6", "5", "-"]
+    ]  # fmt: skip
+
+
+def test_a_runtime_that_failed_in_a_cell_keeps_its_row(scenario: Path, says: Says) -> None:
+    text = SCENARIO.replace("arms.two.took_ns: [2000000, 3000000, 4000000]", "arms.two.fails: ['', x]")
+    scenario.write_text(text.replace("two: {}", "two: {took_ns: 5}\n  three: {took_ns: 7}"))
+    results = scenario.parent / "results"
+    says("run", scenario, "--results", results, code=4)
+    said = says("report", "latest", "--results", results, "--matrix")
+    assert ["x", "0", "-", "-", "2", "failed"] in [line.split() for line in said.splitlines()]
+
+
+def test_a_bundle_says_how_its_cell_is_repeated(scenario: Path, says: Says, tmp_path: Path) -> None:
+    results = scenario.parent / "results"
+    says("run", scenario, "--results", results)
+    says("bundle", "latest", "--results", results, "--output", tmp_path / "a.tar.gz")
+    with tarfile.open(tmp_path / "a.tar.gz") as tar:
+        readme = tar.extractfile(next(name for name in tar.getnames() if name.endswith("README")))
+        assert readme is not None
+        assert re.search(r"--set trials\.seed=7 --set arms\.two\.took_ns=\d000000\n", readme.read().decode())
+
+
+def test_values_are_no_markup(scenario: Path, says: Says) -> None:
+    scenario.write_text(SCENARIO.replace("took_ns: [2000000, 3000000, 4000000]", "fails: ['', '[/x]', '[red]']"))
+    results = scenario.parent / "results"
+    says("run", scenario, "--results", results, code=4)
+    assert '2/3: arms.two.fails="[/x]"' in " ".join(says("list", "runs", "--results", results).split())
+
+
+def test_a_cell_that_the_budget_cut_short_goes_on(scenario: Path, says: Says) -> None:
+    results = scenario.parent / "results"
+    assert "the time budget was used up after 1 block" in says("run", scenario, "--results", results, "--budget", "1ns")
+    assert "3 of 3 complete, 36 trials" in says("run", "--resume", "latest", "--results", results)
 
 
 def test_a_budget_is_shared_by_the_cells(scenario: Path, says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +287,9 @@ def test_a_budget_is_shared_by_the_cells(scenario: Path, says: Says, monkeypatch
 def test_what_any_cell_lacks_is_told_before_anything_is_measured(scenario: Path, says: Says) -> None:
     scenario.write_text(SCENARIO.replace("arms.two.took_ns: [2000000, 3000000, 4000000]", "study.lacks: [[], [dd]]"))
     results = scenario.parent / "results"
-    assert "dd: it is not there" in says("run", scenario, "--results", results, code=3)
+    assert 'error: cell 2 (study.lacks=["dd"]): one: dd: it is not there' in says(
+        "run", scenario, "--results", results, code=3
+    )
     assert not results.exists()
     assert "error: cell 2: one: dd: it is not there" in says("plan", scenario, "--results", results, code=3)
 

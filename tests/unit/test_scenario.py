@@ -9,12 +9,13 @@ import pytest
 from pydantic import BaseModel, Field
 
 from harness.errors import ScenarioError, UsageError
+from harness.model.checking import Known, check
 from harness.model.complaints import problems
 from harness.model.document import parse
 from harness.model.fields import SizeBytes, Strict
 from harness.model.json_schema import scenario_schema
 from harness.model.mounts import mount_specs
-from harness.model.reading import Known, check, load
+from harness.model.reading import load
 from harness.model.scenario import resolved, scenario_hash
 from harness.model.spec import MountSpec
 from harness.trials.resolve import mounts

@@ -62,9 +62,10 @@ class Daemon:
     def uri(self) -> str:
         return f"qemu+unix:///system?socket={self.place}/libvirt-sock"
 
-    def log_of(self, domain: str) -> str:
-        """Return what libvirt wrote about one guest, its end with the reason."""
-        return (self.place / "var" / "upper" / "log" / "libvirt" / "qemu" / f"{domain}.log").read_text()
+    def log_of(self, domain: str) -> str | None:
+        """Return what libvirt wrote about one guest, its end with the reason; None for one of somebody else."""
+        path = self.place / "var" / "upper" / "log" / "libvirt" / "qemu" / f"{domain}.log"
+        return path.read_text() if path.exists() else None
 
 
 @contextmanager

@@ -71,8 +71,8 @@ def write_scenario(ground: Path, uri: str, blocks: int = 1) -> None:
     (ground / "scenario.yaml").write_text(SCENARIO.replace("URI", uri).replace("BLOCKS", str(blocks)))
 
 
-def guests() -> dict[int, tuple[str, int]]:
-    """Return name and user of every QEMU that carries a harness name, by pid."""
+def guests(daemon: _libvirtd.Daemon) -> dict[int, tuple[str, int]]:
+    """Return name and user of every QEMU of this daemon, by pid: other tests may have guests on this host."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -81,8 +81,9 @@ def guests() -> dict[int, tuple[str, int]]:
         except OSError:
             continue
         names = [word.decode() for word in words if word.startswith(b"guest=harness-")]
-        if names:
-            found[int(place.name)] = (names[0].removeprefix("guest=").partition(",")[0], user)
+        name = names[0].removeprefix("guest=").partition(",")[0] if names else ""
+        if name and daemon.log_of(name) is not None:
+            found[int(place.name)] = (name, user)
     return found
 
 
@@ -143,13 +144,12 @@ def test_a_run_through_a_daemon_measures_and_leaves_files_as_they_were(
 
 def test_a_killed_harness_leaves_no_guest_because_the_daemon_ends_it(daemon: _libvirtd.Daemon, ground: Path) -> None:
     write_scenario(ground, daemon.uri, blocks=500)
-    before = {*guests()}
     with (ground / "log").open("wb") as log:
         argv = [sys.executable, "-m", "harness", "run", "scenario.yaml"]
         process = subprocess.Popen(argv, cwd=ground, stdout=log, stderr=log)
     try:
         end_s = time.monotonic() + 60
-        while not (own := {pid: guest for pid, guest in guests().items() if pid not in before}):
+        while not (own := guests(daemon)):
             assert process.poll() is None, (ground / "log").read_text()
             assert time.monotonic() < end_s, (ground / "log").read_text()
             time.sleep(0.01)
@@ -161,7 +161,7 @@ def test_a_killed_harness_leaves_no_guest_because_the_daemon_ends_it(daemon: _li
     ((name, user),) = own.values()
     assert user == 0, "the user of the harness, and not the daemon's own"
     end_s = time.monotonic() + AUTO_DESTROY_S
-    while {*guests()} & {*own} or "shutting down, reason=" not in daemon.log_of(name):
+    while {*guests(daemon)} & {*own} or "shutting down, reason=" not in (daemon.log_of(name) or ""):
         assert time.monotonic() < end_s, daemon.log_of(name)
         time.sleep(0.05)
     assert "shutting down, reason=destroyed" in daemon.log_of(name), "destroyed, and not ended by its own agent"
