@@ -30,7 +30,7 @@ matrix:
 arms:
   one: {took_ns: 1000000}
   two: {}
-trials: {blocks: {min: 6, max: 6}, warmup: 0, seed: 7}
+trials: {blocks: {min: 6, max: 6, extra: 0}, warmup: 0, seed: 7}
 """
 
 
@@ -132,7 +132,7 @@ def test_an_interrupted_matrix_goes_on_where_it_was_and_beside_its_other_cells(
     results, elsewhere = scenario.parent / "results", scenario.parent / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr(FakeStudyArm, "measure", raises_at(FakeStudyArm.measure, calls, 16))  # of 36: the second cell
-    said = says("run", scenario, "--results", results, "--set", "trials.blocks.extra=0", code=130)
+    said = says("run", scenario, "--results", results, code=130)
     assert "cell 2 of 3: interrupted while measuring: 3 finished trials kept" in said
     monkeypatch.chdir(elsewhere)
     for _ in range(2):
