@@ -49,7 +49,6 @@ LEVERS: dict[str, dict[str, object]] = {
     "prealloc": {"prealloc": True},
     "tcg_cache": {"tcg_cache": "32MiB"},
     "disk_bus-scsi": {"disk_bus": "scsi"},
-    "disk_bus-sata": {"disk_bus": "sata"},
     "disk_cache-none": {"disk_cache": "none"},
     "disk_io-native": {"disk_cache": "none", "disk_io": "native"},
 }
