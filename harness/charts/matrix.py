@@ -14,7 +14,6 @@ from harness.analysis.statistics import median_estimate
 from harness.charts import style
 from harness.charts.run import by_block, label, set_scale, unit_of
 from harness.errors import UsageError
-from harness.model.records import RunRecord
 from harness.model.report import Series
 
 _CELL_INCHES = 0.85
@@ -39,7 +38,7 @@ def matrix_chart(series: Series, metrics: Sequence[str]) -> Figure:
         lines = math.ceil(len(measured) / columns)
         figure = style.new_figure(columns * width, 0.9 + _PANEL_INCHES * lines)
         panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-        names = [_cell_label(report.run) for report in series.reports]
+        names = [_cell_label(settings) for settings in series.settings]
         for axes, metric in zip(panels, measured, strict=False):
             draw_matrix(axes, series, metric)
             axes.set_xticks(range(len(names)), names)
@@ -63,8 +62,8 @@ def _values(series: Series, metric: str) -> list[float]:
     ]
 
 
-def _cell_label(run: RunRecord) -> str:
-    return "\n".join(line for text in run.matrix["cell"].values() for line in textwrap.wrap(text, _LETTERS))
+def _cell_label(settings: Sequence[str]) -> str:
+    return "\n".join(line for text in settings for line in textwrap.wrap(text, _LETTERS))
 
 
 def draw_matrix(axes: Axes, series: Series, metric: str) -> None:
@@ -79,7 +78,7 @@ def draw_matrix(axes: Axes, series: Series, metric: str) -> None:
             if not own:
                 continue
             name, found = label(report.records, runtime), median_estimate(own)
-            medians.append((tuple(report.run.matrix["cell"].values())[:-1], number + shift, found.value))
+            medians.append((series.settings[number][:-1], number + shift, found.value))
             axes.scatter([number + shift] * len(own), own, s=10, alpha=0.35, color=colours[runtime], linewidths=0)
             if found.lo is not None and found.hi is not None:
                 axes.vlines(number + shift, found.lo, found.hi, color=colours[runtime], linewidth=2)

@@ -10,6 +10,7 @@ A cell is the scenario without `matrix`, with its values in their places. Pure: 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ MAX_CELLS = 100
 """A run each: more than anybody waits for, and most likely a mistake."""
 FIXED = ("schema", "name", KEY)
 """What names a scenario cannot differ within it."""
+_SHORT_LETTERS = 26
 WHOLE = ("control", "runtimes", "arms", "study", "study.kind")
 """What is compared with what must be the same in all cells; parts of it, such as `runtimes.vm.cpus`, may differ."""
 
@@ -103,6 +105,22 @@ def _values(document: Document, loc: Loc, values: object) -> Iterable[Problem]:
 def label(settings: Mapping[str, str]) -> str:
     """Return a cell in one line: `limits.memory=128MiB, runtimes.vm.machine=q35`."""
     return ", ".join(f"{key}={text}" for key, text in settings.items())
+
+
+def shortened(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the values of one key as a table or a picture names them; as they are where that would make two alike."""
+    short = {text: _short(text) for text in texts}
+    return tuple(texts if len({*short.values()}) < len(short) else (short[text] for text in texts))
+
+
+def _short(text: str) -> str:
+    """Return `kind=http port=8080` of a mapping, the words of a list, and of what is still long its two ends."""
+    value = json.loads(text) if text.startswith(("{", "[")) else text
+    if isinstance(value, dict):
+        text = " ".join(f"{key}={flow(part)}" for key, part in value.items())
+    elif isinstance(value, list):
+        text = " ".join(flow(part) for part in value)
+    return text if len(text) <= _SHORT_LETTERS else f"{text[: _SHORT_LETTERS // 2]}…{text[-_SHORT_LETTERS // 2 + 1 :]}"
 
 
 def pinned_keys(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from harness.model.matrix import shortened
 from harness.model.records import RunRecord, TrialRecord
 
 Verdict = Literal["holds", "fails", "not shown"]
@@ -194,3 +195,9 @@ class Series:
     def cells(self) -> int:
         """How many cells the matrix has, those without a run too."""
         return int(self.reports[0].run.matrix["cells"])
+
+    @property
+    def settings(self) -> tuple[tuple[str, ...], ...]:
+        """Return of each cell the values of the swept keys, as short as they can be told apart."""
+        columns = zip(*(report.run.matrix["cell"].values() for report in self.reports), strict=True)
+        return tuple(zip(*(shortened(column) for column in columns), strict=True))

@@ -70,13 +70,14 @@ def _groups(series: Series) -> Iterator[Group]:
     cells = [cell for report in series.reports for cell in report.cells if cell.n]
     measured = {(cell.metric, cell.runtime) for cell in cells if not cell.metric.startswith(tables.MARKER)}
     exact = {cell.metric for cell in cells if cell.exact}
+    told = series.settings
     runtimes = dict.fromkeys(runtime for report in series.reports for runtime in report.run.runtimes)
     for metric in sorted(dict.fromkeys(cell.metric for cell in cells), key=lambda metric: metric in exact):
         for runtime in runtimes:
             if (metric, runtime) in measured:
                 lines = (
-                    Line(tuple(report.run.matrix["cell"].values()), _row(report, metric, runtime))
-                    for report in series.reports
+                    Line(settings, _row(report, metric, runtime))
+                    for settings, report in zip(told, series.reports, strict=True)
                     if runtime in report.run.runtimes
                 )
                 yield Group(metric, runtime, metric in exact, tuple(lines))

@@ -166,3 +166,13 @@ def test_a_value_in_one_line_is_as_short_as_it_can_be(value: object, text: str) 
 
 def test_a_label_says_all_settings() -> None:
     assert matrix.label({"a.b": "1", "c": "x"}) == "a.b=1, c=x"
+
+
+def test_values_are_short_in_tables_unless_two_would_be_alike() -> None:
+    assert matrix.shortened(['{"kind": "http", "port": 8080}', '{"kind": "noop"}', "128MiB", '["/bin/true", "x"]']) == (
+        "kind=http port=8080", "kind=noop", "128MiB", "/bin/true x",
+    )  # fmt: skip
+    assert matrix.shortened(["/a/long/way/to/the/image/webserver"]) == ("/a/long/way/t…ge/webserver",)
+    alike = ["/a/long/way/to/1/image/webserver", "/a/long/way/to/2/image/webserver"]
+    assert matrix.shortened(alike) == tuple(alike)
+    assert matrix.shortened(["1", "2", "1"]) == ("1", "2", "1")
