@@ -16,10 +16,10 @@ from harness.charts.run import by_block, label, set_scale, unit_of
 from harness.errors import UsageError
 from harness.model.report import Series
 
-_CELL_INCHES = 0.85
+_CELL_INCHES = 0.95
 _WIDTH_INCHES = (4.2, 14.0)
 _PANEL_INCHES = 2.7
-_LETTERS = 12
+_LETTERS = 13
 _SPREAD = 0.4  # of the room between two cells, shared by the runtimes
 _NOTE = "dots: trials; shape and line: median with its 95 % interval"
 
@@ -42,6 +42,7 @@ def matrix_chart(series: Series, metrics: Sequence[str]) -> Figure:
         for axes, metric in zip(panels, measured, strict=False):
             draw_matrix(axes, series, metric)
             axes.set_xticks(range(len(names)), names)
+            axes.set_xlim(-0.5, len(names) - 0.5)
             axes.tick_params(axis="x", labelsize=9 if len(series.keys) == 1 else 8)
         for axes in panels[len(measured) :]:
             axes.set_visible(False)
