@@ -99,9 +99,7 @@ def _dress(axes: Axes, series: Series, metric: str) -> None:
     known = next(report.run for report in series.reports if metric in report.run.metrics)
     set_scale(axes, _values(series, metric), unit_of(known, metric), "y")
     if axes.get_yscale() == "linear":
-        axes.set_ylim(
-            min(0.0, axes.get_ylim()[0]), 1.05 * axes.get_ylim()[1]
-        )  # else noise looks like an effect
+        axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05 * axes.get_ylim()[1])  # else noise looks like an effect
         if unit_of(known, metric) == "bytes":  # ticks for the whole axis, and not for the values' own span
             axes.yaxis.set_major_locator(style.byte_locator(axes.get_ylim()[1]))
     axes.grid(visible=False, axis="x")
